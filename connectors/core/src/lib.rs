@@ -1,1 +1,43 @@
-//! placeholder
+//! The canonical model of tidelock and the contract between its engine and its connectors.
+//!
+//! Nothing here does I/O and nothing here names a database. A connector (one crate a database
+//! family) turns its server's log into [`LogEvent`]s and executes [`WriteBatch`]es; the engine owns
+//! every loop, task, retry and batch between the two.
+//!
+//! ```text
+//!  source server ──> Source ──Chunk──> engine (reader → mapping → apply) ──WriteBatch──> Sink ──> target server
+//!                      ^                                                                  |
+//!                      └───────────── confirm(Position) ◄── checkpoint ◄── commit ────────┘
+//! ```
+//!
+//! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
+//! then the contract: [`connector`], [`source`], [`sink`], and [`error`] for what may go wrong.
+
+pub mod change;
+pub mod connector;
+pub mod error;
+pub mod event;
+pub mod position;
+pub mod progress;
+pub mod schema;
+pub mod sink;
+pub mod source;
+pub mod value;
+
+pub use bytes::Bytes;
+pub use bytestring::ByteString;
+pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
+pub use connector::{
+    Connector, Finding, Identity, Probe, Secret, Severity, SystemConfig, Tls, TlsMode,
+};
+pub use error::{Code, Error, ErrorKind, Result};
+pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
+pub use position::{Position, PositionOrder};
+pub use progress::{HopList, Mark, PROGRESS_TABLE, Progress, StateRow, StoredState, SystemId};
+pub use schema::{
+    Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
+    TableSchema,
+};
+pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
+pub use source::{Source, SourceSpec, SourceTable, StartPoint};
+pub use value::{Date, Instant, Time, Timestamp, Value};

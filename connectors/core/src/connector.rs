@@ -1,0 +1,249 @@
+//! The contract of a connector: everything the engine may ask of one system.
+//!
+//! A [`Connector`] is made once a system and shared by all flows. Its methods open a connection of
+//! their own or use a cached one for administration; each has a deadline and each may be called
+//! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`],
+//! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::write_state`] and
+//! [`Connector::heartbeat`] write; everything `check` uses is read-only.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::position::{Position, PositionOrder};
+use crate::progress::{Progress, StateRow, SystemId};
+use crate::schema::Table;
+use crate::sink::{Lease, SinkSpec};
+use crate::source::{Source, SourceSpec, StartPoint};
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How far the server's certificate is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain text.
+    Disable,
+    /// Encrypted, certificate not checked.
+    Require,
+    /// Certificate signed by a trusted authority.
+    VerifyCa,
+    /// And made out to the host's name.
+    VerifyFull,
+}
+
+/// TLS settings of a system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// How far the certificate is checked. Never falls back to plain text.
+    pub mode: TlsMode,
+    /// Trusted authorities (PEM); the system's own store if absent.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate (PEM).
+    pub cert_file: Option<PathBuf>,
+    /// The key of our certificate (PEM).
+    pub key_file: Option<PathBuf>,
+}
+
+/// How to reach one system.
+#[derive(Debug, Clone)]
+pub struct SystemConfig {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its URL, which may hold a password.
+    pub url: Secret,
+    /// Its password, if it stands apart from the URL (and then wins over one in the URL).
+    pub password: Option<Secret>,
+    /// TLS, already resolved from the defaults.
+    pub tls: Tls,
+    /// Schema (PostgreSQL) or database (MySQL, MariaDB) for tidelock's own tables.
+    pub meta_schema: String,
+}
+
+/// Who a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Product and version for people (`PostgreSQL 15.18`).
+    pub version: String,
+    /// The database we are connected to.
+    pub database: String,
+    /// Server and history: what a stored position belongs to. Two servers with different logs never
+    /// share it.
+    pub history: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Works, but a DBA should know.
+    Warning,
+    /// Does not work until it is mended.
+    Problem,
+}
+
+/// One thing `check` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found, naming the object.
+    pub message: String,
+    /// Why it matters or what to do, in words; may be empty.
+    pub hint: String,
+    /// The statements that mend it, ready to run on that system.
+    pub sql: Vec<String>,
+}
+
+impl Finding {
+    /// A problem.
+    pub fn problem(message: impl Into<String>) -> Self {
+        Finding {
+            severity: Severity::Problem,
+            message: message.into(),
+            hint: String::new(),
+            sql: Vec::new(),
+        }
+    }
+
+    /// A warning.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Warning, ..Finding::problem(message) }
+    }
+
+    /// Adds words.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Adds a statement that mends it.
+    #[must_use]
+    pub fn sql(mut self, sql: impl Into<String>) -> Self {
+        self.sql.push(sql.into());
+        self
+    }
+}
+
+/// One look at a source's log, for lag and headroom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// The durable end of the log.
+    pub end: Position,
+    /// Log kept by the server on our account, in bytes, where the server tells.
+    pub retained_bytes: Option<u64>,
+    /// Log that may still be written before the server drops what we need, in bytes.
+    pub headroom_bytes: Option<u64>,
+    /// Time until the server drops what we need, in seconds.
+    pub headroom_seconds: Option<f64>,
+    /// Age of the oldest open transaction of the server, in seconds, where it may be seen.
+    pub open_transaction_seconds: Option<f64>,
+}
+
+/// Everything the engine may ask of one system. See the module doc.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// The family, as the registry names it (`postgres`, `mysql`).
+    fn family(&self) -> &'static str;
+
+    /// Host, port and database for logs and messages; never a password.
+    fn endpoint(&self) -> String;
+
+    /// The schema that a table name without one means.
+    fn default_schema(&self) -> &str;
+
+    /// Longest identifier the server keeps apart, in bytes.
+    fn identifier_bytes_max(&self) -> usize;
+
+    /// Who the server is.
+    async fn identify(&self) -> Result<Identity>;
+
+    /// The tables and views of these schemas that our role can see, tidelock's own left out.
+    async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>>;
+
+    /// The system's durable id, if its meta schema already has one. Read-only.
+    async fn system_id(&self) -> Result<Option<SystemId>>;
+
+    /// Makes the meta schema, its tables and the system's id where they are missing. Idempotent, safe
+    /// against a second process doing the same.
+    async fn ensure_meta(&self) -> Result<SystemId>;
+
+    /// What stands in the way of reading this system's log. Read-only.
+    async fn preflight_source(&self, spec: &SourceSpec) -> Result<Vec<Finding>>;
+
+    /// What stands in the way of writing to this system. Read-only.
+    async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>>;
+
+    /// Makes what the server must hold for this stream (slot, publication) and tells where it
+    /// starts, and which of `spec.tables` hold rows at exactly that position. With `spec.start_at`
+    /// it starts there instead, if the log reaches back so far. An existing slot of that name is
+    /// taken over only if `adopt` is set (the engine has a durable record of its own intent), else
+    /// it is [`crate::Code::SlotDiverged`].
+    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<StartPoint>;
+
+    /// Opens the log at `from`, after proving that it continues there: same server, same history,
+    /// nothing lost in between, tables and progress table included. Any doubt is
+    /// [`crate::ErrorKind::Continuity`].
+    async fn open_source(&self, spec: &SourceSpec, from: &Position) -> Result<Box<dyn Source>>;
+
+    /// Tries to become the one writer of the flow; takes over from a holder that is dead or stuck.
+    async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease>;
+
+    /// The progress rows of a pipeline at this system. Read-only; none where there is no meta schema.
+    async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>>;
+
+    /// The lasting states of a pipeline at this system. Read-only.
+    async fn read_states(&self, pipeline: &str) -> Result<Vec<StateRow>>;
+
+    /// Writes a lasting state (`row.state`), replacing one for the same flow and mapping.
+    async fn write_state(&self, row: &StateRow) -> Result<()>;
+
+    /// Removes the lasting state of a flow (`mapping` empty) or mapping.
+    async fn clear_state(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()>;
+
+    /// One look at the log's end and what is kept for us.
+    async fn probe(&self, spec: &SourceSpec) -> Result<Probe>;
+
+    /// Writes something harmless into the log that moves positions on (without a transaction that
+    /// other readers would see, where the server can).
+    async fn heartbeat(&self) -> Result<()>;
+
+    /// Names of slots, publications and the like on this server that were made for this pipeline.
+    async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>>;
+
+    /// Removes what [`Connector::create_stream`] made; tells what was removed.
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>>;
+
+    /// Removes the flow's progress and state rows from this target; tells how many.
+    async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64>;
+
+    /// How two positions of this system's log lie to each other. Pure.
+    fn compare(&self, a: &Position, b: &Position) -> Result<PositionOrder>;
+
+    /// Checks a position given by a person (`start_at`) and brings it into our notation. Pure.
+    fn parse_position(&self, text: &str) -> Result<Position>;
+
+    /// Bytes of log from `from` to `to`, where the notation tells. Pure.
+    fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64>;
+}

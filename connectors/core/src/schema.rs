@@ -1,0 +1,237 @@
+//! Tables as the engine sees them: the catalog of a server ([`Table`]) and the shape that the log
+//! gives to the rows of one table at one point ([`TableSchema`]).
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A table's full name inside one database: schema (PostgreSQL) or database (MySQL), and name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    /// The schema on PostgreSQL, the database on MySQL and MariaDB.
+    pub schema: String,
+    /// The table's name as the catalog spells it.
+    pub name: String,
+}
+
+impl TableName {
+    /// A name from its two parts.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        TableName { schema: schema.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// What a column can hold, in canonical terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataType {
+    /// A truth value.
+    Bool,
+    /// An integer.
+    Int {
+        /// Width: 8, 16, 24, 32 or 64.
+        bits: u8,
+        /// Whether it has no negative half.
+        unsigned: bool,
+    },
+    /// An exact number; both `None` when the column has no limit of its own.
+    Decimal {
+        /// Digits in all.
+        precision: Option<u16>,
+        /// Digits after the point.
+        scale: Option<u16>,
+    },
+    /// A single-precision float.
+    Float32,
+    /// A double-precision float.
+    Float64,
+    /// Text.
+    Text {
+        /// Most characters, if limited.
+        chars_max: Option<u64>,
+        /// Most bytes in the column's own character set, if limited.
+        bytes_max: Option<u64>,
+        /// Whether the server can store any Unicode text here (utf8mb4, UTF8).
+        unicode: bool,
+        /// `CHAR(n)`: blanks at the end carry no meaning.
+        padded: bool,
+    },
+    /// Bytes.
+    Bytes {
+        /// Most bytes, if limited.
+        bytes_max: Option<u64>,
+        /// `BINARY(n)`: values are exactly this long.
+        fixed: Option<u64>,
+    },
+    /// A calendar day.
+    Date,
+    /// A time of day (or, on MySQL, a signed span).
+    Time {
+        /// Digits after the seconds.
+        fsp: u8,
+        /// Whether values may leave 00:00–24:00.
+        span: bool,
+    },
+    /// A civil date and time.
+    Timestamp {
+        /// Digits after the seconds.
+        fsp: u8,
+    },
+    /// A point in time.
+    Instant {
+        /// Digits after the seconds.
+        fsp: u8,
+        /// Whether the range ends in 2038 or so (MySQL `TIMESTAMP`).
+        narrow: bool,
+    },
+    /// A UUID.
+    Uuid,
+    /// A JSON document.
+    Json,
+    /// One of a list of labels.
+    Enum {
+        /// The labels in the server's order.
+        labels: Arc<[String]>,
+    },
+    /// A type that tidelock does not carry; `check` refuses it by this name.
+    Unsupported {
+        /// The server's own name of the type.
+        name: String,
+    },
+}
+
+/// How a column gets its value when nobody writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    /// An ordinary column.
+    No,
+    /// Computed by the server; cannot be written.
+    Always,
+    /// `GENERATED ALWAYS AS IDENTITY`: written only by overriding.
+    IdentityAlways,
+    /// `BY DEFAULT` identity, `serial`, `AUTO_INCREMENT`: may be written.
+    IdentityByDefault,
+}
+
+/// A column of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// The name as the catalog spells it.
+    pub name: String,
+    /// What it can hold.
+    pub data_type: DataType,
+    /// The server's own spelling of the type, fit for a cast (`numeric(12,2)`, `sale.state`).
+    pub native: String,
+    /// Whether NULL is allowed.
+    pub nullable: bool,
+    /// Whether the server fills it when it is not written.
+    pub has_default: bool,
+    /// Whether the server computes it.
+    pub generated: Generated,
+}
+
+/// An index that could identify a row: complete (not partial), over plain columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The index's name.
+    pub name: String,
+    /// The columns in index order.
+    pub columns: Vec<String>,
+    /// Whether it is the primary key.
+    pub primary: bool,
+    /// Whether it refuses duplicates at once, not at commit.
+    pub immediate: bool,
+    /// Whether every column is NOT NULL.
+    pub not_null: bool,
+}
+
+/// What the log carries of the old row of an update or delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowIdentity {
+    /// These columns.
+    Columns(Vec<String>),
+    /// The whole old row.
+    Full,
+    /// Nothing: updates and deletes cannot be followed.
+    Nothing,
+}
+
+/// What kind of relation a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// An ordinary table.
+    Table,
+    /// The root of a partitioned table.
+    Partitioned,
+    /// A view.
+    View,
+    /// Anything else (foreign table, sequence, temporary or unlogged table).
+    Other,
+}
+
+/// A table of a server's catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its name.
+    pub name: TableName,
+    /// What it is.
+    pub kind: TableKind,
+    /// Its columns in the server's order.
+    pub columns: Vec<Column>,
+    /// Its unique indexes, primary key first.
+    pub unique_indexes: Vec<Index>,
+    /// What the log tells of old rows.
+    pub identity: RowIdentity,
+    /// Why this table cannot be followed or written safely, in the server's terms; empty if it can
+    /// (a system-versioned table, an engine without transactions, …).
+    pub refusals: Vec<String>,
+}
+
+impl Table {
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// The primary key's columns.
+    pub fn primary_key(&self) -> Option<&[String]> {
+        self.unique_indexes.iter().find(|i| i.primary).map(|i| i.columns.as_slice())
+    }
+
+    /// The unique, immediate, NOT NULL index over exactly these columns, in any order.
+    pub fn key_index(&self, columns: &[String]) -> Option<&Index> {
+        self.unique_indexes.iter().find(|i| {
+            i.immediate
+                && i.not_null
+                && i.columns.len() == columns.len()
+                && columns.iter().all(|c| i.columns.contains(c))
+        })
+    }
+}
+
+/// A column as the log describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamColumn {
+    /// Its name.
+    pub name: String,
+    /// What its values are.
+    pub data_type: DataType,
+    /// Whether it belongs to the row identity (replica identity, primary key).
+    pub identity: bool,
+}
+
+/// The shape of a table's rows from one point of the log on. A connector makes a new one, with a new
+/// `version`, whenever the log announces another shape; rows point to it by `Arc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSchema {
+    /// The table.
+    pub name: TableName,
+    /// Differs for any two shapes met on one connection.
+    pub version: u64,
+    /// The columns in row order.
+    pub columns: Vec<StreamColumn>,
+}

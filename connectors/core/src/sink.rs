@@ -1,0 +1,147 @@
+//! The contract of a target session.
+//!
+//! The order of calls, which a sink may rely on and must refuse to leave:
+//!
+//! ```text
+//! open_sink ─> [create_progress] ─> { begin ─> { write | record } ─> commit | save_position | ping }
+//! ```
+//!
+//! After **any** error the session is dropped: the server rolls back, and the flow starts over from
+//! the position that the progress row holds.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::position::Position;
+use crate::progress::{Mark, Progress, StateRow};
+use crate::schema::{DataType, TableName};
+use crate::value::Value;
+
+/// Whose session it is, and of which flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkSpec {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The flow's name.
+    pub flow: String,
+    /// Host and process of ours, for a person who reads the row.
+    pub holder: String,
+    /// A hash of the configuration.
+    pub config_hash: String,
+    /// The tables that will be written (for preflight: rights, constraints, triggers).
+    pub tables: Vec<TableName>,
+}
+
+/// A column of a target table as mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetColumn {
+    /// Its name.
+    pub name: String,
+    /// What it can hold; values are already converted to it.
+    pub data_type: DataType,
+    /// The server's own spelling of the type, fit for a cast.
+    pub native: String,
+    /// `GENERATED ALWAYS AS IDENTITY`: writing it needs an override.
+    pub identity_always: bool,
+}
+
+/// A target table as mapped. Made once a compiled plan and shared by `Arc`; `id` differs for any two
+/// plans, so a sink may key its prepared statements by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetTable {
+    /// Differs for any two plans of one process.
+    pub id: u64,
+    /// The table.
+    pub name: TableName,
+    /// The mapped columns.
+    pub columns: Vec<TargetColumn>,
+    /// Indexes into `columns` of the mapping key, in key order.
+    pub key: Vec<usize>,
+    /// Whether a write that changes nothing must leave no trace in the target's log (two-way).
+    pub suppress_unchanged: bool,
+}
+
+/// What to do with the rows of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WriteOp {
+    /// Insert, or update the row of the same mapping key. `columns` holds all key columns. A row that
+    /// meets another row by any other unique key is an error, never an update of that other row.
+    Upsert,
+    /// Update `columns` of the row whose key follows them in the row; every row must be there
+    /// ([`crate::Code::UpdateMissing`]). Used for partial images; may set key columns (a move).
+    Update,
+    /// Like `Update` with a full image that moves the key: where the old row is missing, upsert.
+    Move,
+    /// Delete by key; a row that is not there is no error. `columns` is the key.
+    Delete,
+    /// Delete every row; `rows` is empty.
+    DeleteAll,
+}
+
+/// Rows for one table, one operation and one set of columns. No two rows of a batch have the same
+/// key (old or new), so the rows may be executed in any order or as one statement. Batches of one
+/// call must take effect in order.
+#[derive(Debug, Clone)]
+pub struct WriteBatch {
+    /// Which mapping it belongs to: for messages.
+    pub mapping: Arc<str>,
+    /// The table.
+    pub table: Arc<TargetTable>,
+    /// What to do.
+    pub op: WriteOp,
+    /// Indexes into `table.columns`: what the first cells of each row are.
+    pub columns: Arc<[usize]>,
+    /// The rows: the cells of `columns`; for `Update` and `Move` followed by the old key's cells in
+    /// key order. Never [`Value::Unchanged`].
+    pub rows: Vec<Box<[Value]>>,
+}
+
+/// A target session that holds the flow.
+pub struct OpenSink {
+    /// The session.
+    pub sink: Box<dyn Sink>,
+    /// The flow's progress after our epoch was set; `None` if the flow never ran here.
+    pub progress: Option<Progress>,
+}
+
+/// The answer to a wish to write.
+pub enum Lease {
+    /// We hold the flow.
+    Held(OpenSink),
+    /// Another live process holds it.
+    Busy {
+        /// Who, for people.
+        holder: String,
+    },
+}
+
+/// A target session. See the module doc for the order of calls.
+#[async_trait]
+pub trait Sink: Send {
+    /// Makes the flow's progress row (epoch 1, sequence 0) in a transaction of its own. Fails as
+    /// [`crate::ErrorKind::Fenced`] if there is one already.
+    async fn create_progress(&mut self, progress: &Progress) -> Result<()>;
+
+    /// Opens a transaction and marks the progress row. Awaits the answer; anything but exactly one
+    /// row is [`crate::ErrorKind::Fenced`].
+    async fn begin(&mut self, mark: &Mark) -> Result<()>;
+
+    /// Executes the batches in order inside the open transaction, pipelined. An error that is about
+    /// the data names its batch ([`crate::Error::batch`]).
+    async fn write(&mut self, batches: &[WriteBatch]) -> Result<()>;
+
+    /// Writes a lasting state inside the open transaction.
+    async fn record(&mut self, row: &StateRow) -> Result<()>;
+
+    /// Sets position and commits, and makes sure that the server said COMMIT. After an error the
+    /// outcome is unknown: the next holder reads it from the progress row.
+    async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()>;
+
+    /// Mark and position in a transaction without changes.
+    async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()>;
+
+    /// Keeps the idle session alive (it has server-side limits of 30 seconds).
+    async fn ping(&mut self) -> Result<()>;
+}
