@@ -1,0 +1,34 @@
+# What a user, a developer and CI type. Everything else is plain cargo.
+#
+#   DEMO_SECONDS=20 make demo    the demo ends by itself after so many seconds (0 or unset: until Ctrl-C)
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test soak test-matrix bench
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Check for (and on Debian as root: install) the databases and tools the rest needs
+	@./scripts/deps.sh
+
+build: deps ## Build the program: target/debug/tidelock
+	$(CARGO) build --locked
+
+demo: build ## A scratch PostgreSQL ERP and MariaDB CRM, kept in step in both directions before your eyes
+	@target/debug/tidelock demo
+
+test: deps ## Format, lints, and all tests on real servers
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+
+soak: deps ## The long ones: random kills under load, idle silence, huge transactions, traffic of others
+	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test soak -- --ignored --nocapture --test-threads=1
+
+test-matrix: deps ## The end-to-end tests against other server versions, MySQL among them (downloads them once)
+	./scripts/matrix.sh
+
+bench: deps ## Throughput, stage by stage and end to end
+	$(CARGO) bench --locked
