@@ -6,7 +6,7 @@ use std::time::Duration;
 pub type Result<T, E = ScratchError> = std::result::Result<T, E>;
 
 /// Why a throw-away server, its proxy or a wait failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum ScratchError {
     /// A server's program is not on this machine.
     #[error("{program} was not found; {cure}")]
@@ -53,6 +53,13 @@ pub enum ScratchError {
     /// MySQL or MariaDB refused.
     #[error("mysql refused")]
     Mysql(#[from] mysql_async::Error),
+}
+
+/// What a failing test prints: the message with its causes and with line breaks, not the fields.
+impl std::fmt::Debug for ScratchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::answer::chain(self))
+    }
 }
 
 impl ScratchError {

@@ -36,18 +36,19 @@ const SETTINGS: &[(&str, &str)] = &[
     ("binlog-format", "ROW"),
     ("binlog-row-image", "FULL"),
     ("binlog-row-metadata", "FULL"),
-    ("log-slave-updates", "ON"),
     ("innodb-buffer-pool-size", "64M"),
     ("default-time-zone", "+00:00"),
 ];
 
 const MARIADB_SETTINGS: &[(&str, &str)] = &[
     ("gtid-strict-mode", "ON"),
+    ("log-slave-updates", "ON"),
     ("innodb-log-file-size", REDO_LOG),
     ("performance-schema", "OFF"),
 ];
 
 const MYSQL_SETTINGS: &[(&str, &str)] = &[
+    ("secure-file-priv", "NULL"),
     ("gtid-mode", "ON"),
     ("enforce-gtid-consistency", "ON"),
     ("innodb-redo-log-capacity", REDO_LOG),
@@ -431,7 +432,9 @@ impl Programs {
         };
         let Some(installer) = &self.installer else {
             let mut command = as_account(&self.server);
-            command.arg("--initialize-insecure").arg(&data).args(places());
+            command
+                .args(["--initialize-insecure", "--secure-file-priv=NULL", &data])
+                .args(places());
             return run(command.arg(format!("--init-file={}", users.display())), None);
         };
         let redo = format!("--innodb-log-file-size={REDO_LOG}");
