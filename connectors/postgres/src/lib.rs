@@ -1,1 +1,39 @@
-//! placeholder
+//! PostgreSQL, versions 13 to 18, as a source and a target of tidelock.
+//!
+//! ```text
+//!  slot, publication ─> wire (replication frames) ─> pgoutput (decoder) ─> source ─> events
+//!  catalog, preflight, meta ─> session (ordinary connection) <─ sink <─ upsert <─ batches
+//! ```
+//!
+//! Reading uses logical decoding with the built-in `pgoutput` plugin, protocol version 1: whole
+//! transactions, after their commit, in commit order. Writing uses one `unnest` statement a batch.
+//! No extension and no trigger is needed on either side. README.md lists what a server must allow;
+//! TYPES.md says how each type travels.
+
+mod catalog;
+mod config;
+mod connector;
+mod error;
+mod lsn;
+mod meta;
+mod net;
+mod pgoutput;
+mod preflight;
+mod publication;
+mod quote;
+mod session;
+mod sink;
+mod slot;
+mod source;
+mod tls;
+mod types;
+mod upsert;
+mod wire;
+
+use tidelock_core::{Connector, Result, SystemConfig};
+
+/// The connector of a system whose URL says `postgres`. Checks the address and reads the
+/// certificates; does not connect.
+pub fn connector(config: SystemConfig) -> Result<Box<dyn Connector>> {
+    Ok(Box::new(connector::PgConnector::new(&config)?))
+}

@@ -1,0 +1,201 @@
+//! The connector: one PostgreSQL database and everything the engine may ask of it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustls::ClientConfig;
+use tidelock_core::{
+    Connector, Error, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
+    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+};
+use tokio::sync::Mutex;
+
+use crate::config::Address;
+use crate::lsn::Lsn;
+use crate::session::{PINNED, Session, get};
+use crate::source::{Opening, PgSource};
+use crate::{catalog, meta, preflight, sink, slot, tls};
+
+/// One PostgreSQL database.
+pub(crate) struct PgConnector {
+    address: Address,
+    tls: Option<Arc<ClientConfig>>,
+    /// The connection for administration, kept between calls.
+    admin: Mutex<Option<Arc<Session>>>,
+}
+
+impl PgConnector {
+    pub(crate) fn new(config: &SystemConfig) -> Result<PgConnector> {
+        let address = Address::new(config)?;
+        let tls = tls::client_config(&address.tls)?;
+        Ok(PgConnector { address, tls, admin: Mutex::new(None) })
+    }
+
+    /// A connection of one call's own.
+    async fn own(&self) -> Result<Session> {
+        Session::open(&self.address, self.tls.as_ref(), PINNED).await
+    }
+
+    /// The shared connection; only for single statements.
+    async fn admin(&self) -> Result<Arc<Session>> {
+        let mut kept = self.admin.lock().await;
+        if let Some(session) = kept.as_ref()
+            && session.is_usable()
+        {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(self.own().await?);
+        *kept = Some(session.clone());
+        Ok(session)
+    }
+
+    fn meta(&self) -> &str {
+        &self.address.meta_schema
+    }
+}
+
+#[async_trait]
+impl Connector for PgConnector {
+    fn family(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn endpoint(&self) -> String {
+        self.address.endpoint()
+    }
+
+    fn default_schema(&self) -> &str {
+        "public"
+    }
+
+    fn identifier_bytes_max(&self) -> usize {
+        63
+    }
+
+    async fn identify(&self) -> Result<Identity> {
+        let session = self.admin().await?;
+        let sql = "SELECT current_setting('server_version'), current_database()::text";
+        let row = session.query_one("identifying the server", sql, &[]).await?;
+        Ok(Identity {
+            version: format!("PostgreSQL {}", get::<&str>(&row, 0)?),
+            database: get(&row, 1)?,
+            history: slot::history(&session).await?,
+        })
+    }
+
+    async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>> {
+        catalog::read(&*self.admin().await?, schemas, self.meta()).await
+    }
+
+    async fn system_id(&self) -> Result<Option<SystemId>> {
+        meta::system_id(&*self.admin().await?, self.meta()).await
+    }
+
+    async fn ensure_meta(&self) -> Result<SystemId> {
+        meta::ensure(&self.own().await?, self.meta()).await
+    }
+
+    async fn preflight_source(&self, spec: &SourceSpec) -> Result<Vec<Finding>> {
+        preflight::source(&*self.admin().await?, &self.address, spec).await
+    }
+
+    async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>> {
+        preflight::target(&*self.admin().await?, &self.address, spec).await
+    }
+
+    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<StartPoint> {
+        let session = self.own().await?;
+        slot::create(&self.address, self.tls.as_ref(), &session, spec, adopt).await
+    }
+
+    async fn open_source(&self, spec: &SourceSpec, from: &Position) -> Result<Box<dyn Source>> {
+        let from = Lsn::of(from)?;
+        let session = self.own().await?;
+        let wire = slot::start(&self.address, self.tls.as_ref(), &session, spec, from).await?;
+        let opening = Opening {
+            address: self.address.clone(),
+            tls: self.tls.clone(),
+            tables: spec.tables.iter().map(|t| t.name.clone()).collect::<HashSet<_>>(),
+            progress: meta::progress_table(self.meta()),
+            from,
+        };
+        Ok(Box::new(PgSource::new(wire, opening)))
+    }
+
+    async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease> {
+        sink::open(&self.address, self.tls.as_ref(), spec).await
+    }
+
+    async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>> {
+        meta::read_progress(&*self.admin().await?, self.meta(), pipeline).await
+    }
+
+    async fn read_states(&self, pipeline: &str) -> Result<Vec<StateRow>> {
+        meta::read_states(&*self.admin().await?, self.meta(), pipeline).await
+    }
+
+    async fn write_state(&self, row: &StateRow) -> Result<()> {
+        meta::write_state(&*self.admin().await?, self.meta(), row).await
+    }
+
+    async fn clear_state(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        meta::clear_state(&*self.admin().await?, self.meta(), pipeline, flow, mapping).await
+    }
+
+    async fn probe(&self, spec: &SourceSpec) -> Result<Probe> {
+        let sql = "SELECT pg_current_wal_flush_lsn()::text, \
+                   pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::int8, s.safe_wal_size, \
+                   (SELECT max(extract(epoch FROM clock_timestamp() - a.xact_start))::float8 \
+                    FROM pg_stat_activity a WHERE a.backend_type = 'client backend') \
+                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1";
+        let session = self.admin().await?;
+        let row = session.query_one("probing the log", sql, &[&spec.slot]).await?;
+        let end: Lsn = get::<&str>(&row, 0)?.parse()?;
+        let bytes = |index| -> Result<Option<u64>> {
+            // Negative headroom is none left.
+            Ok(get::<Option<i64>>(&row, index)?.map(|b| u64::try_from(b).unwrap_or(0)))
+        };
+        Ok(Probe {
+            end: end.to_position(),
+            retained_bytes: bytes(1)?,
+            headroom_bytes: bytes(2)?,
+            headroom_seconds: None,
+            open_transaction_seconds: get(&row, 3)?,
+        })
+    }
+
+    async fn heartbeat(&self) -> Result<()> {
+        let sql = "SELECT pg_logical_emit_message(false, 'tidelock', '')";
+        self.admin().await?.query("moving the log on", sql, &[]).await.map(|_| ())
+    }
+
+    async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>> {
+        slot::leftovers(&*self.admin().await?, pipeline).await
+    }
+
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>> {
+        slot::remove(&self.own().await?, spec).await
+    }
+
+    async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {
+        meta::forget(&*self.admin().await?, self.meta(), pipeline, flow).await
+    }
+
+    fn compare(&self, a: &Position, b: &Position) -> Result<PositionOrder> {
+        Ok(match Lsn::of(a)?.cmp(&Lsn::of(b)?) {
+            std::cmp::Ordering::Less => PositionOrder::Before,
+            std::cmp::Ordering::Equal => PositionOrder::Equal,
+            std::cmp::Ordering::Greater => PositionOrder::After,
+        })
+    }
+
+    fn parse_position(&self, text: &str) -> Result<Position> {
+        text.parse::<Lsn>().map(Lsn::to_position).map_err(|e: Error| e.at("start_at"))
+    }
+
+    fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64> {
+        let (from, to) = (Lsn::of(from).ok()?, Lsn::of(to).ok()?);
+        Some(to.0.saturating_sub(from.0))
+    }
+}

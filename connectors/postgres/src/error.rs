@@ -1,0 +1,206 @@
+//! What a server's error means for a flow.
+//!
+//! A server's `DETAIL`, `HINT` and `CONTEXT` are never taken over: they hold row values ("Key
+//! (id)=(7) already exists"). Its `MESSAGE` is taken over only for the classes of errors whose text
+//! is made of object names; for all others the text here is our own, chosen by SQLSTATE.
+
+use postgres_protocol::message::backend::ErrorResponseBody;
+use tidelock_core::{Code, Error, ErrorKind};
+use tokio_postgres::error::DbError;
+
+use fallible_iterator::FallibleIterator;
+
+/// Where an error came up: the same SQLSTATE means different things in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Administration: catalog, meta tables, slots.
+    Admin,
+    /// Reading the log.
+    Source,
+    /// Writing rows of a batch, or committing them.
+    Write,
+}
+
+/// The parts of a server's error that hold no row values, except that `message` may.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Fault {
+    sqlstate: String,
+    message: String,
+    table: Option<String>,
+    column: Option<String>,
+    constraint: Option<String>,
+}
+
+impl From<&DbError> for Fault {
+    fn from(e: &DbError) -> Self {
+        Fault {
+            sqlstate: e.code().code().to_owned(),
+            message: e.message().to_owned(),
+            table: e.table().map(|t| match e.schema() {
+                Some(schema) => format!("{schema}.{t}"),
+                None => t.to_owned(),
+            }),
+            column: e.column().map(str::to_owned),
+            constraint: e.constraint().map(str::to_owned),
+        }
+    }
+}
+
+impl Fault {
+    /// Reads an error message of the wire.
+    pub(crate) fn from_wire(body: &ErrorResponseBody) -> Fault {
+        let mut fault = Fault::default();
+        let mut fields = body.fields();
+        while let Ok(Some(field)) = fields.next() {
+            let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => fault.sqlstate = text(),
+                b'M' => fault.message = text(),
+                b't' => fault.table = Some(text()),
+                b'c' => fault.column = Some(text()),
+                b'n' => fault.constraint = Some(text()),
+                _ => {}
+            }
+        }
+        fault
+    }
+
+    /// The error it is, met while `doing` something.
+    pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
+        let (kind, code) = classify(&self.sqlstate, &self.message, stage);
+        let text = self.text();
+        let mut error = Error::new(kind, code, format!("{doing}: {text}"));
+        let mut detail = vec![format!("SQLSTATE {}", self.sqlstate)];
+        for (word, name) in
+            [("table", &self.table), ("column", &self.column), ("constraint", &self.constraint)]
+        {
+            if let Some(name) = name {
+                detail.push(format!("{word} {name}"));
+            }
+        }
+        error = error.with_detail(detail.join(", "));
+        match hint(&self.sqlstate) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
+    /// A text without row values.
+    fn text(&self) -> String {
+        let own = match self.sqlstate.as_str() {
+            "23502" => "the column does not allow NULL",
+            "23503" => "the row breaks a foreign key",
+            "23505" => "another row already has this value in a unique index",
+            "23514" => "the row breaks a check constraint or lies outside all partitions",
+            "23P01" => "the row breaks an exclusion constraint",
+            "22001" => "a text is longer than the column allows",
+            "22003" => "a number is outside the column's range",
+            "22007" | "22008" => "a date or time is not one the column can hold",
+            "22021" => "a text holds a character the database's encoding does not have",
+            "22P02" => "a value is not valid for the column's type",
+            "22P05" => "a text holds a character the client encoding does not have",
+            "428C9" => "the column is computed by the server and cannot be written",
+            "P0001" => "a trigger or procedure raised an error",
+            "55P03" => "a lock was not to be had in time",
+            code => match code.get(..2) {
+                Some(
+                    "08" | "25" | "26" | "28" | "3D" | "3F" | "40" | "53" | "55" | "57" | "58",
+                ) => {
+                    return self.message.clone();
+                }
+                Some("0A" | "42") if code != "42601" => return self.message.clone(),
+                Some("22") => "a value is not one the column can hold",
+                Some("23") => "the row breaks a constraint",
+                Some("XX") => "the server met an internal error",
+                _ => "the server refused it",
+            },
+        };
+        own.to_owned()
+    }
+}
+
+fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
+    use ErrorKind::{Continuity, Data, Setup, Transient};
+    let write = stage == Stage::Write;
+    match sqlstate {
+        "57014" | "55P03" | "55006" | "57P05" | "25P03" => (Transient, Code::ServerBusy),
+        // "cached plan must not change result type": the next session plans anew.
+        "0A000" if message.contains("cached plan") => (Transient, Code::ServerBusy),
+        "42501" => (Setup, Code::Privilege),
+        "42P01" | "42703" | "3F000" if write => (Data, Code::SchemaDrift),
+        "42P01" | "42703" | "3F000" | "3D000" => (Setup, Code::Catalog),
+        "58P01" if stage == Stage::Source => (Continuity, Code::LogPurged),
+        _ => match sqlstate.get(..2).unwrap_or("") {
+            "08" => (Transient, Code::Unreachable),
+            "28" => (Transient, Code::Authentication),
+            "57" | "53" | "25" | "40" | "58" => (Transient, Code::ServerBusy),
+            "23" if write => (Data, Code::Constraint),
+            "22" if write => (Data, Code::NotRepresentable),
+            "XX" if !write => (Transient, Code::ServerBusy),
+            _ if write => (Data, Code::Rejected),
+            _ => (Setup, Code::ServerSetting),
+        },
+    }
+}
+
+fn hint(sqlstate: &str) -> Option<&'static str> {
+    match sqlstate {
+        "28000" | "28P01" => Some("check user, password and pg_hba.conf of the server"),
+        "53300" => Some("raise max_connections or the role's connection limit"),
+        "53400" => Some("raise max_replication_slots and max_wal_senders"),
+        "42501" => Some("`tidelock check` prints the GRANTs that are missing"),
+        _ => None,
+    }
+}
+
+/// The error that a client error is, met while `doing` something.
+pub(crate) fn from_client(error: &tokio_postgres::Error, doing: &str, stage: Stage) -> Error {
+    match error.as_db_error() {
+        Some(db) => Fault::from(db).into_error(doing, stage),
+        None if error.is_closed() => {
+            Error::transient(Code::Unreachable, format!("{doing}: the connection was closed"))
+        }
+        // The texts of the client's own errors hold no values: they are fixed phrases, and the
+        // cause is an I/O or encoding error.
+        None => Error::transient(Code::Unreachable, format!("{doing}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(sqlstate: &str, message: &str, stage: Stage) -> Error {
+        Fault { sqlstate: sqlstate.into(), message: message.into(), ..Fault::default() }
+            .into_error("test", stage)
+    }
+
+    #[test]
+    fn texts_that_may_hold_values_are_replaced() {
+        for code in
+            ["22P02", "22007", "22003", "23505", "P0001", "42601", "22P03", "XX000", "99999"]
+        {
+            let text = format!("{:?}", error(code, "geheim", Stage::Write));
+            assert!(!text.contains("geheim"), "{code}: {text}");
+        }
+        assert!(
+            error("42501", "permission denied for table t", Stage::Write)
+                .message()
+                .contains("table t")
+        );
+    }
+
+    #[test]
+    fn each_class_has_its_kind() {
+        let kind = |code, stage| error(code, "", stage).kind();
+        assert_eq!(kind("40P01", Stage::Write), ErrorKind::Transient);
+        assert_eq!(kind("25006", Stage::Write), ErrorKind::Transient);
+        assert_eq!(kind("57P01", Stage::Source), ErrorKind::Transient);
+        assert_eq!(kind("42501", Stage::Write), ErrorKind::Setup);
+        assert_eq!(kind("23505", Stage::Write), ErrorKind::Data);
+        assert_eq!(error("42703", "", Stage::Write).code(), Code::SchemaDrift);
+        assert_eq!(error("22003", "", Stage::Write).code(), Code::NotRepresentable);
+        assert_eq!(error("28P01", "", Stage::Admin).code(), Code::Authentication);
+        assert_eq!(error("58P01", "", Stage::Source).kind(), ErrorKind::Continuity);
+    }
+}

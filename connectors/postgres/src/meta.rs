@@ -1,0 +1,280 @@
+//! tidelock's own tables in a database: the system's id, progress and lasting states.
+
+use tidelock_core::{
+    Code, Error, Position, Progress, Result, StateRow, StoredState, SystemId, TableName,
+};
+use tokio_postgres::Row;
+
+use crate::quote::{ident, literal};
+use crate::session::{Session, get};
+
+/// The tables, in the order they are made.
+const TABLES: [&str; 3] = ["system", "progress", "state"];
+
+/// The statements that make the meta schema, ready to be run by a DBA.
+pub(crate) fn ddl(schema: &str) -> Vec<String> {
+    let s = ident(schema);
+    vec![
+        format!("CREATE SCHEMA IF NOT EXISTS {s};"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {s}.system (\
+             one boolean PRIMARY KEY DEFAULT true CHECK (one), id text NOT NULL, \
+             created_at timestamptz NOT NULL DEFAULT now());"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {s}.progress (\
+             pipeline text NOT NULL, flow text NOT NULL, lane int NOT NULL DEFAULT 0, \
+             epoch bigint NOT NULL, seq bigint NOT NULL, hop_list text NOT NULL, \
+             source_identity text NOT NULL, position text NOT NULL, config_hash text NOT NULL, \
+             holder text NOT NULL, backend text NOT NULL, source_commit_micros bigint NOT NULL, \
+             updated_at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (pipeline, flow, lane));"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {s}.state (\
+             pipeline text NOT NULL, flow text NOT NULL, mapping text NOT NULL, \
+             state text NOT NULL, code text, message text NOT NULL, hint text NOT NULL, \
+             position text NOT NULL, at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (pipeline, flow, mapping));"
+        ),
+    ]
+}
+
+/// What a role needs besides, where somebody else makes the schema.
+pub(crate) fn grants(schema: &str, role: &str) -> Vec<String> {
+    let (s, r) = (ident(schema), ident(role));
+    vec![
+        format!("GRANT USAGE ON SCHEMA {s} TO {r};"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s} TO {r};"),
+    ]
+}
+
+/// The progress table's full name.
+pub(crate) fn progress_table(schema: &str) -> TableName {
+    TableName::new(schema, tidelock_core::PROGRESS_TABLE)
+}
+
+/// Which of our tables are missing.
+pub(crate) async fn missing(session: &Session, schema: &str) -> Result<Vec<&'static str>> {
+    let sql = "SELECT c.relname::text FROM pg_class c \
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1";
+    let rows = session.query("looking for tidelock's tables", sql, &[&schema]).await?;
+    let mut there = Vec::new();
+    for row in &rows {
+        there.push(get::<String>(row, 0)?);
+    }
+    Ok(TABLES.into_iter().filter(|t| !there.iter().any(|name| name == t)).collect())
+}
+
+/// Makes what is missing and gives the system's id. `session` is this call's own.
+pub(crate) async fn ensure(session: &Session, schema: &str) -> Result<SystemId> {
+    if !missing(session, schema).await?.is_empty() {
+        make(session, schema).await?;
+    }
+    if let Some(id) = system_id(session, schema).await? {
+        return Ok(id);
+    }
+    let fresh = SystemId::from_bytes(random_bytes(session).await?);
+    let sql = format!(
+        "INSERT INTO {}.system (one, id) VALUES (true, $1) ON CONFLICT (one) DO NOTHING",
+        ident(schema)
+    );
+    session.execute("writing the system's id", &sql, &[&fresh.as_str()]).await?;
+    // Whoever came first has decided.
+    system_id(session, schema).await?.ok_or_else(|| {
+        Error::setup(Code::Catalog, format!("{schema}.system holds no id after one was written"))
+    })
+}
+
+async fn make(session: &Session, schema: &str) -> Result<()> {
+    // CREATE … IF NOT EXISTS of two sessions at once can still collide: one at a time.
+    let mut script = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtext('tidelock meta'), hashtext({}));",
+        literal(schema)
+    );
+    let exists = session
+        .query_opt(
+            "looking for the meta schema",
+            "SELECT 1 FROM pg_namespace WHERE nspname = $1",
+            &[&schema],
+        )
+        .await?
+        .is_some();
+    for statement in ddl(schema).into_iter().skip(usize::from(exists)) {
+        script.push_str(&statement);
+    }
+    script.push_str("COMMIT;");
+    let doing = format!("making the schema {schema} and its tables");
+    session.batch(&doing, &script).await.map_err(|error| {
+        if error.code() == Code::Privilege {
+            let sql = ddl(schema).join("\n");
+            error.with_hint(format!("have a DBA run:\n{sql}"))
+        } else {
+            error
+        }
+    })
+}
+
+async fn random_bytes(session: &Session) -> Result<[u8; 16]> {
+    let row = session.query_one("making an id", "SELECT uuid_send(gen_random_uuid())", &[]).await?;
+    <[u8; 16]>::try_from(get::<&[u8]>(&row, 0)?).map_err(|_| Error::bug("a uuid of odd length"))
+}
+
+/// The system's id, if it has one.
+pub(crate) async fn system_id(session: &Session, schema: &str) -> Result<Option<SystemId>> {
+    if missing(session, schema).await?.contains(&"system") {
+        return Ok(None);
+    }
+    let sql = format!("SELECT id FROM {}.system", ident(schema));
+    match session.query_opt("reading the system's id", &sql, &[]).await? {
+        None => Ok(None),
+        Some(row) => get::<&str>(&row, 0)?.parse().map(Some).map_err(|()| {
+            Error::setup(Code::Catalog, format!("{schema}.system holds something that is no id"))
+        }),
+    }
+}
+
+/// The columns that [`progress`] reads, in order.
+pub(crate) const PROGRESS_COLUMNS: &str = "pipeline, flow, epoch, seq, source_identity, position, \
+                                           config_hash, source_commit_micros";
+
+/// A progress row.
+pub(crate) fn progress(row: &Row) -> Result<Progress> {
+    let count = |index| -> Result<u64> {
+        u64::try_from(get::<i64>(row, index)?)
+            .map_err(|_| Error::setup(Code::Catalog, "a progress row holds a negative number"))
+    };
+    Ok(Progress {
+        pipeline: get(row, 0)?,
+        flow: get(row, 1)?,
+        epoch: count(2)?,
+        seq: count(3)?,
+        source_identity: get(row, 4)?,
+        position: Position::new(get::<&str>(row, 5)?),
+        config_hash: get(row, 6)?,
+        source_commit_micros: get(row, 7)?,
+    })
+}
+
+/// The progress rows of a pipeline.
+pub(crate) async fn read_progress(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+) -> Result<Vec<Progress>> {
+    if missing(session, schema).await?.contains(&"progress") {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {PROGRESS_COLUMNS} FROM {}.progress WHERE pipeline = $1 AND lane = 0 ORDER BY flow",
+        ident(schema)
+    );
+    session.query("reading progress", &sql, &[&pipeline]).await?.iter().map(progress).collect()
+}
+
+/// The lasting states of a pipeline.
+pub(crate) async fn read_states(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+) -> Result<Vec<StateRow>> {
+    if missing(session, schema).await?.contains(&"state") {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT pipeline, flow, mapping, state, code, message, hint, position \
+         FROM {}.state WHERE pipeline = $1 ORDER BY flow, mapping",
+        ident(schema)
+    );
+    let rows = session.query("reading states", &sql, &[&pipeline]).await?;
+    rows.iter().map(state_row).collect()
+}
+
+fn state_row(row: &Row) -> Result<StateRow> {
+    let state = match get::<&str>(row, 3)? {
+        "paused" => StoredState::Paused,
+        "stopped" => StoredState::Stopped,
+        _ => return Err(Error::setup(Code::Catalog, "a state row holds an unknown state")),
+    };
+    Ok(StateRow {
+        pipeline: get(row, 0)?,
+        flow: get(row, 1)?,
+        mapping: get(row, 2)?,
+        state,
+        code: get::<Option<&str>>(row, 4)?.and_then(|c| c.parse().ok()),
+        message: get(row, 5)?,
+        hint: get(row, 6)?,
+        position: get(row, 7)?,
+    })
+}
+
+/// The statement that writes a lasting state.
+pub(crate) fn state_upsert(schema: &str) -> String {
+    format!(
+        "INSERT INTO {}.state (pipeline, flow, mapping, state, code, message, hint, position, at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp()) \
+         ON CONFLICT (pipeline, flow, mapping) DO UPDATE SET state = EXCLUDED.state, \
+         code = EXCLUDED.code, message = EXCLUDED.message, hint = EXCLUDED.hint, \
+         position = EXCLUDED.position, at = EXCLUDED.at",
+        ident(schema)
+    )
+}
+
+/// Writes a lasting state.
+pub(crate) async fn write_state(session: &Session, schema: &str, row: &StateRow) -> Result<()> {
+    let code = row.code.map(|c| c.as_str());
+    session
+        .execute(
+            "writing a state",
+            &state_upsert(schema),
+            &[
+                &row.pipeline,
+                &row.flow,
+                &row.mapping,
+                &row.state.as_str(),
+                &code,
+                &row.message,
+                &row.hint,
+                &row.position,
+            ],
+        )
+        .await
+        .map(|_| ())
+}
+
+/// Removes a lasting state.
+pub(crate) async fn clear_state(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+    flow: &str,
+    mapping: &str,
+) -> Result<()> {
+    if missing(session, schema).await?.contains(&"state") {
+        return Ok(());
+    }
+    let sql = format!(
+        "DELETE FROM {}.state WHERE pipeline = $1 AND flow = $2 AND mapping = $3",
+        ident(schema)
+    );
+    session.execute("removing a state", &sql, &[&pipeline, &flow, &mapping]).await.map(|_| ())
+}
+
+/// Removes all rows of a flow.
+pub(crate) async fn forget(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+    flow: &str,
+) -> Result<u64> {
+    let missing = missing(session, schema).await?;
+    let mut removed = 0;
+    for name in ["state", "progress"] {
+        if !missing.contains(&name) {
+            let sql =
+                format!("DELETE FROM {}.{name} WHERE pipeline = $1 AND flow = $2", ident(schema));
+            removed += session.execute("removing rows", &sql, &[&pipeline, &flow]).await?;
+        }
+    }
+    Ok(removed)
+}

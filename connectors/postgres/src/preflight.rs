@@ -1,0 +1,393 @@
+//! What stands in the way, and the statement that mends it.
+
+use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, TableName};
+
+use crate::config::Address;
+use crate::quote::{ident, table};
+use crate::session::{Session, get};
+use crate::{meta, publication};
+
+/// A server's setting.
+async fn setting(session: &Session, name: &str) -> Result<String> {
+    let sql = "SELECT coalesce(current_setting($1, true), '')";
+    get(&session.query_one("reading settings", sql, &[&name]).await?, 0)
+}
+
+/// Our role, and whether it is a superuser, may replicate, bypasses row security, may create in
+/// the database; whether the server is a standby.
+struct Role {
+    name: String,
+    superuser: bool,
+    replication: bool,
+    bypass_rls: bool,
+    creates: bool,
+    standby: bool,
+    database: String,
+}
+
+async fn role(session: &Session) -> Result<Role> {
+    // Managed services give replication by membership in a role of theirs.
+    let sql = "SELECT r.rolname::text, r.rolsuper, r.rolreplication OR EXISTS (\
+                 SELECT 1 FROM pg_roles m WHERE m.rolname IN ('rds_replication', 'rds_superuser') \
+                 AND pg_has_role(r.rolname, m.oid, 'MEMBER')), \
+               r.rolbypassrls, has_database_privilege(current_database(), 'CREATE'), \
+               pg_is_in_recovery(), current_database()::text \
+               FROM pg_roles r WHERE r.rolname = current_user";
+    let row = session.query_one("reading our role", sql, &[]).await?;
+    Ok(Role {
+        name: get(&row, 0)?,
+        superuser: get(&row, 1)?,
+        replication: get(&row, 2)?,
+        bypass_rls: get(&row, 3)?,
+        creates: get(&row, 4)?,
+        standby: get(&row, 5)?,
+        database: get(&row, 6)?,
+    })
+}
+
+/// What stands in the way of reading the log.
+pub(crate) async fn source(
+    session: &Session,
+    address: &Address,
+    spec: &SourceSpec,
+) -> Result<Vec<Finding>> {
+    let role = role(session).await?;
+    let mut findings = Vec::new();
+    if role.standby {
+        findings.push(
+            Finding::problem(format!("{} is a standby", address.endpoint()))
+                .hint("tidelock reads the primary: the progress table must be writable there"),
+        );
+        return Ok(findings);
+    }
+    server(session, &role, spec, &mut findings).await?;
+    meta_schema(session, address, &role, &mut findings).await?;
+    publication_rights(session, address, &role, spec, &mut findings).await?;
+    for source in &spec.tables {
+        source_table(session, &role, source, &mut findings).await?;
+    }
+    Ok(findings)
+}
+
+async fn server(
+    session: &Session,
+    role: &Role,
+    spec: &SourceSpec,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let wal_level = setting(session, "wal_level").await?;
+    if wal_level != "logical" {
+        findings.push(
+            Finding::problem(format!("wal_level is {wal_level}, logical is needed"))
+                .hint("takes effect after a restart of the server")
+                .sql("ALTER SYSTEM SET wal_level = 'logical';"),
+        );
+    }
+    if !role.replication && !role.superuser {
+        findings.push(
+            Finding::problem(format!("role {} may not replicate", role.name))
+                .sql(format!("ALTER ROLE {} REPLICATION;", ident(&role.name))),
+        );
+    }
+    let sql = "SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1) \
+                 >= current_setting('max_replication_slots')::int8, \
+               (SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'tidelock') \
+                 >= current_setting('max_wal_senders')::int8";
+    let row = session.query_one("counting slots", sql, &[&spec.slot]).await?;
+    for (index, name) in [(0, "max_replication_slots"), (1, "max_wal_senders")] {
+        if get(&row, index)? {
+            findings.push(
+                Finding::problem(format!("{name} is used up"))
+                    .hint("raise it; takes effect after a restart of the server")
+                    .sql(format!("ALTER SYSTEM SET {name} = 20;")),
+            );
+        }
+    }
+    if setting(session, "max_slot_wal_keep_size").await? == "-1" {
+        findings.push(Finding::warning("max_slot_wal_keep_size is unlimited").hint(
+            "while tidelock is down the server keeps its log without bound and may fill its \
+                 disk; with a limit the flow halts instead",
+        ));
+    }
+    Ok(())
+}
+
+async fn meta_schema(
+    session: &Session,
+    address: &Address,
+    role: &Role,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let schema = &address.meta_schema;
+    let missing = meta::missing(session, schema).await?;
+    if !missing.is_empty() {
+        let sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1";
+        let may = match session.query_opt("looking at the meta schema", sql, &[schema]).await? {
+            Some(row) => get(&row, 0)?,
+            None => role.creates,
+        };
+        if !may {
+            let mut finding = Finding::problem(format!(
+                "schema {schema} lacks tidelock's tables and role {} may not make them",
+                role.name
+            ));
+            for sql in meta::ddl(schema).into_iter().chain(meta::grants(schema, &role.name)) {
+                finding = finding.sql(sql);
+            }
+            findings.push(finding);
+        }
+        return Ok(());
+    }
+    let sql = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname IN ('system', 'progress', 'state') \
+               AND NOT (has_schema_privilege(n.oid, 'USAGE') \
+                 AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+                 AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))";
+    if !session.query("looking at rights", sql, &[schema]).await?.is_empty() {
+        let mut finding =
+            Finding::problem(format!("role {} lacks rights in schema {schema}", role.name));
+        for sql in meta::grants(schema, &role.name) {
+            finding = finding.sql(sql);
+        }
+        findings.push(finding);
+    }
+    Ok(())
+}
+
+async fn publication_rights(
+    session: &Session,
+    address: &Address,
+    role: &Role,
+    spec: &SourceSpec,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let progress = meta::progress_table(&address.meta_schema);
+    let tables = publication::wanted(spec, &progress);
+    let contents = publication::read(session, &spec.publication).await?;
+    let (missing, sql) = match &contents {
+        None => (tables.clone(), publication::create_sql(&spec.publication, &tables)),
+        Some(contents) => {
+            let missing = contents.missing(&tables);
+            let sql = publication::add_sql(&spec.publication, &missing);
+            (missing, sql)
+        }
+    };
+    if missing.is_empty() || role.superuser {
+        return Ok(());
+    }
+    let mut reasons = Vec::new();
+    if contents.is_none() && !role.creates {
+        reasons.push(format!("may not create publications in database {}", role.database));
+    }
+    for name in &missing {
+        let owner = "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     WHERE n.nspname = $1 AND c.relname = $2";
+        let row =
+            session.query_opt("looking at owners", owner, &[&name.schema, &name.name]).await?;
+        if let Some(row) = row
+            && !get::<bool>(&row, 0)?
+        {
+            reasons.push(format!("does not own {name}"));
+        }
+    }
+    if !reasons.is_empty() {
+        findings.push(
+            Finding::problem(format!(
+                "role {} cannot prepare publication {}: it {}",
+                role.name,
+                spec.publication,
+                reasons.join(", it ")
+            ))
+            .hint("have the tables' owner or a superuser run this before the first start")
+            .sql(sql),
+        );
+    }
+    Ok(())
+}
+
+struct Relation {
+    unlogged: bool,
+    row_security: bool,
+    readable: bool,
+    identity: String,
+    identity_columns: Vec<String>,
+}
+
+async fn relation(session: &Session, name: &TableName) -> Result<Option<Relation>> {
+    let sql = "SELECT c.relpersistence <> 'p', c.relrowsecurity, \
+                 has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), \
+                 c.relreplident::text, \
+                 array(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a \
+                       ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) \
+                       WHERE i.indrelid = c.oid AND i.indimmediate AND CASE c.relreplident \
+                         WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident \
+                         ELSE false END) \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = $2";
+    let row = session.query_opt("looking at a table", sql, &[&name.schema, &name.name]).await?;
+    row.map(|row| {
+        Ok(Relation {
+            unlogged: get(&row, 0)?,
+            row_security: get(&row, 1)?,
+            readable: get(&row, 2)?,
+            identity: get(&row, 3)?,
+            identity_columns: get(&row, 4)?,
+        })
+    })
+    .transpose()
+}
+
+async fn source_table(
+    session: &Session,
+    role: &Role,
+    source: &tidelock_core::SourceTable,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let name = &source.name;
+    let Some(relation) = relation(session, name).await? else {
+        findings.push(Finding::problem(format!("table {name} does not exist")));
+        return Ok(());
+    };
+    if !relation.readable {
+        findings.push(
+            Finding::problem(format!("role {} may not read {name}", role.name))
+                .sql(format!(
+                    "GRANT USAGE ON SCHEMA {} TO {};",
+                    ident(&name.schema),
+                    ident(&role.name)
+                ))
+                .sql(format!("GRANT SELECT ON {} TO {};", table(name), ident(&role.name))),
+        );
+    }
+    if relation.unlogged {
+        findings.push(
+            Finding::problem(format!("table {name} is unlogged: its changes are not in the log"))
+                .sql(format!("ALTER TABLE {} SET LOGGED;", table(name))),
+        );
+    }
+    if relation.row_security && !role.bypass_rls && !role.superuser {
+        findings.push(
+            Finding::problem(format!("row security of {name} hides rows from role {}", role.name))
+                .sql(format!("ALTER ROLE {} BYPASSRLS;", ident(&role.name))),
+        );
+    }
+    if relation.identity == "f" {
+        return Ok(());
+    }
+    let full = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table(name));
+    if relation.identity_columns.is_empty() {
+        findings.push(
+            Finding::problem(format!("the log does not tell which row of {name} was changed"))
+                .hint("once published, the server refuses updates and deletes of such a table")
+                .sql(full),
+        );
+    } else if let Some(column) =
+        source.key_columns.iter().find(|c| !relation.identity_columns.contains(c))
+    {
+        findings.push(
+            Finding::problem(format!(
+                "the log does not carry old values of {name}.{column}, which feeds the key"
+            ))
+            .hint("a unique index over the key's columns will do too: REPLICA IDENTITY USING INDEX")
+            .sql(full),
+        );
+    }
+    Ok(())
+}
+
+/// What stands in the way of writing.
+pub(crate) async fn target(
+    session: &Session,
+    address: &Address,
+    spec: &SinkSpec,
+) -> Result<Vec<Finding>> {
+    let role = role(session).await?;
+    let mut findings = Vec::new();
+    if role.standby {
+        findings.push(Finding::problem(format!("{} is a standby", address.endpoint())));
+        return Ok(findings);
+    }
+    durability(session, &mut findings).await?;
+    if setting(session, "default_transaction_read_only").await? == "on" {
+        findings.push(
+            Finding::problem("default_transaction_read_only is on: nothing can be written").sql(
+                format!(
+                    "ALTER ROLE {} SET default_transaction_read_only = off;",
+                    ident(&role.name)
+                ),
+            ),
+        );
+    }
+    meta_schema(session, address, &role, &mut findings).await?;
+    for name in &spec.tables {
+        target_table(session, &role, name, &mut findings).await?;
+    }
+    Ok(findings)
+}
+
+/// A target that may lose commits breaks the promise without anybody noticing at once.
+async fn durability(session: &Session, findings: &mut Vec<Finding>) -> Result<()> {
+    for (name, why) in [
+        ("fsync", "after a crash of the machine the database may be damaged and commits be lost"),
+        ("full_page_writes", "after a crash of the machine pages may be torn"),
+    ] {
+        if setting(session, name).await? == "off" {
+            findings.push(
+                Finding::warning(format!("{name} is off: the target may lose what it committed"))
+                    .hint(format!("{why}; tidelock has then already confirmed it to the source"))
+                    .sql(format!("ALTER SYSTEM SET {name} = on;"))
+                    .sql("SELECT pg_reload_conf();"),
+            );
+        }
+    }
+    if setting(session, "synchronous_commit").await? == "off" {
+        findings.push(Finding::warning("synchronous_commit is off").hint(
+            "tidelock turns it on for its own sessions; other writers still may lose commits",
+        ));
+    }
+    Ok(())
+}
+
+async fn target_table(
+    session: &Session,
+    role: &Role,
+    name: &TableName,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let sql = "SELECT has_schema_privilege(n.oid, 'USAGE'), \
+                 has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+                 AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), \
+                 c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = $2";
+    let row = session.query_opt("looking at rights", sql, &[&name.schema, &name.name]).await?;
+    let Some(row) = row else {
+        findings.push(Finding::problem(format!("table {name} does not exist")));
+        return Ok(());
+    };
+    let (usage, rights, hidden): (bool, bool, bool) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    if !usage || !rights {
+        let mut finding = Finding::problem(format!("role {} may not write {name}", role.name));
+        if !usage {
+            finding = finding.sql(format!(
+                "GRANT USAGE ON SCHEMA {} TO {};",
+                ident(&name.schema),
+                ident(&role.name)
+            ));
+        }
+        findings.push(finding.sql(format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {};",
+            table(name),
+            ident(&role.name)
+        )));
+    }
+    if hidden && !role.bypass_rls && !role.superuser {
+        findings.push(
+            Finding::problem(format!("row security of {name} binds role {}", role.name))
+                .hint("writes could be refused or miss rows that are hidden from us")
+                .sql(format!("ALTER ROLE {} BYPASSRLS;", ident(&role.name))),
+        );
+    }
+    Ok(())
+}

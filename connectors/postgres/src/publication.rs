@@ -1,0 +1,180 @@
+//! The publication: which tables the slot's stream carries.
+
+use std::collections::HashSet;
+
+use tidelock_core::{Code, Error, Result, SourceSpec, TableName};
+
+use crate::config::Address;
+use crate::meta;
+use crate::quote::{ident, table};
+use crate::session::{Session, get};
+
+/// The statement that makes the publication, for us or for a DBA.
+pub(crate) fn create_sql(name: &str, tables: &[TableName]) -> String {
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert, update, delete, truncate', \
+         publish_via_partition_root = true);",
+        ident(name),
+        list(tables)
+    )
+}
+
+/// The statement that adds tables to it.
+pub(crate) fn add_sql(name: &str, tables: &[TableName]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {};", ident(name), list(tables))
+}
+
+fn list(tables: &[TableName]) -> String {
+    tables.iter().map(table).collect::<Vec<_>>().join(", ")
+}
+
+/// What must be in it: the flow's tables and the progress table.
+pub(crate) fn wanted(spec: &SourceSpec, progress: &TableName) -> Vec<TableName> {
+    let mut tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
+    if !tables.contains(progress) {
+        tables.push(progress.clone());
+    }
+    tables
+}
+
+/// What a publication publishes.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    tables: HashSet<TableName>,
+    all_changes: bool,
+    via_root: bool,
+    filtered: Vec<TableName>,
+}
+
+impl Contents {
+    /// Tables that it lacks.
+    pub(crate) fn missing(&self, wanted: &[TableName]) -> Vec<TableName> {
+        wanted.iter().filter(|t| !self.tables.contains(t)).cloned().collect()
+    }
+}
+
+/// Reads a publication; `None` if there is none.
+pub(crate) async fn read(session: &Session, name: &str) -> Result<Option<Contents>> {
+    let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot \
+               FROM pg_publication WHERE pubname = $1";
+    let Some(head) = session.query_opt("reading the publication", sql, &[&name]).await? else {
+        return Ok(None);
+    };
+    let filter =
+        if session.version().await? >= 150_000 { "rowfilter IS NOT NULL" } else { "false" };
+    let sql = format!(
+        "SELECT schemaname::text, tablename::text, {filter} FROM pg_publication_tables \
+         WHERE pubname = $1"
+    );
+    let rows = session.query("reading the publication's tables", &sql, &[&name]).await?;
+    let mut contents = Contents {
+        tables: HashSet::new(),
+        all_changes: get(&head, 0)?,
+        via_root: get(&head, 1)?,
+        filtered: Vec::new(),
+    };
+    for row in &rows {
+        let table = TableName::new(get::<String>(row, 0)?, get::<String>(row, 1)?);
+        if get(row, 2)? {
+            contents.filtered.push(table.clone());
+        }
+        contents.tables.insert(table);
+    }
+    Ok(Some(contents))
+}
+
+/// Makes the publication, or adds what it lacks. Only before the stream starts.
+pub(crate) async fn ensure(session: &Session, address: &Address, spec: &SourceSpec) -> Result<()> {
+    let progress = meta::progress_table(&address.meta_schema);
+    let tables = wanted(spec, &progress);
+    let sql = match read(session, &spec.publication).await? {
+        None => create_sql(&spec.publication, &tables),
+        Some(contents) => {
+            let missing = contents.missing(&tables);
+            if missing.is_empty() {
+                return check(session, spec, &progress).await;
+            }
+            add_sql(&spec.publication, &missing)
+        }
+    };
+    session.batch("preparing the publication", &sql).await.map_err(|error| {
+        if error.code() == Code::Privilege {
+            error.with_hint(format!("have the tables' owner or a superuser run: {sql}"))
+        } else {
+            error
+        }
+    })?;
+    check(session, spec, &progress).await
+}
+
+/// Checks that the publication holds what it must. Adding a table here would be wrong: changes to it
+/// from before are not in the stream.
+pub(crate) async fn check(
+    session: &Session,
+    spec: &SourceSpec,
+    progress: &TableName,
+) -> Result<()> {
+    let name = &spec.publication;
+    let refuse = |message: String, hint: String| {
+        Err(Error::continuity(Code::Publication, message).with_hint(hint))
+    };
+    let tables = wanted(spec, progress);
+    let Some(contents) = read(session, name).await? else {
+        return refuse(
+            format!("the publication {name} is gone"),
+            format!("{} Then `tidelock resync` the flow.", create_sql(name, &tables)),
+        );
+    };
+    let missing = contents.missing(&tables);
+    if let Some(first) = missing.first() {
+        return refuse(
+            format!("the publication {name} does not hold table {first}"),
+            format!(
+                "{} Changes made while it was missing are not in the stream: backfill the table.",
+                add_sql(name, &missing)
+            ),
+        );
+    }
+    if !contents.all_changes {
+        return refuse(
+            format!("the publication {name} leaves some kinds of changes out"),
+            format!(
+                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+                ident(name)
+            ),
+        );
+    }
+    if let Some(table) = contents.filtered.iter().find(|t| tables.contains(t)) {
+        return refuse(
+            format!("the publication {name} filters the rows of {table}"),
+            "filter in the mapping instead: where = \"…\"".to_owned(),
+        );
+    }
+    if !contents.via_root && has_partitioned(session, &tables).await? {
+        return refuse(
+            format!("the publication {name} publishes partitions instead of partitioned tables"),
+            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", ident(name)),
+        );
+    }
+    Ok(())
+}
+
+async fn has_partitioned(session: &Session, tables: &[TableName]) -> Result<bool> {
+    let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    let sql = "SELECT EXISTS (SELECT 1 FROM unnest($1::text[], $2::text[]) AS w(s, t) \
+               JOIN pg_namespace n ON n.nspname = w.s \
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
+               WHERE c.relkind = 'p')";
+    get(&session.query_one("looking for partitioned tables", sql, &[&schemas, &names]).await?, 0)
+}
+
+/// Drops the publication; tells whether it was there.
+pub(crate) async fn remove(session: &Session, name: &str) -> Result<bool> {
+    let there = "SELECT 1 FROM pg_publication WHERE pubname = $1";
+    if session.query_opt("looking at the publication", there, &[&name]).await?.is_none() {
+        return Ok(false);
+    }
+    session.batch("dropping the publication", &format!("DROP PUBLICATION {}", ident(name))).await?;
+    Ok(true)
+}

@@ -1,0 +1,372 @@
+//! PostgreSQL's types and the text form of their values.
+//!
+//! Values arrive as the text of the type's output function in a session whose settings are pinned
+//! (`DateStyle` ISO, `TimeZone` UTC, `extra_float_digits` 3, `bytea_output` hex), so each type has
+//! one grammar. The parsers here accept exactly that grammar and never round: what does not fit the
+//! canonical form becomes [`Value::Foreign`], what does not fit the grammar is `None`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use tidelock_core::{DataType, Date, Instant, Result, Time, Timestamp, Value};
+
+use crate::session::{Session, get};
+
+/// The type oids of the types we carry; they are fixed for ever.
+mod oid {
+    pub(super) const BOOL: u32 = 16;
+    pub(super) const BYTEA: u32 = 17;
+    pub(super) const NAME: u32 = 19;
+    pub(super) const INT8: u32 = 20;
+    pub(super) const INT2: u32 = 21;
+    pub(super) const INT4: u32 = 23;
+    pub(super) const TEXT: u32 = 25;
+    pub(super) const JSON: u32 = 114;
+    pub(super) const FLOAT4: u32 = 700;
+    pub(super) const FLOAT8: u32 = 701;
+    pub(super) const BPCHAR: u32 = 1042;
+    pub(super) const VARCHAR: u32 = 1043;
+    pub(super) const DATE: u32 = 1082;
+    pub(super) const TIME: u32 = 1083;
+    pub(super) const TIMESTAMP: u32 = 1114;
+    pub(super) const TIMESTAMPTZ: u32 = 1184;
+    pub(super) const NUMERIC: u32 = 1700;
+    pub(super) const UUID: u32 = 2950;
+    pub(super) const JSONB: u32 = 3802;
+}
+
+/// A type that is not built in, as the catalog describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    Domain { base: u32, modifier: i32, not_null: bool },
+    Enum(Arc<[String]>),
+    Other(String),
+}
+
+/// The types of a server that are not built in, as far as they were looked up.
+#[derive(Debug, Default)]
+pub(crate) struct TypeMap(HashMap<u32, Named>);
+
+impl TypeMap {
+    /// Whether the type must be looked up before [`TypeMap::data_type`] can tell.
+    pub(crate) fn lacks(&self, type_oid: u32) -> bool {
+        match self.0.get(&type_oid) {
+            Some(Named::Domain { base, .. }) => self.lacks(*base),
+            Some(Named::Enum(_) | Named::Other(_)) => false,
+            None => built_in(type_oid, -1).is_none(),
+        }
+    }
+
+    /// Looks up these types, and those that domains among them are made of.
+    pub(crate) async fn load(&mut self, session: &Session, oids: &[u32]) -> Result<()> {
+        let mut wanted: Vec<u32> = oids.iter().copied().filter(|&o| self.lacks(o)).collect();
+        while !wanted.is_empty() {
+            let sql = "SELECT t.oid, t.typtype::text, t.typbasetype, t.typtypmod, t.typnotnull, \
+                       format_type(t.oid, NULL), \
+                       array(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid \
+                             ORDER BY e.enumsortorder) \
+                       FROM pg_type t WHERE t.oid = ANY($1)";
+            let rows = session.query("reading types", sql, &[&wanted]).await?;
+            // A type dropped meanwhile still needs an entry, or we would ask for ever.
+            for missing in wanted.drain(..) {
+                self.0.entry(missing).or_insert_with(|| Named::Other(format!("type {missing}")));
+            }
+            for row in &rows {
+                let type_oid: u32 = get(row, 0)?;
+                let named = match get::<&str>(row, 1)? {
+                    "d" => Named::Domain {
+                        base: get(row, 2)?,
+                        modifier: get(row, 3)?,
+                        not_null: get(row, 4)?,
+                    },
+                    "e" => Named::Enum(get::<Vec<String>>(row, 6)?.into()),
+                    _ => Named::Other(get(row, 5)?),
+                };
+                if let Named::Domain { base, .. } = named
+                    && !self.0.contains_key(&base)
+                    && built_in(base, -1).is_none()
+                {
+                    wanted.push(base);
+                }
+                self.0.insert(type_oid, named);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a column of this type can hold.
+    pub(crate) fn data_type(&self, type_oid: u32, modifier: i32) -> DataType {
+        if let Some(data_type) = built_in(type_oid, modifier) {
+            return data_type;
+        }
+        match self.0.get(&type_oid) {
+            Some(Named::Domain { base, modifier, .. }) => self.data_type(*base, *modifier),
+            Some(Named::Enum(labels)) => DataType::Enum { labels: labels.clone() },
+            Some(Named::Other(name)) => DataType::Unsupported { name: name.clone() },
+            None => DataType::Unsupported { name: format!("type {type_oid}") },
+        }
+    }
+
+    /// Whether the type itself forbids NULL.
+    pub(crate) fn forbids_null(&self, type_oid: u32) -> bool {
+        match self.0.get(&type_oid) {
+            Some(Named::Domain { base, not_null, .. }) => *not_null || self.forbids_null(*base),
+            _ => false,
+        }
+    }
+}
+
+/// What a column of a built-in type can hold; `None` for a type that we do not carry.
+fn built_in(type_oid: u32, modifier: i32) -> Option<DataType> {
+    let length = u64::try_from(modifier - 4).ok();
+    let fsp = u8::try_from(modifier).unwrap_or(6).min(6);
+    let text =
+        |chars_max, padded| DataType::Text { chars_max, bytes_max: None, unicode: true, padded };
+    Some(match type_oid {
+        oid::BOOL => DataType::Bool,
+        oid::INT2 => DataType::Int { bits: 16, unsigned: false },
+        oid::INT4 => DataType::Int { bits: 32, unsigned: false },
+        oid::INT8 => DataType::Int { bits: 64, unsigned: false },
+        oid::NUMERIC => decimal(modifier),
+        oid::FLOAT4 => DataType::Float32,
+        oid::FLOAT8 => DataType::Float64,
+        oid::TEXT => text(None, false),
+        oid::VARCHAR => text(length, false),
+        oid::BPCHAR => text(length, length.is_some()),
+        oid::NAME => {
+            DataType::Text { chars_max: None, bytes_max: Some(63), unicode: true, padded: false }
+        }
+        oid::BYTEA => DataType::Bytes { bytes_max: None, fixed: None },
+        oid::DATE => DataType::Date,
+        oid::TIME => DataType::Time { fsp, span: false },
+        oid::TIMESTAMP => DataType::Timestamp { fsp },
+        oid::TIMESTAMPTZ => DataType::Instant { fsp, narrow: false },
+        oid::UUID => DataType::Uuid,
+        oid::JSON | oid::JSONB => DataType::Json,
+        _ => return None,
+    })
+}
+
+/// A numeric type; scales that are negative or beyond the precision (PostgreSQL 15 on) have no
+/// canonical form.
+fn decimal(modifier: i32) -> DataType {
+    let Ok(packed) = u32::try_from(modifier - 4) else {
+        return DataType::Decimal { precision: None, scale: None };
+    };
+    let precision = (packed >> 16 & 0xffff) as u16;
+    let scale = ((packed & 0x7ff) as i32 ^ 1024) - 1024;
+    match u16::try_from(scale) {
+        Ok(scale) if scale <= precision => {
+            DataType::Decimal { precision: Some(precision), scale: Some(scale) }
+        }
+        _ => DataType::Unsupported { name: format!("numeric({precision},{scale})") },
+    }
+}
+
+/// The value that a text of this type stands for; `None` if it is not a text of that type.
+pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
+    let string = ByteString::try_from(text.clone()).ok()?;
+    let str: &str = &string;
+    Some(match data_type {
+        DataType::Bool => match str {
+            "t" => Value::Bool(true),
+            "f" => Value::Bool(false),
+            _ => return None,
+        },
+        DataType::Int { .. } => Value::Int(str.parse().ok()?),
+        DataType::Decimal { .. } => Value::Decimal(string),
+        DataType::Float32 => Value::Float32(str.parse().ok()?),
+        DataType::Float64 => Value::Float64(str.parse().ok()?),
+        DataType::Text { .. } => Value::Text(string),
+        DataType::Bytes { .. } => Value::Bytes(hex(str.strip_prefix("\\x")?)?),
+        DataType::Date => date(str)?,
+        DataType::Time { .. } => Value::Time(Time(time_micros(str)?)),
+        DataType::Timestamp { .. } => timestamp(str, &string)?,
+        DataType::Instant { .. } => instant(str, &string)?,
+        DataType::Uuid => Value::Uuid(uuid(str)?),
+        DataType::Json => Value::Json(string),
+        DataType::Enum { .. } => Value::Enum(string),
+        DataType::Unsupported { .. } => Value::Foreign(string),
+    })
+}
+
+fn hex(text: &str) -> Option<Bytes> {
+    let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+    let bytes = text.as_bytes();
+    if bytes.len() % 2 != 0 {
+        return None;
+    }
+    bytes.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|&c| c != '-').collect();
+    hex(&digits)?.as_ref().try_into().ok()
+}
+
+/// Unsigned decimal digits only: `str::parse` alone would take a sign as well.
+fn digits(text: &str) -> Option<i32> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// `2024-02-03`, with ` BC` already told apart.
+fn civil_date(text: &str, before_christ: bool) -> Option<Date> {
+    let mut parts = text.splitn(3, '-').map(digits);
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    // There is no year 0: 1 BC comes right before 1 AD.
+    let year = if before_christ { 1 - year } else { year };
+    Date::from_ymd(year, u32::try_from(month).ok()?, u32::try_from(day).ok()?)
+}
+
+fn split_era(text: &str) -> (&str, bool) {
+    match text.strip_suffix(" BC") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    }
+}
+
+fn date(text: &str) -> Option<Value> {
+    Some(Value::Date(match text {
+        "infinity" => Date::INFINITY,
+        "-infinity" => Date::NEG_INFINITY,
+        _ => {
+            let (text, before_christ) = split_era(text);
+            civil_date(text, before_christ)?
+        }
+    }))
+}
+
+/// `12:34:56.789`, up to `24:00:00`.
+fn time_micros(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut parts = whole.splitn(3, ':').map(digits);
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    if fraction.len() > 6 || minutes > 59 || seconds > 60 {
+        return None;
+    }
+    let micros = if fraction.is_empty() { 0 } else { digits(&format!("{fraction:0<6}"))? };
+    let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
+    Some(seconds * 1_000_000 + i64::from(micros))
+}
+
+fn date_time(text: &str, before_christ: bool) -> Option<Option<Timestamp>> {
+    let (date, time) = text.split_once(' ')?;
+    Some(Timestamp::new(civil_date(date, before_christ)?, Time(time_micros(time)?)))
+}
+
+fn timestamp(text: &str, whole: &ByteString) -> Option<Value> {
+    Some(match text {
+        "infinity" => Value::Timestamp(Timestamp::INFINITY),
+        "-infinity" => Value::Timestamp(Timestamp::NEG_INFINITY),
+        _ => {
+            let (text, before_christ) = split_era(text);
+            // PostgreSQL's last centuries do not fit: it counts from 2000, we from 1970.
+            match date_time(text, before_christ)? {
+                Some(t) if !t.is_infinite() => Value::Timestamp(t),
+                _ => Value::Foreign(whole.clone()),
+            }
+        }
+    })
+}
+
+fn instant(text: &str, whole: &ByteString) -> Option<Value> {
+    Some(match text {
+        "infinity" => Value::Instant(Instant::INFINITY),
+        "-infinity" => Value::Instant(Instant::NEG_INFINITY),
+        _ => {
+            let (text, before_christ) = split_era(text);
+            // The session's zone is UTC, so no other offset can come.
+            let text = text.strip_suffix("+00")?;
+            match date_time(text, before_christ)? {
+                Some(t) if !t.is_infinite() => Value::Instant(Instant(t.0)),
+                _ => Value::Foreign(whole.clone()),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(data_type: DataType, text: &str) -> Option<Value> {
+        value(&data_type, &Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn times_are_exact_and_eras_counted_without_a_year_zero() {
+        let stamp = |t: &str| read(DataType::Timestamp { fsp: 6 }, t);
+        assert_eq!(stamp("1970-01-01 00:00:00"), Some(Value::Timestamp(Timestamp(0))));
+        assert_eq!(stamp("1969-12-31 23:59:59.999999"), Some(Value::Timestamp(Timestamp(-1))));
+        assert_eq!(stamp("1970-01-01 00:00:00.5"), Some(Value::Timestamp(Timestamp(500_000))));
+        assert_eq!(stamp("infinity"), Some(Value::Timestamp(Timestamp::INFINITY)));
+        let late = "294276-12-31 23:59:59.999999";
+        assert_eq!(stamp(late), Some(Value::Foreign(late.into())));
+        assert_eq!(
+            read(DataType::Date, "0001-12-31 BC"),
+            Date::from_ymd(0, 12, 31).map(Value::Date)
+        );
+        assert_eq!(
+            read(DataType::Date, "5874897-12-31"),
+            Date::from_ymd(5_874_897, 12, 31).map(Value::Date)
+        );
+        assert_eq!(
+            read(DataType::Instant { fsp: 6, narrow: false }, "2000-01-01 00:00:00+00"),
+            Some(Value::Instant(Instant(946_684_800_000_000)))
+        );
+        assert_eq!(
+            read(DataType::Instant { fsp: 6, narrow: false }, "2000-01-01 00:00:00+08"),
+            None
+        );
+        assert_eq!(
+            read(DataType::Time { fsp: 6, span: false }, "24:00:00"),
+            Some(Value::Time(Time(86_400_000_000)))
+        );
+    }
+
+    #[test]
+    fn texts_outside_the_grammar_are_refused() {
+        for (data_type, text) in [
+            (DataType::Bool, "true"),
+            (DataType::Date, "2024-02-30"),
+            (DataType::Date, "2024-+2-03"),
+            (DataType::Bytes { bytes_max: None, fixed: None }, "\\000"),
+            (DataType::Bytes { bytes_max: None, fixed: None }, "\\xabc"),
+            (DataType::Uuid, "0"),
+            (DataType::Time { fsp: 6, span: false }, "12:00"),
+            (DataType::Int { bits: 64, unsigned: false }, "9223372036854775808"),
+        ] {
+            assert_eq!(read(data_type, text), None, "{text}");
+        }
+        assert_eq!(
+            value(
+                &DataType::Text { chars_max: None, bytes_max: None, unicode: true, padded: false },
+                &Bytes::from_static(b"\xff")
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn numeric_modifiers_are_unpacked() {
+        let modifier = |precision: i32, scale: i32| (precision << 16 | scale & 0x7ff) + 4;
+        assert_eq!(
+            decimal(modifier(12, 2)),
+            DataType::Decimal { precision: Some(12), scale: Some(2) }
+        );
+        assert_eq!(decimal(-1), DataType::Decimal { precision: None, scale: None });
+        assert_eq!(
+            decimal(modifier(2, -3)),
+            DataType::Unsupported { name: "numeric(2,-3)".into() }
+        );
+    }
+
+    #[test]
+    fn floats_keep_every_bit() {
+        assert_eq!(read(DataType::Float64, "0.30000000000000004"), Some(Value::Float64(0.1 + 0.2)));
+        assert!(matches!(read(DataType::Float64, "NaN"), Some(Value::Float64(f)) if f.is_nan()));
+        assert_eq!(read(DataType::Float32, "-Infinity"), Some(Value::Float32(f32::NEG_INFINITY)));
+    }
+}
