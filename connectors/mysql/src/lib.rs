@@ -1,1 +1,174 @@
-//! placeholder
+//! MariaDB and MySQL behind tidelock's contract.
+//!
+//! ```text
+//!  source server ──COM_BINLOG_DUMP──> mysql_async (packets) ─> binlog (pure decoder) ─> source (whole transactions)
+//!  target server <──prepared statements── sink (one guarded transaction) <─ upsert (SQL, pure)
+//! ```
+//!
+//! A position is a GTID set with file and offset beside it ([`gtid`]); the differences between the two
+//! families stand behind [`Flavour`], which is found from the server, not from the URL's scheme. What
+//! the server must be set to is in `README.md`, the type table in `TYPES.md`.
+
+mod binlog;
+mod catalog;
+mod config;
+mod error;
+pub mod gtid;
+mod meta;
+mod preflight;
+mod session;
+mod sink;
+mod source;
+mod stream;
+mod tls;
+mod upsert;
+
+use async_trait::async_trait;
+use tidelock_core::{
+    Connector, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
+    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+};
+
+use config::Endpoint;
+use gtid::BinlogPosition;
+use session::Session;
+
+pub use session::Flavour;
+
+/// A connector for a `mysql://` or `mariadb://` system.
+pub fn connector(config: SystemConfig) -> Result<Box<dyn Connector>> {
+    Ok(Box::new(MySqlConnector { endpoint: config::endpoint(&config)? }))
+}
+
+struct MySqlConnector {
+    endpoint: Endpoint,
+}
+
+impl MySqlConnector {
+    async fn session(&self) -> Result<Session> {
+        Session::open(&self.endpoint).await
+    }
+
+    fn meta(&self) -> &str {
+        &self.endpoint.meta
+    }
+}
+
+#[async_trait]
+impl Connector for MySqlConnector {
+    fn family(&self) -> &'static str {
+        "mysql"
+    }
+
+    fn endpoint(&self) -> String {
+        self.endpoint.shown.clone()
+    }
+
+    fn default_schema(&self) -> &str {
+        &self.endpoint.database
+    }
+
+    fn identifier_bytes_max(&self) -> usize {
+        64
+    }
+
+    async fn identify(&self) -> Result<Identity> {
+        let mut session = self.session().await?;
+        let history = source::history(&mut session, self.meta()).await?;
+        let product = if session.maria() { "MariaDB" } else { "MySQL" };
+        let number = session.version.split('-').next().unwrap_or("?");
+        Ok(Identity {
+            version: format!("{product} {number}"),
+            database: self.endpoint.database.clone(),
+            history,
+        })
+    }
+
+    async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>> {
+        let mut session = self.session().await?;
+        let found = catalog::read(&mut session, schemas, Some(self.meta())).await?;
+        Ok(found.into_iter().map(|t| t.table).collect())
+    }
+
+    async fn system_id(&self) -> Result<Option<SystemId>> {
+        meta::system_id(&mut self.session().await?, self.meta()).await
+    }
+
+    async fn ensure_meta(&self) -> Result<SystemId> {
+        meta::ensure(&mut self.session().await?, self.meta()).await
+    }
+
+    async fn preflight_source(&self, spec: &SourceSpec) -> Result<Vec<Finding>> {
+        preflight::source(&mut self.session().await?, &self.endpoint, spec).await
+    }
+
+    async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>> {
+        preflight::target(&mut self.session().await?, &self.endpoint, spec).await
+    }
+
+    async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<StartPoint> {
+        stream::create(&mut self.session().await?, &self.endpoint, spec).await
+    }
+
+    async fn open_source(&self, spec: &SourceSpec, from: &Position) -> Result<Box<dyn Source>> {
+        Ok(Box::new(source::open(&self.endpoint, spec, from).await?))
+    }
+
+    async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease> {
+        sink::open(&self.endpoint, spec).await
+    }
+
+    async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>> {
+        meta::read_progress(&mut self.session().await?, self.meta(), pipeline).await
+    }
+
+    async fn read_states(&self, pipeline: &str) -> Result<Vec<StateRow>> {
+        meta::read_states(&mut self.session().await?, self.meta(), pipeline).await
+    }
+
+    async fn write_state(&self, row: &StateRow) -> Result<()> {
+        meta::write_state(&mut self.session().await?, self.meta(), row).await
+    }
+
+    async fn clear_state(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        let key = (pipeline, flow, mapping);
+        meta::clear_state(&mut self.session().await?, self.meta(), key).await
+    }
+
+    async fn probe(&self, _spec: &SourceSpec) -> Result<Probe> {
+        stream::probe(&mut self.session().await?).await
+    }
+
+    /// GTID positions move with every transaction of anybody; there is nothing to write.
+    async fn heartbeat(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A binlog has no slots: nothing stays on the server on our account.
+    async fn leftovers(&self, _pipeline: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {
+        meta::forget(&mut self.session().await?, self.meta(), pipeline, flow).await
+    }
+
+    fn compare(&self, a: &Position, b: &Position) -> Result<PositionOrder> {
+        let (a, b): (BinlogPosition, BinlogPosition) = (a.as_str().parse()?, b.as_str().parse()?);
+        Ok(a.gtids.order(&b.gtids))
+    }
+
+    fn parse_position(&self, text: &str) -> Result<Position> {
+        Ok(text.trim().parse::<BinlogPosition>()?.to_position())
+    }
+
+    fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64> {
+        let from = from.as_str().parse::<BinlogPosition>().ok()?.at?;
+        let to = to.as_str().parse::<BinlogPosition>().ok()?.at?;
+        (from.file == to.file).then(|| to.offset.saturating_sub(from.offset))
+    }
+}

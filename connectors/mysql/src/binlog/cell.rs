@@ -1,0 +1,306 @@
+//! One cell of a row image, by type.
+
+use tidelock_core::value::{Date, Instant, Time, Timestamp, Value};
+use tidelock_core::{ByteString, Bytes};
+
+use super::{Buf, Damage, Decoded, jsonb, latin1};
+use crate::catalog::Charset;
+
+/// How the bytes of a column are read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Cell {
+    Int {
+        bytes: u8,
+        unsigned: bool,
+    },
+    Float,
+    Double,
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
+    /// Length prefix of so many bytes, then text.
+    Text {
+        prefix: u8,
+        charset: Charset,
+    },
+    Json {
+        prefix: u8,
+        charset: Charset,
+    },
+    /// Length prefix, then bytes, filled up with zeros that the server cut off.
+    Bytes {
+        prefix: u8,
+        pad: usize,
+    },
+    Uuid {
+        prefix: u8,
+    },
+    Jsonb {
+        prefix: u8,
+    },
+    OldDate,
+    OldTime,
+    OldDateTime,
+    OldTimestamp,
+    Time {
+        fsp: u8,
+    },
+    DateTime {
+        fsp: u8,
+    },
+    Timestamp {
+        fsp: u8,
+    },
+    Enum {
+        bytes: u8,
+        labels: Vec<ByteString>,
+    },
+    /// Not carried: so many bytes are passed over.
+    Skip {
+        bytes: usize,
+    },
+    /// Not carried: a length prefix and that many bytes are passed over.
+    SkipPrefixed {
+        prefix: u8,
+    },
+}
+
+fn foreign(text: impl Into<String>) -> Value {
+    Value::Foreign(ByteString::from(text.into()))
+}
+
+impl Cell {
+    pub fn decode(&self, buf: &mut Buf<'_>) -> Decoded<Value> {
+        Ok(match self {
+            Cell::Int { bytes, unsigned } => {
+                let raw = buf.le(usize::from(*bytes))?;
+                if *unsigned {
+                    Value::UInt(raw)
+                } else {
+                    let shift = 64 - 8 * u32::from(*bytes);
+                    Value::Int(((raw << shift) as i64) >> shift)
+                }
+            }
+            Cell::Float => Value::Float32(f32::from_bits(buf.le(4)? as u32)),
+            Cell::Double => Value::Float64(f64::from_bits(buf.le(8)?)),
+            Cell::Decimal { precision, scale } => {
+                Value::Decimal(decimal(buf, *precision, *scale)?.into())
+            }
+            Cell::Text { prefix, charset } => Value::Text(text(prefixed(buf, *prefix)?, *charset)?),
+            Cell::Json { prefix, charset } => Value::Json(text(prefixed(buf, *prefix)?, *charset)?),
+            Cell::Bytes { prefix, pad } => {
+                let mut bytes = prefixed(buf, *prefix)?.to_vec();
+                if bytes.len() < *pad {
+                    bytes.resize(*pad, 0);
+                }
+                Value::Bytes(Bytes::from(bytes))
+            }
+            Cell::Uuid { prefix } => uuid(prefixed(buf, *prefix)?)?,
+            Cell::Jsonb { prefix } => Value::Json(jsonb::text(prefixed(buf, *prefix)?)?.into()),
+            Cell::OldDate => {
+                let v = buf.le(3)?;
+                date((v >> 9) as i32, (v >> 5 & 15) as u32, (v & 31) as u32)
+            }
+            Cell::OldTime => {
+                let raw = ((buf.le(3)? << 40) as i64) >> 40;
+                let v = raw.abs();
+                let seconds = v / 10_000 * 3600 + v / 100 % 100 * 60 + v % 100;
+                Value::Time(Time(seconds * 1_000_000 * raw.signum()))
+            }
+            Cell::OldDateTime => {
+                let v = buf.le(8)? as i64;
+                let (d, t) = (v / 1_000_000, v % 1_000_000);
+                datetime(
+                    (d / 10_000) as i32,
+                    (d / 100 % 100) as u32,
+                    (d % 100) as u32,
+                    (t / 10_000, t / 100 % 100, t % 100, 0),
+                    0,
+                )
+            }
+            Cell::OldTimestamp => timestamp(buf.le(4)? as i64, 0, 0),
+            Cell::Time { fsp } => Value::Time(Time(time2(buf, *fsp)?)),
+            Cell::DateTime { fsp } => {
+                let v = buf.be(5)? as i64 - 0x80_0000_0000;
+                let micros = fraction(buf, *fsp)?;
+                let (ymd, hms) = (v >> 17, v & 0x1ffff);
+                let (ym, day) = (ymd >> 5, ymd & 31);
+                let clock = (hms >> 12, hms >> 6 & 63, hms & 63, micros);
+                datetime((ym / 13) as i32, (ym % 13) as u32, day as u32, clock, *fsp)
+            }
+            Cell::Timestamp { fsp } => {
+                let seconds = buf.be(4)? as i64;
+                timestamp(seconds, fraction(buf, *fsp)?, *fsp)
+            }
+            Cell::Enum { bytes, labels } => {
+                let i = buf.le(usize::from(*bytes))? as usize;
+                match i.checked_sub(1) {
+                    // Index 0 is the empty text that stands for an invalid value.
+                    None => foreign(""),
+                    Some(i) => Value::Enum(
+                        labels.get(i).cloned().ok_or(Damage("an enum has no such label"))?,
+                    ),
+                }
+            }
+            Cell::Skip { bytes } => {
+                buf.take(*bytes)?;
+                foreign("")
+            }
+            Cell::SkipPrefixed { prefix } => {
+                prefixed(buf, *prefix)?;
+                foreign("")
+            }
+        })
+    }
+}
+
+fn prefixed<'a>(buf: &mut Buf<'a>, prefix: u8) -> Decoded<&'a [u8]> {
+    let n = usize::try_from(buf.le(usize::from(prefix))?).map_err(|_| Damage("a length"))?;
+    buf.take(n)
+}
+
+/// Text in UTF-8; bytes that are none are an error, never mended.
+pub(crate) fn text(bytes: &[u8], charset: Charset) -> Decoded<ByteString> {
+    match charset {
+        Charset::Latin1 => Ok(ByteString::from(latin1(bytes).into_owned())),
+        Charset::Utf8 => std::str::from_utf8(bytes)
+            .map(ByteString::from)
+            .map_err(|_| Damage("a text is not valid UTF-8")),
+        Charset::Binary | Charset::Other => Err(Damage("a text is in an unknown character set")),
+    }
+}
+
+/// MariaDB stores time-based UUIDs (versions 1 to 5, RFC variant) with their segments turned round,
+/// so that they sort by time; all others as they are.
+fn uuid(bytes: &[u8]) -> Decoded<Value> {
+    let mut m = [0u8; 16];
+    m.get_mut(..bytes.len()).ok_or(Damage("a uuid is too long"))?.copy_from_slice(bytes);
+    // Memory order: node(6) clock(2) time_hi(2) time_mid(2) time_low(4).
+    let [a0, a1, a2, a3, a4, a5, b0, b1, c0, c1, d0, d1, e0, e1, e2, e3] = m;
+    let turned = b0 & 0x80 != 0 && (1..=5).contains(&(c0 >> 4));
+    Ok(Value::Uuid(if turned {
+        [e0, e1, e2, e3, d0, d1, c0, c1, b0, b1, a0, a1, a2, a3, a4, a5]
+    } else {
+        m
+    }))
+}
+
+/// Microseconds of the fraction that follows a temporal value.
+fn fraction(buf: &mut Buf<'_>, fsp: u8) -> Decoded<i64> {
+    Ok(match fsp {
+        0 => 0,
+        1 | 2 => buf.be(1)? as i64 * 10_000,
+        3 | 4 => buf.be(2)? as i64 * 100,
+        5 | 6 => buf.be(3)? as i64,
+        _ => return Err(Damage("a time has more than six digits")),
+    })
+}
+
+fn time2(buf: &mut Buf<'_>, fsp: u8) -> Decoded<i64> {
+    // The whole value, fraction included, is one biased number: a negative time borrows from its
+    // seconds.
+    let size = usize::from(fsp.div_ceil(2));
+    if size > 3 {
+        return Err(Damage("a time has more than six digits"));
+    }
+    let bits = 24 + 8 * size as u32;
+    let value = buf.be(3 + size)? as i64 - (1i64 << (bits - 1));
+    let (sign, v) = (value.signum(), value.abs());
+    let frac_bits = 8 * size as u32;
+    let (hms, frac) = (v >> frac_bits, v & ((1i64 << frac_bits) - 1));
+    let micros = match size {
+        1 => frac * 10_000,
+        2 => frac * 100,
+        _ => frac,
+    };
+    let seconds = (hms >> 12 & 1023) * 3600 + (hms >> 6 & 63) * 60 + (hms & 63);
+    Ok(sign * (seconds * 1_000_000 + micros))
+}
+
+fn date(year: i32, month: u32, day: u32) -> Value {
+    match Date::from_ymd(year, month, day).filter(|_| year > 0) {
+        Some(date) => Value::Date(date),
+        None => foreign(format!("{year:04}-{month:02}-{day:02}")),
+    }
+}
+
+fn clock_text((h, m, s, micros): (i64, i64, i64, i64), fsp: u8) -> String {
+    let mut text = format!("{h:02}:{m:02}:{s:02}");
+    if fsp > 0 {
+        let digits = format!("{micros:06}");
+        text.push('.');
+        text.push_str(digits.get(..usize::from(fsp.min(6))).unwrap_or("0"));
+    }
+    text
+}
+
+fn datetime(year: i32, month: u32, day: u32, clock: (i64, i64, i64, i64), fsp: u8) -> Value {
+    let (h, m, s, micros) = clock;
+    let time = Time((h * 3600 + m * 60 + s) * 1_000_000 + micros);
+    match Date::from_ymd(year, month, day).filter(|_| year > 0) {
+        Some(date) => match Timestamp::new(date, time) {
+            Some(timestamp) => Value::Timestamp(timestamp),
+            None => foreign(format!("{year:04}-{month:02}-{day:02} {}", clock_text(clock, fsp))),
+        },
+        None => foreign(format!("{year:04}-{month:02}-{day:02} {}", clock_text(clock, fsp))),
+    }
+}
+
+fn timestamp(seconds: i64, micros: i64, fsp: u8) -> Value {
+    if seconds == 0 && micros == 0 {
+        return foreign(format!("0000-00-00 {}", clock_text((0, 0, 0, 0), fsp)));
+    }
+    Value::Instant(Instant(seconds * 1_000_000 + micros))
+}
+
+/// An exact number: groups of nine digits in four bytes, the odd digits before and after in fewer,
+/// the sign in the first bit, negatives inverted.
+pub(super) fn decimal(buf: &mut Buf<'_>, precision: u8, scale: u8) -> Decoded<String> {
+    const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
+    let whole = usize::from(precision.checked_sub(scale).ok_or(Damage("a decimal's scale"))?);
+    let scale = usize::from(scale);
+    let size_of = |digits: usize| digits / 9 * 4 + BYTES.get(digits % 9).copied().unwrap_or(0);
+    let mut bytes = buf.take(size_of(whole) + size_of(scale))?.to_vec();
+    let negative = bytes.first().is_some_and(|b| b & 0x80 == 0);
+    if let Some(first) = bytes.first_mut() {
+        *first ^= 0x80;
+    }
+    if negative {
+        bytes.iter_mut().for_each(|b| *b = !*b);
+    }
+    let mut rest = Buf(&bytes);
+    let mut digits = String::new();
+    let mut group = |digits: &mut String, n: usize| -> Decoded<()> {
+        if n > 0 {
+            let value = rest.be(BYTES.get(n).copied().unwrap_or(4))?;
+            let text = format!("{value:0n$}");
+            if text.len() != n {
+                return Err(Damage("a decimal has too many digits"));
+            }
+            digits.push_str(&text);
+        }
+        Ok(())
+    };
+    group(&mut digits, whole % 9)?;
+    for _ in 0..whole / 9 {
+        group(&mut digits, 9)?;
+    }
+    let mut frac = String::new();
+    for _ in 0..scale / 9 {
+        group(&mut frac, 9)?;
+    }
+    group(&mut frac, scale % 9)?;
+    let head = digits.trim_start_matches('0');
+    let mut out = String::with_capacity(precision as usize + 3);
+    let zero = head.is_empty() && frac.bytes().all(|b| b == b'0');
+    if negative && !zero {
+        out.push('-');
+    }
+    out.push_str(if head.is_empty() { "0" } else { head });
+    if !frac.is_empty() {
+        out.push('.');
+        out.push_str(&frac);
+    }
+    Ok(out)
+}

@@ -1,0 +1,165 @@
+//! MySQL's binary JSON as text: keys in the stored order, numbers exact.
+
+use super::cell::decimal;
+use super::{Buf, Damage, Decoded};
+
+/// MySQL itself refuses documents deeper than this.
+const DEPTH_MAX: usize = 100;
+/// Offsets may point twice at the same place; the text may not grow beyond reason for it.
+const TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// The document's text. No bytes at all stand for `null`.
+pub(crate) fn text(bytes: &[u8]) -> Decoded<String> {
+    let Some((&kind, body)) = bytes.split_first() else { return Ok("null".to_owned()) };
+    let mut out = String::new();
+    value(kind, body, 0, &mut out)?;
+    Ok(out)
+}
+
+fn value(kind: u8, body: &[u8], depth: usize, out: &mut String) -> Decoded<()> {
+    if depth > DEPTH_MAX || out.len() > TEXT_BYTES_MAX {
+        return Err(Damage("a JSON document is too deep or too large"));
+    }
+    let mut buf = Buf(body);
+    match kind {
+        0 => container(body, 2, true, depth, out)?,
+        1 => container(body, 4, true, depth, out)?,
+        2 => container(body, 2, false, depth, out)?,
+        3 => container(body, 4, false, depth, out)?,
+        4 => out.push_str(match buf.u8()? {
+            0 => "null",
+            1 => "true",
+            2 => "false",
+            _ => return Err(Damage("a JSON literal is unknown")),
+        }),
+        5 => out.push_str(&(buf.le(2)? as i16).to_string()),
+        6 => out.push_str(&buf.le(2)?.to_string()),
+        7 => out.push_str(&(buf.le(4)? as i32).to_string()),
+        8 => out.push_str(&buf.le(4)?.to_string()),
+        9 => out.push_str(&(buf.le(8)? as i64).to_string()),
+        10 => out.push_str(&buf.le(8)?.to_string()),
+        11 => {
+            let number = f64::from_bits(buf.le(8)?);
+            let text = serde_json::to_string(&number).map_err(|_| Damage("a JSON number"))?;
+            out.push_str(&text);
+        }
+        12 => {
+            let n = varlen(&mut buf)?;
+            string(buf.take(n)?, out)?;
+        }
+        15 => opaque(&mut buf, out)?,
+        _ => return Err(Damage("a JSON value has an unknown type")),
+    }
+    Ok(())
+}
+
+fn container(
+    body: &[u8],
+    size: usize,
+    object: bool,
+    depth: usize,
+    out: &mut String,
+) -> Decoded<()> {
+    let mut head = Buf(body);
+    let (count, _bytes) = (head.le(size)? as usize, head.le(size)?);
+    let key_bytes = if object { count.checked_mul(size + 2) } else { Some(0) };
+    let key_bytes = key_bytes.ok_or(Damage("a JSON object is too large"))?;
+    let mut keys = Buf(head.take(key_bytes)?);
+    out.push(if object { '{' } else { '[' });
+    for i in 0..count {
+        if i > 0 {
+            out.push_str(", ");
+        }
+        if object {
+            let (at, n) = (keys.le(size)? as usize, keys.le(2)? as usize);
+            let key = at.checked_add(n).and_then(|end| body.get(at..end));
+            string(key.ok_or(Damage("a JSON key lies outside"))?, out)?;
+            out.push_str(": ");
+        }
+        let kind = head.u8()?;
+        let slot = head.take(size)?;
+        // Small values stand in the slot itself.
+        let inline = matches!(kind, 4..=6) || (size == 4 && matches!(kind, 7 | 8));
+        if inline {
+            value(kind, slot, depth + 1, out)?;
+        } else {
+            let at = Buf(slot).le(size)? as usize;
+            // A value lies behind its container's head, so that following it always ends.
+            if at < 2 * size {
+                return Err(Damage("a JSON value points backwards"));
+            }
+            value(
+                kind,
+                body.get(at..).ok_or(Damage("a JSON value lies outside"))?,
+                depth + 1,
+                out,
+            )?;
+        }
+    }
+    out.push(if object { '}' } else { ']' });
+    Ok(())
+}
+
+fn varlen(buf: &mut Buf<'_>) -> Decoded<usize> {
+    let mut n = 0usize;
+    for shift in (0..35).step_by(7) {
+        let byte = buf.u8()?;
+        n |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(n);
+        }
+    }
+    Err(Damage("a JSON length is too large"))
+}
+
+fn string(bytes: &[u8], out: &mut String) -> Decoded<()> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Damage("a JSON text is not UTF-8"))?;
+    out.push_str(&serde_json::to_string(text).map_err(|_| Damage("a JSON text"))?);
+    Ok(())
+}
+
+/// Values of SQL types inside JSON: decimals as numbers, times as texts, as the server prints them.
+fn opaque(buf: &mut Buf<'_>, out: &mut String) -> Decoded<()> {
+    let kind = buf.u8()?;
+    let n = varlen(buf)?;
+    let mut data = Buf(buf.take(n)?);
+    match kind {
+        246 => {
+            let (precision, scale) = (data.u8()?, data.u8()?);
+            out.push_str(&decimal(&mut data, precision, scale)?);
+        }
+        7 | 10 | 11 | 12 => {
+            let packed = data.le(8)? as i64;
+            let (micros, v) = (packed.unsigned_abs() & 0xff_ffff, packed.unsigned_abs() >> 24);
+            let (hour, minute, second) = (v >> 12 & 0x3ff, v >> 6 & 63, v & 63);
+            let clock = |hour| format!("{hour:02}:{minute:02}:{second:02}.{micros:06}");
+            let ym = v >> 22;
+            let day = format!("{:04}-{:02}-{:02}", ym / 13, ym % 13, v >> 17 & 31);
+            let sign = if packed < 0 { "-" } else { "" };
+            let text = match kind {
+                10 => day,
+                11 => format!("{sign}{}", clock(hour)),
+                _ => format!("{day} {}", clock(hour & 31)),
+            };
+            string(text.as_bytes(), out)?;
+        }
+        _ => return Err(Damage("a JSON document holds a value of an unknown SQL type")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_read() {
+        assert_eq!(text(&[4, 1]), Ok("true".into()));
+        assert_eq!(text(&[12, 2, b'a', b'"']), Ok("\"a\\\"\"".into()));
+        // {"a": -1}
+        let doc = [0, 1, 0, 12, 0, 11, 0, 1, 0, 5, 0xff, 0xff, b'a'];
+        assert_eq!(text(&doc), Ok("{\"a\": -1}".into()));
+        // [[…]] that points at itself.
+        assert!(text(&[2, 1, 0, 7, 0, 2, 0, 0]).is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! From the driver's errors to the engine's kinds.
+//!
+//! A server's message often carries a row's value (`Duplicate entry 'x' for key 'k'`), so messages
+//! are never passed on whole: the number stays, and of the text only identifiers that the server
+//! puts at known places.
+
+use mysql_async::{DriverError, IoError, ServerError};
+use tidelock_core::{Code, Error, ErrorKind};
+
+/// Maps a driver error; `place` says what was being done where.
+pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
+    use mysql_async::Error as E;
+    match error {
+        E::Server(server) => map_server(place, &server),
+        E::Io(IoError::Tls(_)) => {
+            Error::setup(Code::Tls, format!("{place}: TLS could not be agreed on with the server"))
+                .with_hint("check tls.mode, tls.ca_file and the name in the server's certificate")
+        }
+        E::Io(IoError::Io(io)) => {
+            if io.get_ref().is_some_and(|e| e.to_string().to_ascii_lowercase().contains("cert")) {
+                return Error::setup(
+                    Code::Tls,
+                    format!("{place}: the server's certificate is not trusted"),
+                )
+                .with_detail(io.to_string())
+                .with_hint("check tls.ca_file and the name in the server's certificate");
+            }
+            Error::transient(Code::Unreachable, format!("{place}: connection failed"))
+                .with_detail(io.to_string())
+        }
+        E::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
+            Error::transient(Code::Unreachable, format!("{place}: connection closed"))
+        }
+        E::Driver(
+            DriverError::UnknownAuthPlugin { .. }
+            | DriverError::CleartextPluginDisabled
+            | DriverError::MysqlOldPasswordDisabled,
+        ) => Error::setup(
+            Code::Authentication,
+            format!("{place}: the server asks for an authentication plugin that is not accepted"),
+        )
+        .with_hint("use caching_sha2_password, ed25519 or mysql_native_password for this user"),
+        E::Driver(DriverError::NoClientSslFlagFromServer) => {
+            Error::setup(Code::Tls, format!("{place}: the server does not offer TLS"))
+                .with_hint("give the server a certificate, or set tls = { mode = \"disable\" }")
+        }
+        E::Driver(DriverError::PacketTooLarge) => Error::data(
+            Code::NotRepresentable,
+            format!("{place}: a row is larger than the server's max_allowed_packet"),
+        )
+        .with_hint("raise max_allowed_packet on the server"),
+        E::Driver(DriverError::FromValue { .. } | DriverError::FromRow { .. }) => {
+            Error::bug(format!("{place}: the server answered with an unexpected type"))
+        }
+        E::Driver(_) => {
+            Error::transient(Code::Unreachable, format!("{place}: the protocol was broken off"))
+        }
+        E::Other(_) => Error::transient(Code::Unreachable, format!("{place}: connection failed")),
+        E::Url(_) => Error::new(
+            ErrorKind::Config,
+            Code::Config,
+            format!("{place}: the connection settings are not valid"),
+        ),
+    }
+}
+
+fn map_server(place: &str, error: &ServerError) -> Error {
+    let code = error.code;
+    let make = |kind, tl, what: &str| {
+        Error::new(kind, tl, format!("{place}: {what}")).with_detail(format!("error {code}"))
+    };
+    use Code as C;
+    use ErrorKind as K;
+    match code {
+        1040 | 1203 | 1226 => {
+            make(K::Transient, C::ServerBusy, "the server has no connection left")
+        }
+        1205 => make(K::Transient, C::ServerBusy, "waited too long for a row lock"),
+        1213 => make(K::Transient, C::ServerBusy, "deadlock with another transaction"),
+        1053 | 1317 | 1927 | 2006 | 2013 | 4031 | 1152 | 1158..=1161 | 1969 | 3024 => {
+            make(K::Transient, C::ServerBusy, "the server ended the session or statement")
+        }
+        1021 | 1041 | 1114 | 1030 | 1026 => {
+            make(K::Transient, C::ServerBusy, "the server is short of disk or memory")
+        }
+        1290 | 1836 | 3100 => {
+            make(K::Transient, C::ServerBusy, "the server is read-only at the moment")
+        }
+        1045 | 1698 => make(K::Setup, C::Authentication, "the server refused name or password"),
+        1130 => make(K::Setup, C::Authentication, "the server refuses this host"),
+        1044 | 1142 | 1143 | 1227 | 1370 | 1410 => {
+            let right = between(&error.message, "(at least one of) the ", " privilege")
+                .or_else(|| error.message.split(" command denied").next())
+                .filter(|r| r.bytes().all(|b| b.is_ascii_uppercase() || b" ,_".contains(&b)))
+                .unwrap_or("ALL");
+            make(K::Setup, C::Privilege, &format!("the right {right} is missing")).with_hint(
+                format!("GRANT {right} to this user; `tidelock check` prints the statement"),
+            )
+        }
+        1049 => make(K::Setup, C::Catalog, "the database does not exist"),
+        1048 => {
+            let column = between(&error.message, "Column '", "'").unwrap_or("?");
+            make(K::Data, C::Constraint, &format!("column {column} cannot be null"))
+        }
+        1062 | 1586 | 1169 => {
+            let key = error
+                .message
+                .rsplit_once("for key '")
+                .and_then(|(_, k)| k.strip_suffix('\''))
+                .filter(|k| !k.is_empty() && k.chars().count() <= 130)
+                .unwrap_or("?");
+            make(K::Data, C::Constraint, &format!("a row with the same unique key {key} exists"))
+        }
+        1216 | 1217 | 1451 | 1452 => {
+            let name = between(&error.message, "CONSTRAINT `", "`").unwrap_or("?");
+            make(K::Data, C::Constraint, &format!("foreign key {name} refuses the row"))
+        }
+        3819 | 4025 => {
+            let name = between(&error.message, "CONSTRAINT `", "`")
+                .or_else(|| between(&error.message, "constraint '", "'"))
+                .unwrap_or("?");
+            make(K::Data, C::Constraint, &format!("check constraint {name} refuses the row"))
+        }
+        1264 | 1265 | 1292 | 1364 | 1366 | 1406 | 1690 | 3140 | 1411 | 1153 | 1301 => {
+            let column = between(&error.message, "for column '", "'")
+                .or_else(|| between(&error.message, "for column `", " at row"))
+                .or_else(|| between(&error.message, "Field '", "'"))
+                .map(|c| c.rsplit('.').next().unwrap_or(c).trim_matches('`'))
+                .filter(|c| c.chars().count() <= 64)
+                .unwrap_or("?");
+            make(K::Data, C::NotRepresentable, &format!("column {column} cannot hold the value"))
+        }
+        1054 | 1146 | 1136 | 1906 | 3105 => {
+            make(K::Data, C::SchemaDrift, "a mapped table or column is gone or was changed")
+        }
+        1644 => make(K::Data, C::Rejected, "a trigger or procedure refused the row"),
+        1047 => make(K::Transient, C::ServerBusy, "the node is not ready (no cluster quorum)"),
+        1180 | 1295 => make(
+            K::Setup,
+            C::ServerSetting,
+            "the server cannot commit a transaction of this size (see wsrep_max_ws_size)",
+        ),
+        1236 => map_dump(place, &error.message),
+        1231 | 1193 | 1064 | 1235 => make(
+            K::Setup,
+            C::ServerSetting,
+            "the server does not know a statement or setting that is needed",
+        )
+        .with_hint("MariaDB 10.5 or MySQL 8.0 is the oldest version supported"),
+        _ => make(K::Data, C::Rejected, "the server refused the statement"),
+    }
+}
+
+/// Error 1236: why the server will not send its binlog. Its text holds file names and GTIDs only.
+fn map_dump(place: &str, message: &str) -> Error {
+    let text = message.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
+    let hint = "run `tidelock resync` for this flow: new position, compare and patch";
+    let error = if has(&["purged", "could not find first log", "could not find gtid state"]) {
+        Error::continuity(
+            Code::LogPurged,
+            format!("{place}: the binary log that is still needed was removed"),
+        )
+    } else if has(&["not in the master's binlog", "more gtids", "diverged", "out-of-order"]) {
+        Error::continuity(
+            Code::GtidDiverged,
+            format!("{place}: the server does not have the transactions already read"),
+        )
+    } else if has(&[
+        "same server_uuid",
+        "same server_id",
+        "same server uuid",
+        "slave with the same",
+    ]) {
+        return Error::transient(
+            Code::ServerBusy,
+            format!("{place}: another replica with the same server id took our place"),
+        );
+    } else {
+        Error::continuity(
+            Code::DamagedEvent,
+            format!("{place}: the server cannot read its binary log on"),
+        )
+    };
+    error.with_detail(format!("error 1236: {message}")).with_hint(hint)
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let start = text.find(before)? + before.len();
+    let rest = text.get(start..)?;
+    rest.get(..rest.find(after)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(code: u16, message: &str) -> Error {
+        let error = ServerError { code, message: message.into(), state: "HY000".into() };
+        map("crm", mysql_async::Error::Server(error))
+    }
+
+    #[test]
+    fn row_values_never_reach_a_message() {
+        for (code, text) in [
+            (1062, "Duplicate entry 'CANARY' for key 'PRIMARY'"),
+            (1062, "Duplicate entry 'CANARY' for key 'x' for key 't.u'"),
+            (1366, "Incorrect integer value: 'CANARY' for column `a`.`b`.`c` at row 1"),
+            (1292, "Incorrect date value: 'CANARY' for column 'd' at row 1"),
+            (1644, "CANARY"),
+            (1105, "CANARY"),
+            (1265, "Data truncated for column 'c' at row 1"),
+        ] {
+            let error = server(code, text);
+            assert!(!format!("{error} {error:?}").contains("CANARY"), "{error:?}");
+            assert_eq!(error.kind(), ErrorKind::Data);
+        }
+        assert!(
+            server(1366, "Incorrect value: 'x' for column `a`.`b`.`c` at row 1")
+                .message()
+                .contains("column c")
+        );
+    }
+
+    #[test]
+    fn dump_errors_are_told_apart() {
+        let code = |t: &str| server(1236, t).code();
+        assert_eq!(code("Could not find first log file name in binary log index"), Code::LogPurged);
+        assert_eq!(
+            code(
+                "Error: connecting slave requested to start from GTID 0-1-9, which is not in the master's binlog"
+            ),
+            Code::GtidDiverged
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! tidelock's own tables: the system's id, progress rows, lasting states.
+
+use mysql_async::Row;
+use tidelock_core::{
+    Code, Error, PROGRESS_TABLE, Position, Progress, Result, StateRow, StoredState, SystemId,
+};
+
+use crate::session::{Session, quote};
+
+/// The statements that make the meta database, in order.
+pub(crate) fn ddl(meta: &str) -> Vec<String> {
+    let db = quote(meta);
+    let tail = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin";
+    vec![
+        format!("CREATE DATABASE IF NOT EXISTS {db}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {db}.`system` (one tinyint NOT NULL PRIMARY KEY, \
+             id varchar(32) NOT NULL, created_at timestamp(6) NOT NULL DEFAULT \
+             CURRENT_TIMESTAMP(6)) {tail}"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {db}.`progress` (pipeline varchar(64) NOT NULL, \
+             flow varchar(128) NOT NULL, lane int NOT NULL DEFAULT 0, \
+             epoch bigint unsigned NOT NULL, seq bigint unsigned NOT NULL, \
+             hop_list varchar(2000) NOT NULL, source_identity varchar(500) NOT NULL, \
+             position mediumtext NOT NULL, config_hash varchar(64) NOT NULL, \
+             holder varchar(255) NOT NULL, backend bigint unsigned NOT NULL, \
+             source_commit_micros bigint NOT NULL, updated_at timestamp(6) NOT NULL \
+             DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (pipeline, flow, lane)) {tail}"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {db}.`state` (pipeline varchar(64) NOT NULL, \
+             flow varchar(128) NOT NULL, mapping varchar(190) NOT NULL, \
+             state varchar(16) NOT NULL, code varchar(16) NOT NULL, message text NOT NULL, \
+             hint text NOT NULL, position mediumtext NOT NULL, at timestamp(6) NOT NULL \
+             DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (pipeline, flow, mapping)) {tail}"
+        ),
+    ]
+}
+
+/// Which of our tables there are.
+async fn tables(session: &mut Session, meta: &str) -> Result<Vec<String>> {
+    session
+        .rows("SELECT table_name FROM information_schema.tables WHERE table_schema = ?", (meta,))
+        .await
+}
+
+/// Whether all of our tables are there.
+pub(crate) async fn complete(session: &mut Session, meta: &str) -> Result<bool> {
+    let there = tables(session, meta).await?;
+    Ok(["system", PROGRESS_TABLE, "state"].iter().all(|t| there.iter().any(|x| x == t)))
+}
+
+async fn has(session: &mut Session, meta: &str, table: &str) -> Result<bool> {
+    Ok(tables(session, meta).await?.iter().any(|t| t == table))
+}
+
+/// The system's id, if there is one.
+pub(crate) async fn system_id(session: &mut Session, meta: &str) -> Result<Option<SystemId>> {
+    if !has(session, meta, "system").await? {
+        return Ok(None);
+    }
+    let sql = format!("SELECT id FROM {}.`system` WHERE one = 1", quote(meta));
+    let ids: Vec<String> = session.query(&sql).await?;
+    match ids.first() {
+        None => Ok(None),
+        Some(id) => id.parse().map(Some).map_err(|()| {
+            Error::setup(
+                Code::ServerSetting,
+                format!("{}: table {meta}.system is not ours", session.place),
+            )
+        }),
+    }
+}
+
+/// Makes what is missing. Running it twice at once is harmless: every statement yields to what is
+/// there, and the id is read back.
+pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId> {
+    if !complete(session, meta).await? {
+        for sql in ddl(meta) {
+            session.run(&sql).await?;
+        }
+    }
+    if let Some(id) = system_id(session, meta).await? {
+        return Ok(id);
+    }
+    let id: String = session.one("SELECT LOWER(HEX(RANDOM_BYTES(16)))").await?;
+    let sql = format!("INSERT IGNORE INTO {}.`system` (one, id) VALUES (1, ?)", quote(meta));
+    session.exec(sql, (id,)).await?;
+    system_id(session, meta)
+        .await?
+        .ok_or_else(|| Error::bug(format!("{}: the system's id vanished", session.place)))
+}
+
+fn column<T: mysql_async::prelude::FromValue>(row: &Row, name: &str) -> Result<T> {
+    row.get_opt::<T, _>(name).and_then(std::result::Result::ok).ok_or_else(|| {
+        Error::setup(
+            Code::ServerSetting,
+            format!("column {name} of tidelock's own table is not as expected"),
+        )
+        .with_hint("drop the table and let `tidelock run` make it anew, or restore its definition")
+    })
+}
+
+/// A progress row.
+pub(crate) fn progress(row: &Row) -> Result<Progress> {
+    Ok(Progress {
+        pipeline: column(row, "pipeline")?,
+        flow: column(row, "flow")?,
+        epoch: column(row, "epoch")?,
+        seq: column(row, "seq")?,
+        source_identity: column(row, "source_identity")?,
+        position: Position::new(column::<String>(row, "position")?),
+        config_hash: column(row, "config_hash")?,
+        source_commit_micros: column(row, "source_commit_micros")?,
+    })
+}
+
+/// The progress rows of a pipeline.
+pub(crate) async fn read_progress(
+    session: &mut Session,
+    meta: &str,
+    pipeline: &str,
+) -> Result<Vec<Progress>> {
+    if !has(session, meta, PROGRESS_TABLE).await? {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT * FROM {}.`progress` WHERE pipeline = ? AND lane = 0 ORDER BY flow",
+        quote(meta)
+    );
+    let rows: Vec<Row> = session.rows(&sql, (pipeline,)).await?;
+    rows.iter().map(progress).collect()
+}
+
+/// The lasting states of a pipeline.
+pub(crate) async fn read_states(
+    session: &mut Session,
+    meta: &str,
+    pipeline: &str,
+) -> Result<Vec<StateRow>> {
+    if !has(session, meta, "state").await? {
+        return Ok(Vec::new());
+    }
+    let sql =
+        format!("SELECT * FROM {}.`state` WHERE pipeline = ? ORDER BY flow, mapping", quote(meta));
+    let rows: Vec<Row> = session.rows(&sql, (pipeline,)).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(StateRow {
+                pipeline: column(row, "pipeline")?,
+                flow: column(row, "flow")?,
+                mapping: column(row, "mapping")?,
+                state: match column::<String>(row, "state")?.as_str() {
+                    "paused" => StoredState::Paused,
+                    _ => StoredState::Stopped,
+                },
+                code: column::<String>(row, "code")?.parse().ok(),
+                message: column(row, "message")?,
+                hint: column(row, "hint")?,
+                position: column(row, "position")?,
+            })
+        })
+        .collect()
+}
+
+/// Writes a lasting state over one of the same flow and mapping.
+pub(crate) async fn write_state(session: &mut Session, meta: &str, row: &StateRow) -> Result<()> {
+    // `hint` and the others are assigned from the bound values again instead of VALUES(), which
+    // MySQL warns of; the one unique key is the primary key.
+    let sql = format!(
+        "INSERT INTO {}.`state` (pipeline, flow, mapping, state, code, message, hint, position, at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, NOW(6)) ON DUPLICATE KEY UPDATE state = ?, code = ?, \
+         message = ?, hint = ?, position = ?, at = NOW(6)",
+        quote(meta)
+    );
+    let code = row.code.map_or("", Code::as_str);
+    let tail = [row.state.as_str(), code, &row.message, &row.hint, &row.position];
+    let params: Vec<mysql_async::Value> = [row.pipeline.as_str(), &row.flow, &row.mapping]
+        .into_iter()
+        .chain(tail)
+        .chain(tail)
+        .map(Into::into)
+        .collect();
+    session.exec(sql, params).await.map(drop)
+}
+
+/// Removes a lasting state.
+pub(crate) async fn clear_state(
+    session: &mut Session,
+    meta: &str,
+    (pipeline, flow, mapping): (&str, &str, &str),
+) -> Result<()> {
+    if !has(session, meta, "state").await? {
+        return Ok(());
+    }
+    let sql = format!(
+        "DELETE FROM {}.`state` WHERE pipeline = ? AND flow = ? AND mapping = ?",
+        quote(meta)
+    );
+    session.exec(sql, (pipeline, flow, mapping)).await.map(drop)
+}
+
+/// Removes a flow's progress and state rows.
+pub(crate) async fn forget(
+    session: &mut Session,
+    meta: &str,
+    pipeline: &str,
+    flow: &str,
+) -> Result<u64> {
+    let mut removed = 0;
+    for table in [PROGRESS_TABLE, "state"] {
+        if has(session, meta, table).await? {
+            let sql = format!(
+                "DELETE FROM {}.{} WHERE pipeline = ? AND flow = ?",
+                quote(meta),
+                quote(table)
+            );
+            removed += session.exec(sql, (pipeline, flow)).await?;
+        }
+    }
+    Ok(removed)
+}

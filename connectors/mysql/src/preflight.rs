@@ -1,0 +1,387 @@
+//! What stands in the way, with the statements that mend it. Read-only.
+
+use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, TableName};
+
+use crate::config::Endpoint;
+use crate::session::{Flavour, Session, quote};
+use crate::{catalog, meta};
+
+/// Below this the log may be gone after a weekend.
+const RETENTION_SECONDS_MIN: u64 = 2 * 86_400;
+
+/// Findings about reading this system's log.
+pub(crate) async fn source(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    spec: &SourceSpec,
+) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    if !session.is_on("log_bin").await? {
+        found.push(
+            Finding::problem("the binary log is switched off")
+                .hint("set log_bin in the server's configuration and restart it"),
+        );
+        return Ok(found);
+    }
+    log_settings(session, &mut found).await?;
+    flavour_settings(session, &mut found).await?;
+    filters(session, spec, &mut found).await?;
+    let tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
+    let kind = if session.maria() { "BINLOG MONITOR" } else { "REPLICATION CLIENT" };
+    grants(session, endpoint, &["REPLICATION SLAVE", kind], &tables, &["SELECT"], &mut found)
+        .await?;
+    meta_tables(session, endpoint, &mut found).await?;
+    key_images(session, spec, &mut found).await?;
+    Ok(found)
+}
+
+async fn expect(
+    session: &mut Session,
+    found: &mut Vec<Finding>,
+    (name, wanted): (&str, &str),
+    finding: fn(String) -> Finding,
+    why: &str,
+) -> Result<()> {
+    if let Some(value) = session.setting(name).await?
+        && !value.eq_ignore_ascii_case(wanted)
+    {
+        found.push(
+            finding(format!("{name} is {}", if value.is_empty() { "empty" } else { &value }))
+                .hint(why)
+                .sql(format!("SET GLOBAL {name} = '{wanted}'")),
+        );
+    }
+    Ok(())
+}
+
+async fn log_settings(session: &mut Session, found: &mut Vec<Finding>) -> Result<()> {
+    let problem: fn(String) -> Finding = |m| Finding::problem(m);
+    let warning: fn(String) -> Finding = |m| Finding::warning(m);
+    expect(session, found, ("binlog_format", "ROW"), problem, "changes must be logged as rows")
+        .await?;
+    expect(
+        session,
+        found,
+        ("binlog_row_image", "FULL"),
+        warning,
+        "partial images are followed as partial updates, which need the row at the target",
+    )
+    .await?;
+    expect(
+        session,
+        found,
+        ("binlog_row_metadata", "FULL"),
+        warning,
+        "without names in the log any ALTER of a mapped table stops its mapping",
+    )
+    .await?;
+    if session.setting("binlog_row_value_options").await?.is_some_and(|v| !v.is_empty()) {
+        found.push(
+            Finding::problem("binlog_row_value_options is PARTIAL_JSON")
+                .hint("partial JSON updates cannot be followed")
+                .sql("SET GLOBAL binlog_row_value_options = ''"),
+        );
+    }
+    if session.setting("server_id").await?.as_deref() == Some("0") {
+        found.push(Finding::problem("server_id is 0").sql("SET GLOBAL server_id = 1"));
+    }
+    let durable = session.setting("sync_binlog").await?.is_some_and(|v| v == "1")
+        && session.setting("innodb_flush_log_at_trx_commit").await?.is_some_and(|v| v == "1");
+    if !durable {
+        found.push(
+            Finding::warning(
+                "after a crash this server may forget transactions that were already read",
+            )
+            .hint("sync_binlog and innodb_flush_log_at_trx_commit are not both 1")
+            .sql("SET GLOBAL sync_binlog = 1")
+            .sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1"),
+        );
+    }
+    let seconds = match session.setting("binlog_expire_logs_seconds").await? {
+        Some(text) => text.parse::<u64>().ok(),
+        None => session
+            .setting("expire_logs_days")
+            .await?
+            .and_then(|t| t.parse::<f64>().ok())
+            .map(|days| (days * 86_400.0) as u64),
+    };
+    if seconds.is_some_and(|s| s > 0 && s < RETENTION_SECONDS_MIN) {
+        found.push(
+            Finding::warning("the binary log is removed after less than two days")
+                .hint("a flow that stands still for longer must be copied anew")
+                .sql("SET GLOBAL binlog_expire_logs_seconds = 604800"),
+        );
+    }
+    Ok(())
+}
+
+async fn flavour_settings(session: &mut Session, found: &mut Vec<Finding>) -> Result<()> {
+    if session.flavour == Flavour::MySql {
+        let mode = session.setting("gtid_mode").await?.unwrap_or_default();
+        if !mode.eq_ignore_ascii_case("ON") {
+            found.push(
+                Finding::problem(format!("gtid_mode is {mode}"))
+                    .hint("positions are GTID sets; the steps below work on a running server")
+                    .sql("SET PERSIST enforce_gtid_consistency = ON")
+                    .sql("SET PERSIST gtid_mode = OFF_PERMISSIVE")
+                    .sql("SET PERSIST gtid_mode = ON_PERMISSIVE")
+                    .sql("SET PERSIST gtid_mode = ON"),
+            );
+        }
+    } else if !session.is_on("gtid_strict_mode").await? {
+        found.push(
+            Finding::warning("gtid_strict_mode is OFF")
+                .hint("transactions out of order in a domain would halt the flow")
+                .sql("SET GLOBAL gtid_strict_mode = ON"),
+        );
+    }
+    let updates = ["log_slave_updates", "log_replica_updates"];
+    let mut logs = false;
+    for name in updates {
+        logs |= session.is_on(name).await?;
+    }
+    if !logs {
+        let mut replica = false;
+        for sql in ["SHOW REPLICA STATUS", "SHOW SLAVE STATUS"] {
+            if let Ok(rows) = session.query::<mysql_async::Row>(sql).await {
+                replica |= !rows.is_empty();
+                break;
+            }
+        }
+        if replica {
+            found.push(
+                Finding::problem("this server is a replica that does not log what it replicates")
+                    .hint("set log_slave_updates (log_replica_updates) in its configuration and restart it"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `binlog_do_db` and `binlog_ignore_db` hide changes from the log.
+async fn filters(session: &mut Session, spec: &SourceSpec, found: &mut Vec<Finding>) -> Result<()> {
+    let Ok((_, _)) = session.log_end().await else { return Ok(()) };
+    let sql = if session.maria() { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" };
+    let Ok(rows) = session.query::<mysql_async::Row>(sql).await else { return Ok(()) };
+    let Some(row) = rows.first() else { return Ok(()) };
+    let list = |i: usize| -> Vec<String> {
+        let text =
+            row.get_opt::<String, _>(i).and_then(std::result::Result::ok).unwrap_or_default();
+        text.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect()
+    };
+    let (only, ignored) = (list(2), list(3));
+    for table in &spec.tables {
+        let schema = &table.name.schema;
+        if ignored.contains(schema) || (!only.is_empty() && !only.contains(schema)) {
+            found.push(
+                Finding::problem(format!("changes of {} are not logged", table.name)).hint(
+                    "binlog_do_db or binlog_ignore_db leaves its database out; change the server's configuration",
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// With partial images only the primary key's old values stand in the log.
+async fn key_images(
+    session: &mut Session,
+    spec: &SourceSpec,
+    found: &mut Vec<Finding>,
+) -> Result<()> {
+    let image = session.setting("binlog_row_image").await?.unwrap_or_default();
+    if image.eq_ignore_ascii_case("FULL") {
+        return Ok(());
+    }
+    let mut schemas: Vec<String> = spec.tables.iter().map(|t| t.name.schema.clone()).collect();
+    schemas.dedup();
+    let tables = catalog::read(session, &schemas, None).await?;
+    for wanted in &spec.tables {
+        let Some(table) = tables.iter().find(|t| t.table.name == wanted.name) else { continue };
+        let primary = table.table.primary_key().unwrap_or(&[]);
+        if let Some(column) = wanted.key_columns.iter().find(|c| !primary.contains(c)) {
+            found.push(
+                Finding::problem(format!(
+                    "column {column} of {} feeds a key, but its old value is not logged",
+                    wanted.name
+                ))
+                .hint(format!("binlog_row_image is {image} and it is not in the primary key"))
+                .sql("SET GLOBAL binlog_row_image = 'FULL'"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Findings about writing to this system.
+pub(crate) async fn target(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    spec: &SinkSpec,
+) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    if session.is_on("read_only").await? || session.is_on("super_read_only").await? {
+        found.push(
+            Finding::problem("the server is read-only")
+                .hint("a replica? write to its primary")
+                .sql("SET GLOBAL read_only = OFF"),
+        );
+    }
+    for (name, durable) in [("innodb_flush_log_at_trx_commit", "1"), ("sync_binlog", "1")] {
+        if session.setting(name).await?.is_some_and(|v| v != durable)
+            && (name != "sync_binlog" || session.is_on("log_bin").await?)
+        {
+            found.push(
+                Finding::warning(format!("{name} is not {durable}"))
+                    .hint("a crash of this server may lose transactions that the source has already been told are safe")
+                    .sql(format!("SET GLOBAL {name} = {durable}")),
+            );
+        }
+    }
+    let rights = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+    grants(session, endpoint, &[], &spec.tables, &rights, &mut found).await?;
+    meta_tables(session, endpoint, &mut found).await?;
+    let mut schemas: Vec<String> = spec.tables.iter().map(|t| t.schema.clone()).collect();
+    schemas.sort();
+    schemas.dedup();
+    for table in catalog::read(session, &schemas, None).await? {
+        if spec.tables.contains(&table.table.name) {
+            for refusal in &table.table.refusals {
+                found.push(Finding::problem(format!("table {}: {refusal}", table.table.name)));
+            }
+        }
+    }
+    triggers(session, spec, &mut found).await?;
+    Ok(found)
+}
+
+async fn triggers(session: &mut Session, spec: &SinkSpec, found: &mut Vec<Finding>) -> Result<()> {
+    let rows: Vec<(String, String, String)> = session
+        .query(
+            "SELECT event_object_schema, event_object_table, trigger_name \
+             FROM information_schema.triggers",
+        )
+        .await?;
+    for (schema, table, trigger) in rows {
+        let name = TableName::new(schema, table);
+        if spec.tables.contains(&name) {
+            found.push(Finding::warning(format!("table {name} has trigger {trigger}")).hint(
+                "it fires for our writes too, in UTC, and what it writes is taken for an echo",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The meta database: there, or the statements that make it.
+async fn meta_tables(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    found: &mut Vec<Finding>,
+) -> Result<()> {
+    if meta::complete(session, &endpoint.meta).await? {
+        return Ok(());
+    }
+    let rights = Rights::read(session).await?;
+    if ["CREATE", "SELECT", "INSERT", "UPDATE", "DELETE"]
+        .iter()
+        .all(|r| rights.has(r, &endpoint.meta, None))
+    {
+        return Ok(());
+    }
+    let mut finding = Finding::problem(format!(
+        "database {} for tidelock's own tables is missing and cannot be made",
+        endpoint.meta
+    ))
+    .hint("let a person with the right to do so run these statements");
+    for sql in meta::ddl(&endpoint.meta) {
+        finding = finding.sql(sql);
+    }
+    let user = account(session).await?;
+    found.push(finding.sql(format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON {}.* TO {user}",
+        quote(&endpoint.meta)
+    )));
+    Ok(())
+}
+
+async fn account(session: &mut Session) -> Result<String> {
+    let user: String = session.one("SELECT CURRENT_USER()").await?;
+    let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
+    Ok(format!("'{}'@'{}'", name.replace('\'', "''"), host.replace('\'', "''")))
+}
+
+/// What `SHOW GRANTS` says, read conservatively.
+struct Rights(Vec<(Vec<String>, String)>);
+
+impl Rights {
+    async fn read(session: &mut Session) -> Result<Rights> {
+        let lines: Vec<String> = session.query("SHOW GRANTS").await?;
+        Ok(Rights(lines.iter().filter_map(|line| Self::line(line)).collect()))
+    }
+
+    fn line(line: &str) -> Option<(Vec<String>, String)> {
+        let rest = line.strip_prefix("GRANT ")?;
+        let (rights, rest) = rest.split_once(" ON ")?;
+        let (object, _) = rest.split_once(" TO ")?;
+        let rights = rights.split(',').map(|r| r.trim().to_ascii_uppercase()).collect();
+        Some((rights, object.replace(['`', '\\'], "")))
+    }
+
+    fn has(&self, right: &str, schema: &str, table: Option<&str>) -> bool {
+        self.0.iter().any(|(rights, object)| {
+            let covers = object == "*.*"
+                || *object == format!("{schema}.*")
+                || table.is_some_and(|t| *object == format!("{schema}.{t}"));
+            let alias = match right {
+                "BINLOG MONITOR" => "REPLICATION CLIENT",
+                "REPLICATION SLAVE" => "REPLICATION REPLICA",
+                other => other,
+            };
+            covers
+                && rights
+                    .iter()
+                    .any(|r| r == right || r == alias || r.starts_with("ALL PRIVILEGES"))
+        })
+    }
+}
+
+async fn grants(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    global: &[&str],
+    tables: &[TableName],
+    local: &[&str],
+    found: &mut Vec<Finding>,
+) -> Result<()> {
+    let rights = Rights::read(session).await?;
+    let user = account(session).await?;
+    let missing: Vec<&str> = global.iter().copied().filter(|r| !rights.has(r, "", None)).collect();
+    if !missing.is_empty() {
+        let list = missing.join(", ");
+        found.push(
+            Finding::problem(format!("user {} lacks {list}", endpoint.user))
+                .sql(format!("GRANT {list} ON *.* TO {user}")),
+        );
+    }
+    for table in tables {
+        let missing: Vec<&str> = local
+            .iter()
+            .copied()
+            .filter(|r| !rights.has(r, &table.schema, Some(&table.name)))
+            .collect();
+        if !missing.is_empty() {
+            let list = missing.join(", ");
+            found.push(
+                Finding::problem(format!("user {} lacks {list} on {table}", endpoint.user)).sql(
+                    format!(
+                        "GRANT {list} ON {}.{} TO {user}",
+                        quote(&table.schema),
+                        quote(&table.name)
+                    ),
+                ),
+            );
+        }
+    }
+    Ok(())
+}

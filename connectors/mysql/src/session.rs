@@ -1,0 +1,160 @@
+//! One connection with deadlines, and what kind of server is at its other end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, Queryable, StatementLike};
+use mysql_async::{Conn, Params};
+use tidelock_core::{Code, Error, Result};
+
+use crate::config::Endpoint;
+use crate::error;
+
+/// Deadline of a connection attempt.
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+/// Deadline of an administrative statement, of begin and of commit.
+pub(crate) const STATEMENT: Duration = Duration::from_secs(60);
+
+/// Which of the two families a server belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// MariaDB.
+    MariaDb,
+    /// MySQL.
+    MySql,
+}
+
+/// A connection, its place for messages, and the server's flavour.
+pub(crate) struct Session {
+    pub conn: Conn,
+    pub flavour: Flavour,
+    pub version: String,
+    pub place: String,
+}
+
+/// Awaits a driver call with a deadline.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    place: &str,
+    call: impl Future<Output = mysql_async::Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|e| error::map(place, e)),
+        Err(_) => Err(Error::transient(
+            Code::ServerBusy,
+            format!("{place}: no answer within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+impl Session {
+    /// Connects, and learns the flavour from the server's own version text.
+    pub async fn open(endpoint: &Endpoint) -> Result<Session> {
+        let place = endpoint.shown.clone();
+        let conn = within(CONNECT, &place, Conn::new(endpoint.opts.clone())).await?;
+        let mut session = Session { conn, flavour: Flavour::MySql, version: String::new(), place };
+        session.version = session.one("SELECT VERSION()").await?;
+        if session.version.to_ascii_lowercase().contains("mariadb") {
+            session.flavour = Flavour::MariaDb;
+        }
+        session.run("SET SESSION time_zone = '+00:00', SESSION sql_mode = ''").await?;
+        Ok(session)
+    }
+
+    /// Whether it is MariaDB.
+    pub fn maria(&self) -> bool {
+        self.flavour == Flavour::MariaDb
+    }
+
+    /// Executes a statement without result.
+    pub async fn run(&mut self, sql: &str) -> Result<()> {
+        within(STATEMENT, &self.place, self.conn.query_drop(sql)).await
+    }
+
+    /// Executes a prepared statement without result; tells the matched rows.
+    pub async fn exec<S, P>(&mut self, sql: S, params: P) -> Result<u64>
+    where
+        S: StatementLike,
+        P: Into<Params> + Send,
+    {
+        within(STATEMENT, &self.place, self.conn.exec_drop(sql, params)).await?;
+        Ok(self.conn.affected_rows())
+    }
+
+    /// All rows of a prepared statement.
+    pub async fn rows<T, P>(&mut self, sql: &str, params: P) -> Result<Vec<T>>
+    where
+        T: FromRow + Send + 'static,
+        P: Into<Params> + Send,
+    {
+        within(STATEMENT, &self.place, self.conn.exec(sql, params)).await
+    }
+
+    /// All rows of a plain statement.
+    pub async fn query<T: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<T>> {
+        within(STATEMENT, &self.place, self.conn.query(sql)).await
+    }
+
+    /// The one row of a plain statement.
+    pub async fn one<T: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<T> {
+        within(STATEMENT, &self.place, self.conn.query_first(sql)).await?.ok_or_else(|| {
+            Error::bug(format!("{}: the server gave no row where it must give one", self.place))
+        })
+    }
+
+    /// A global setting as text; `None` where the server does not know it.
+    pub async fn setting(&mut self, name: &str) -> Result<Option<String>> {
+        let rows: Vec<(String, String)> =
+            self.rows("SHOW GLOBAL VARIABLES WHERE Variable_name = ?", (name,)).await?;
+        Ok(rows.into_iter().next().map(|(_, value)| value))
+    }
+
+    /// Whether a global setting is on.
+    pub async fn is_on(&mut self, name: &str) -> Result<bool> {
+        Ok(self
+            .setting(name)
+            .await?
+            .is_some_and(|v| matches!(v.to_ascii_uppercase().as_str(), "ON" | "1" | "YES")))
+    }
+
+    /// The current file and offset of the binlog.
+    pub async fn log_end(&mut self) -> Result<(String, u64)> {
+        let mut last = None;
+        for sql in ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS", "SHOW BINLOG STATUS"] {
+            let answer =
+                within(STATEMENT, &self.place, self.conn.query_first::<mysql_async::Row, _>(sql));
+            match answer.await {
+                Ok(Some(row)) => {
+                    let file = row.get_opt::<String, _>(0).and_then(std::result::Result::ok);
+                    let offset = row.get_opt::<u64, _>(1).and_then(std::result::Result::ok);
+                    if let (Some(file), Some(offset)) = (file, offset) {
+                        return Ok((file, offset));
+                    }
+                }
+                Ok(None) => {
+                    return Err(Error::setup(
+                        Code::ServerSetting,
+                        format!("{}: the binary log is switched off", self.place),
+                    )
+                    .with_hint("set log_bin in the server's configuration and restart it"));
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::bug(format!("{}: no binlog status", self.place))))
+    }
+}
+
+/// Quotes an identifier.
+pub(crate) fn quote(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// Quotes a text literal so that neither `sql_mode` nor content can end it: as hex.
+pub(crate) fn literal(text: &str) -> String {
+    if text.is_empty() {
+        return "''".to_owned();
+    }
+    let hex: String = text.bytes().map(|b| format!("{b:02X}")).collect();
+    format!("CONVERT(0x{hex} USING utf8mb4)")
+}

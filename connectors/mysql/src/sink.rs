@@ -1,0 +1,483 @@
+//! The target session: one guarded transaction after another.
+//!
+//! Fencing: the first statement of a transaction sets `seq` where epoch and the sequence before are
+//! ours, and must match one row (found rows, not changed rows). It locks the row until COMMIT, so two
+//! holders cannot both go on. After 1205 half a transaction would stay open and after 1213 the next
+//! statement would commit by itself: the engine drops the session after any error, and the session
+//! refuses to go on by itself (`broken`).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Row, Value as Param};
+use sha2::{Digest, Sha256};
+use tidelock_core::{
+    Code, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink, SinkSpec,
+    StateRow, WriteBatch, WriteOp,
+};
+
+use crate::config::Endpoint;
+use crate::session::{Flavour, Session, quote, within};
+use crate::{meta, upsert};
+
+const WRITE: Duration = Duration::from_secs(300);
+/// A live holder pings every ten seconds.
+const HOLDER_SILENT_SECONDS: u64 = 30;
+/// Rows a statement or bulk packet.
+const ROWS_MAX: usize = 500;
+/// Parameters a statement; the protocol ends at 65,535.
+const PARAMS_MAX: usize = 60_000;
+/// Payload a statement or bulk packet: below every usual max_allowed_packet, so that the driver
+/// never splits it and the one OK packet tells of all its warnings.
+const BYTES_MAX: usize = 1 << 20;
+
+/// A session that holds a flow.
+pub(crate) struct MySqlSink {
+    session: Session,
+    meta: String,
+    spec: SinkSpec,
+    epoch: u64,
+    seq: u64,
+    open: bool,
+    broken: bool,
+}
+
+/// Takes the flow's lock and raises its epoch.
+pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> {
+    let mut session = Session::open(endpoint).await?;
+    let lock = lock_name(endpoint, spec);
+    let got: Option<u64> =
+        session.rows("SELECT GET_LOCK(?, 0)", (lock.as_str(),)).await?.into_iter().next().flatten();
+    if got != Some(1) {
+        return busy(&mut session, endpoint, spec, &lock).await;
+    }
+    settle(&mut session).await?;
+    let mut sink = MySqlSink {
+        session,
+        meta: quote(&endpoint.meta),
+        spec: spec.clone(),
+        epoch: 0,
+        seq: 0,
+        open: false,
+        broken: false,
+    };
+    let progress = sink.raise_epoch().await?;
+    Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
+}
+
+/// Lock names are server-wide and at most 64 characters.
+fn lock_name(endpoint: &Endpoint, spec: &SinkSpec) -> String {
+    let text = format!("{}\0{}\0{}", endpoint.meta, spec.pipeline, spec.flow);
+    let digest = Sha256::digest(text.as_bytes());
+    let hex: String = digest.iter().take(20).map(|b| format!("{b:02x}")).collect();
+    format!("tidelock:{hex}")
+}
+
+/// Someone holds the lock: who, and if that session has been silent for too long, its end.
+async fn busy(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    spec: &SinkSpec,
+    lock: &str,
+) -> Result<Lease> {
+    let holder: Option<u64> =
+        session.rows("SELECT IS_USED_LOCK(?)", (lock,)).await?.into_iter().next().flatten();
+    if let Some(id) = holder {
+        let silent: Vec<u64> = session
+            .rows(
+                "SELECT id FROM information_schema.processlist WHERE id = ? \
+                 AND command = 'Sleep' AND time > ?",
+                (id, HOLDER_SILENT_SECONDS),
+            )
+            .await?;
+        if !silent.is_empty() {
+            tracing::warn!(
+                connection = id,
+                "the holder of flow {} is silent: ending it",
+                spec.flow
+            );
+            // It may have gone by itself in the meantime.
+            if let Err(e) = session.run(&format!("KILL {id}")).await {
+                tracing::debug!("kill: {e}");
+            }
+        }
+    }
+    let sql = format!(
+        "SELECT holder FROM {}.`progress` WHERE pipeline = ? AND flow = ? AND lane = 0",
+        quote(&endpoint.meta)
+    );
+    let named: Vec<String> =
+        session.rows(&sql, (spec.pipeline.as_str(), spec.flow.as_str())).await.unwrap_or_default();
+    let who = named.into_iter().next().unwrap_or_else(|| "another process".to_owned());
+    let connection = holder.map_or(String::new(), |id| format!(" (connection {id})"));
+    Ok(Lease::Busy { holder: format!("{who}{connection}") })
+}
+
+/// Strict mode, UTC, and the server-side limits that end a session whose process hangs.
+async fn settle(session: &mut Session) -> Result<()> {
+    session
+        .run(
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,\
+             ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
+             SESSION time_zone = '+00:00', SESSION autocommit = 1, SESSION foreign_key_checks = 1, \
+             SESSION unique_checks = 1, SESSION innodb_lock_wait_timeout = 50, \
+             SESSION net_read_timeout = 30, SESSION net_write_timeout = 30, \
+             SESSION wait_timeout = 30",
+        )
+        .await?;
+    session.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    if session.flavour == Flavour::MariaDb {
+        session.run("SET SESSION idle_transaction_timeout = 30").await?;
+    }
+    Ok(())
+}
+
+impl MySqlSink {
+    async fn raise_epoch(&mut self) -> Result<Option<Progress>> {
+        let (pipeline, flow) = (self.spec.pipeline.clone(), self.spec.flow.clone());
+        let sql = format!(
+            "UPDATE {}.`progress` SET epoch = epoch + 1, holder = ?, backend = CONNECTION_ID(), \
+             config_hash = ?, updated_at = NOW(6) WHERE pipeline = ? AND flow = ? AND lane = 0",
+            self.meta
+        );
+        let params = (&self.spec.holder, &self.spec.config_hash, &pipeline, &flow);
+        // The stored hash tells the engine what the position was written under: read it first.
+        let read = format!(
+            "SELECT * FROM {}.`progress` WHERE pipeline = ? AND flow = ? AND lane = 0",
+            self.meta
+        );
+        let before: Vec<Row> = self.session.rows(&read, (&pipeline, &flow)).await?;
+        let Some(before) = before.first().map(meta::progress).transpose()? else {
+            return Ok(None);
+        };
+        self.session.exec(sql, params).await?;
+        let after: Vec<Row> = self.session.rows(&read, (&pipeline, &flow)).await?;
+        let Some(mut progress) = after.first().map(meta::progress).transpose()? else {
+            return Ok(None);
+        };
+        progress.config_hash = before.config_hash;
+        (self.epoch, self.seq) = (progress.epoch, progress.seq);
+        Ok(Some(progress))
+    }
+
+    /// Refuses to go on after an error, and remembers that there was one.
+    async fn guarded<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.broken = true;
+        }
+        result
+    }
+
+    fn ready(&self, open: bool) -> Result<()> {
+        if self.broken {
+            return Err(Error::bug("the target session was used after an error"));
+        }
+        if self.open != open {
+            return Err(Error::bug("the target session was called out of order"));
+        }
+        Ok(())
+    }
+
+    async fn do_begin(&mut self, mark: &Mark) -> Result<()> {
+        let Some(before) = mark.seq.checked_sub(1) else {
+            return Err(Error::bug("a mark has sequence number 0"));
+        };
+        self.session.run("START TRANSACTION").await?;
+        let sql = format!(
+            "UPDATE {}.`progress` SET seq = ?, hop_list = ?, updated_at = NOW(6) \
+             WHERE pipeline = ? AND flow = ? AND lane = 0 AND epoch = ? AND seq = ?",
+            self.meta
+        );
+        let hops = mark.hops.encode(mark.seq);
+        let params = (mark.seq, hops, &self.spec.pipeline, &self.spec.flow, mark.epoch, before);
+        if self.session.exec(sql, params).await? != 1 {
+            return Err(Error::fenced(format!(
+                "{}: another process has taken flow {} over",
+                self.session.place, self.spec.flow
+            )));
+        }
+        (self.epoch, self.seq) = (mark.epoch, mark.seq);
+        Ok(())
+    }
+
+    async fn do_commit(&mut self, position: &Position, micros: i64) -> Result<()> {
+        let sql = format!(
+            "UPDATE {}.`progress` SET position = ?, source_commit_micros = GREATEST(?, \
+             source_commit_micros), updated_at = NOW(6) WHERE pipeline = ? AND flow = ? \
+             AND lane = 0 AND epoch = ? AND seq = ?",
+            self.meta
+        );
+        let params =
+            (position.as_str(), micros, &self.spec.pipeline, &self.spec.flow, self.epoch, self.seq);
+        if self.session.exec(sql, params).await? != 1 {
+            return Err(Error::fenced(format!(
+                "{}: the progress row of flow {} changed inside our transaction",
+                self.session.place, self.spec.flow
+            )));
+        }
+        self.session.run("COMMIT").await
+    }
+
+    async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
+        match batch.op {
+            WriteOp::Upsert => self.upserts(batch, &batch.rows).await,
+            WriteOp::Update => self.updates(batch).await,
+            WriteOp::Move => self.moves(batch).await,
+            WriteOp::Delete => {
+                let sql = upsert::delete(batch)?;
+                let mut params = Vec::with_capacity(batch.rows.len());
+                for row in &batch.rows {
+                    let mut one = Vec::new();
+                    upsert::key_cells(&batch.table, &upsert::key_of(batch, row)?, &mut one)?;
+                    params.push(one);
+                }
+                self.many(&sql, params).await.map(drop)
+            }
+            WriteOp::DeleteAll => {
+                self.statement(&upsert::delete_all(batch), Vec::new()).await.map(drop)
+            }
+        }
+    }
+
+    async fn upserts(
+        &mut self,
+        batch: &WriteBatch,
+        rows: &[Box<[tidelock_core::Value]>],
+    ) -> Result<()> {
+        let maria = self.session.maria();
+        let width = batch.columns.len().max(1);
+        // MySQL has no bulk command: several rows a statement, in few sizes so that the prepared
+        // statements are used again.
+        let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width).max(1));
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let fit = fitting(rest);
+            let n = if maria { fit } else { sizes.into_iter().find(|n| *n <= fit).unwrap_or(1) };
+            let (now, later) = rest.split_at(n.min(rest.len()));
+            rest = later;
+            let sql = upsert::upsert(batch, if maria { 1 } else { n }, self.session.flavour)?;
+            let answer = if maria {
+                let mut params = Vec::with_capacity(now.len());
+                for row in now {
+                    let mut one = Vec::with_capacity(width);
+                    upsert::cells(batch, row, &mut one)?;
+                    params.push(one);
+                }
+                self.bulk(&sql, params).await
+            } else {
+                let mut params = Vec::with_capacity(width * n);
+                for row in now {
+                    upsert::cells(batch, row, &mut params)?;
+                }
+                self.statement(&sql, params).await
+            };
+            answer.map_err(|e| key_conflict(e, batch))?;
+        }
+        Ok(())
+    }
+
+    async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
+        let sql = upsert::update(batch)?;
+        let mut params = Vec::with_capacity(batch.rows.len());
+        for row in &batch.rows {
+            params.push(update_params(batch, row)?);
+        }
+        let matched = self.many(&sql, params).await?;
+        if matched != batch.rows.len() as u64 {
+            return Err(Error::data(
+                Code::UpdateMissing,
+                format!(
+                    "table {}: {} of {} partial updates met no row",
+                    batch.table.name,
+                    (batch.rows.len() as u64).saturating_sub(matched),
+                    batch.rows.len()
+                ),
+            )
+            .with_hint("bring the rows back with `tidelock resync`, or log full row images"));
+        }
+        Ok(())
+    }
+
+    async fn moves(&mut self, batch: &WriteBatch) -> Result<()> {
+        let sql = upsert::update(batch)?;
+        for row in &batch.rows {
+            let params = update_params(batch, row)?;
+            if self.statement(&sql, params).await? == 0 {
+                let head = row.get(..batch.columns.len()).unwrap_or(row);
+                self.upserts(batch, &[head.into()]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One statement for many rows of parameters; the rows matched in all.
+    async fn many(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
+        let mut matched = 0;
+        if self.session.maria() {
+            let mut params = params.into_iter().peekable();
+            while params.peek().is_some() {
+                let chunk: Vec<Vec<Param>> = params.by_ref().take(ROWS_MAX).collect();
+                matched += self.bulk(sql, chunk).await?;
+            }
+        } else {
+            for one in params {
+                matched += self.statement(sql, one).await?;
+            }
+        }
+        Ok(matched)
+    }
+
+    async fn bulk(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
+        let place = self.session.place.clone();
+        within(WRITE, &place, self.session.conn.exec_batch(sql, params)).await?;
+        self.no_warnings().await
+    }
+
+    async fn statement(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
+        let place = self.session.place.clone();
+        within(WRITE, &place, self.session.conn.exec_drop(sql, params)).await?;
+        self.no_warnings().await
+    }
+
+    /// A warning of a write is an error: the server stored something else than was sent.
+    async fn no_warnings(&mut self) -> Result<u64> {
+        let matched = self.session.conn.affected_rows();
+        if self.session.conn.get_warnings() > 0 {
+            let rows: Vec<(String, u32, String)> = self.session.query("SHOW WARNINGS").await?;
+            let codes: Vec<u32> = rows
+                .iter()
+                .filter(|(level, ..)| level != "Note")
+                .map(|(_, code, _)| *code)
+                .collect();
+            if let Some(code) = codes.first() {
+                return Err(Error::data(
+                    Code::NotRepresentable,
+                    format!("{}: the server changed a value while storing it", self.session.place),
+                )
+                .with_detail(format!("warning {code}")));
+            }
+        }
+        Ok(matched)
+    }
+}
+
+fn update_params(batch: &WriteBatch, row: &[tidelock_core::Value]) -> Result<Vec<Param>> {
+    let mut params = Vec::with_capacity(row.len() + 2);
+    upsert::cells(batch, row, &mut params)?;
+    let key = row.get(batch.columns.len()..).unwrap_or(&[]);
+    upsert::key_cells(&batch.table, key, &mut params)?;
+    Ok(params)
+}
+
+/// How many rows from the front go into one packet.
+fn fitting(rows: &[Box<[tidelock_core::Value]>]) -> usize {
+    let mut bytes = 0;
+    let n = rows
+        .iter()
+        .take(ROWS_MAX)
+        .take_while(|row| {
+            bytes += row.iter().map(|v| v.heap_bytes() + 16).sum::<usize>();
+            bytes <= BYTES_MAX
+        })
+        .count();
+    n.max(1)
+}
+
+/// 1048 of a key column is the guard's doing: keys themselves are never NULL.
+fn key_conflict(error: Error, batch: &WriteBatch) -> Error {
+    let key_column = batch.table.key.iter().any(|i| {
+        batch.table.columns.get(*i).is_some_and(|c| {
+            error.message().ends_with(&format!("column {} cannot be null", c.name))
+        })
+    });
+    if error.kind() != ErrorKind::Data || !key_column {
+        return error;
+    }
+    Error::data(
+        Code::KeyConflict,
+        format!(
+            "table {}: a row hit another row by a unique key other than the mapping's, \
+             or by a key that only the collation holds equal",
+            batch.table.name
+        ),
+    )
+    .with_hint("find the row with the same unique value at the target and change or remove it")
+}
+
+#[async_trait]
+impl Sink for MySqlSink {
+    async fn create_progress(&mut self, progress: &Progress) -> Result<()> {
+        self.ready(false)?;
+        let sql = format!(
+            "INSERT INTO {}.`progress` (pipeline, flow, lane, epoch, seq, hop_list, \
+             source_identity, position, config_hash, holder, backend, source_commit_micros, \
+             updated_at) VALUES (?, ?, 0, 1, 0, '0', ?, ?, ?, ?, CONNECTION_ID(), ?, NOW(6))",
+            self.meta
+        );
+        let params = (
+            &progress.pipeline,
+            &progress.flow,
+            &progress.source_identity,
+            progress.position.as_str(),
+            &progress.config_hash,
+            &self.spec.holder,
+            progress.source_commit_micros,
+        );
+        let result = match self.session.exec(sql, params).await {
+            Err(e) if e.code() == Code::Constraint => Err(Error::fenced(format!(
+                "{}: flow {} already has a progress row",
+                self.session.place, self.spec.flow
+            ))),
+            other => other.map(drop),
+        };
+        (self.epoch, self.seq) = (1, 0);
+        self.guarded(result).await
+    }
+
+    async fn begin(&mut self, mark: &Mark) -> Result<()> {
+        self.ready(false)?;
+        self.open = true;
+        let result = self.do_begin(mark).await;
+        self.guarded(result).await
+    }
+
+    async fn write(&mut self, batches: &[WriteBatch]) -> Result<()> {
+        self.ready(true)?;
+        for (i, batch) in batches.iter().enumerate() {
+            let result = self.batch(batch).await.map_err(|e| {
+                let e = if e.kind() == ErrorKind::Data { e.with_batch(i) } else { e };
+                e.at(format_args!("mapping {}, table {}", batch.mapping, batch.table.name))
+            });
+            self.guarded(result).await?;
+        }
+        Ok(())
+    }
+
+    async fn record(&mut self, row: &StateRow) -> Result<()> {
+        self.ready(true)?;
+        let meta = self.meta.trim_matches('`').replace("``", "`");
+        let result = meta::write_state(&mut self.session, &meta, row).await;
+        self.guarded(result).await
+    }
+
+    async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {
+        self.ready(true)?;
+        let result = self.do_commit(position, source_commit_micros).await;
+        self.open = false;
+        self.guarded(result).await
+    }
+
+    async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()> {
+        self.begin(mark).await?;
+        self.commit(position, 0).await
+    }
+
+    async fn ping(&mut self) -> Result<()> {
+        if self.broken {
+            return Err(Error::bug("the target session was used after an error"));
+        }
+        let result = self.session.run("DO 1").await;
+        self.guarded(result).await
+    }
+}

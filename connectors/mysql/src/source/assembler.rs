@@ -1,0 +1,537 @@
+//! From binlog events to whole transactions. No I/O: events in, a chunk out.
+//!
+//! A position is told only at the end of a GTID group: at XID, COMMIT, or the one statement of a
+//! standalone group. `Begin` is held back until the first row that somebody asked for, so that a
+//! transaction without any becomes a mere `Idle`. Each event type is known by number or it is an
+//! error: passing over an unknown one could pass over rows.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tidelock_core::{
+    Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Result, TableFault, TableName, Truncate,
+};
+
+use super::ddl::{self, Statement};
+use crate::binlog::rows::{Layout, RowsEvent};
+use crate::binlog::table_map::TableMap;
+use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
+use crate::catalog::{CatalogTable, Charset};
+use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
+
+/// An event with what its header tells.
+pub(crate) struct Frame<'a> {
+    pub kind: u8,
+    pub server: u32,
+    pub seconds: u32,
+    pub end: u64,
+    pub ignorable: bool,
+    /// From inside a compressed payload.
+    pub inner: bool,
+    /// A tagged GTID, already read.
+    pub gtid: Option<MySqlGtid>,
+    pub data: &'a [u8],
+}
+
+enum Gtid {
+    MariaDb { domain: u32, server: u32, seq: u64 },
+    MySql { uuid: String, tag: String, gno: u64 },
+}
+
+/// The group being read.
+struct Group {
+    gtid: Gtid,
+    micros: i64,
+    /// Ends with its one statement.
+    standalone: bool,
+    /// Rows that may still be rolled back.
+    xa: bool,
+    /// `Begin` was told.
+    told: bool,
+    payload: bool,
+}
+
+enum Mapped {
+    Ours(Box<Layout>),
+    Other,
+}
+
+/// The state of reading.
+pub(crate) struct Assembler {
+    place: String,
+    wanted: HashSet<TableName>,
+    catalog: HashMap<TableName, CatalogTable>,
+    charsets: Arc<HashMap<u64, Charset>>,
+    full_metadata: bool,
+    maps: HashMap<u64, Mapped>,
+    layouts: HashMap<TableName, (TableMap, u64, u64)>,
+    catalog_version: u64,
+    version: u64,
+    faulted: HashSet<TableName>,
+    gtids: GtidSet,
+    file: String,
+    offset: u64,
+    group: Option<Group>,
+    idle: Option<bool>,
+    stale: bool,
+    chunk: Chunk,
+}
+
+impl Assembler {
+    pub fn new(
+        place: String,
+        tables: Vec<TableName>,
+        found: Vec<CatalogTable>,
+        charsets: Arc<HashMap<u64, Charset>>,
+        full_metadata: bool,
+        start: BinlogPosition,
+    ) -> Assembler {
+        let (file, offset) = start.at.map_or((String::new(), 0), |at| (at.file, at.offset));
+        Assembler {
+            place,
+            wanted: tables.into_iter().collect(),
+            catalog: found.into_iter().map(|t| (t.table.name.clone(), t)).collect(),
+            charsets,
+            full_metadata,
+            maps: HashMap::new(),
+            layouts: HashMap::new(),
+            catalog_version: 0,
+            version: 0,
+            faulted: HashSet::new(),
+            gtids: start.gtids,
+            file,
+            offset,
+            group: None,
+            idle: None,
+            stale: false,
+            chunk: Chunk::default(),
+        }
+    }
+
+    /// Whether the catalog must be read again before the next event.
+    pub fn stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Takes a fresh catalog.
+    pub fn refreshed(&mut self, found: Vec<CatalogTable>) {
+        self.catalog = found.into_iter().map(|t| (t.table.name.clone(), t)).collect();
+        self.catalog_version += 1;
+        self.stale = false;
+        let gone: Vec<TableName> =
+            self.wanted.iter().filter(|t| !self.catalog.contains_key(*t)).cloned().collect();
+        for table in gone {
+            self.fault(table, "it was dropped or renamed");
+        }
+    }
+
+    /// Whether events now come from inside a compressed payload.
+    pub fn in_payload(&self) -> bool {
+        self.group.as_ref().is_some_and(|g| g.payload)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.chunk.bytes
+    }
+
+    pub fn has_output(&self) -> bool {
+        self.idle.is_some() || !self.chunk.events.is_empty()
+    }
+
+    /// Hands over what has come together.
+    pub fn flush(&mut self) -> Chunk {
+        let telling = self.group.as_ref().is_some_and(|g| g.told);
+        if !telling && let Some(grew) = self.idle.take() {
+            let position = self.position().to_position();
+            self.chunk.push(LogEvent::Idle(Idle { position, grew }));
+        }
+        std::mem::take(&mut self.chunk)
+    }
+
+    fn position(&self) -> BinlogPosition {
+        let at = (!self.file.is_empty())
+            .then(|| FileOffset { file: self.file.clone(), offset: self.offset });
+        BinlogPosition { gtids: self.gtids.clone(), at }
+    }
+
+    fn here(&self, frame: &Frame<'_>) -> String {
+        format!("{}: binlog {} before {}", self.place, self.file, frame.end)
+    }
+
+    fn damaged(&self, frame: &Frame<'_>, damage: Damage) -> Error {
+        Error::continuity(
+            Code::DamagedEvent,
+            format!("{}: event of type {} cannot be read", self.here(frame), frame.kind),
+        )
+        .with_detail(damage.0)
+    }
+
+    fn unsupported(&self, frame: &Frame<'_>, what: &str) -> Error {
+        Error::continuity(Code::UnsupportedEvent, format!("{}: {what}", self.here(frame)))
+            .with_hint("run `tidelock resync` for this flow once the cause is mended")
+    }
+
+    /// Takes one event.
+    pub fn event(&mut self, frame: &Frame<'_>) -> Result<()> {
+        use kind as k;
+        match frame.kind {
+            k::ROTATE => {
+                let (file, offset) =
+                    binlog::rotate(frame.data).map_err(|d| self.damaged(frame, d))?;
+                if file != self.file {
+                    (self.file, self.offset) = (file, offset);
+                }
+                self.maps.clear();
+            }
+            k::FORMAT_DESCRIPTION => {
+                self.maps.clear();
+                if self.group.take().is_some_and(|g| g.told) {
+                    return Err(Error::transient(
+                        Code::ServerBusy,
+                        format!("{}: the server restarted inside a transaction", self.here(frame)),
+                    ));
+                }
+            }
+            k::HEARTBEAT | k::HEARTBEAT_V2 => {
+                if self.group.is_none() {
+                    self.idle.get_or_insert(false);
+                }
+            }
+            k::MARIA_GTID | k::GTID | k::GTID_TAGGED => self.group_start(frame)?,
+            k::ANONYMOUS_GTID => {
+                return Err(
+                    self.unsupported(frame, "a transaction has no GTID (gtid_mode was off)")
+                );
+            }
+            k::QUERY => self.query(frame, false)?,
+            k::MARIA_QUERY_COMPRESSED => self.query(frame, true)?,
+            k::XID => self.end(frame, frame.seconds)?,
+            k::XA_PREPARE => {
+                if self.group.as_ref().is_some_and(|g| g.told) {
+                    return Err(self.xa(frame));
+                }
+                self.end(frame, frame.seconds)?;
+            }
+            k::TABLE_MAP => self.table_map(frame)?,
+            k::WRITE_V1..=k::DELETE_V1
+            | k::WRITE_V2..=k::DELETE_V2
+            | k::MARIA_WRITE_COMPRESSED_V1..=k::MARIA_DELETE_COMPRESSED => self.rows(frame)?,
+            k::PARTIAL_UPDATE => {
+                let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
+                if !matches!(self.maps.get(&id), Some(Mapped::Other)) {
+                    return Err(self.unsupported(
+                        frame,
+                        "a partial JSON update (binlog_row_value_options = PARTIAL_JSON)",
+                    ));
+                }
+            }
+            k::TRANSACTION_PAYLOAD => {
+                binlog::payload(frame.data).map_err(|d| self.damaged(frame, d))?;
+                self.offset = frame.end;
+                match &mut self.group {
+                    Some(group) => group.payload = true,
+                    None => return Err(self.damaged(frame, Damage("a payload outside a group"))),
+                }
+            }
+            k::INCIDENT => {
+                return Err(self.unsupported(frame, "the server reports lost events (INCIDENT)"));
+            }
+            k::STOP
+            | k::INTVAR
+            | k::RAND
+            | k::USER_VAR
+            | k::IGNORABLE
+            | k::ROWS_QUERY
+            | k::PREVIOUS_GTIDS
+            | k::TRANSACTION_CONTEXT
+            | k::VIEW_CHANGE
+            | k::MARIA_ANNOTATE
+            | k::MARIA_CHECKPOINT
+            | k::MARIA_GTID_LIST
+            | k::MARIA_START_ENCRYPTION => {}
+            _ if frame.ignorable => {}
+            other => {
+                return Err(self.unsupported(frame, &format!("an unknown event of type {other}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn xa(&self, frame: &Frame<'_>) -> Error {
+        self.unsupported(
+            frame,
+            "an XA transaction wrote a mapped table: its outcome is not known here",
+        )
+    }
+
+    fn group_start(&mut self, frame: &Frame<'_>) -> Result<()> {
+        if self.group.as_ref().is_some_and(|g| !g.standalone) {
+            return Err(self.damaged(frame, Damage("a group starts inside another one")));
+        }
+        let seconds = i64::from(frame.seconds) * 1_000_000;
+        let group = if frame.kind == kind::MARIA_GTID {
+            let g = binlog::maria_gtid(frame.data).map_err(|d| self.damaged(frame, d))?;
+            let last = match &self.gtids {
+                GtidSet::MariaDb(set) => set.last(g.domain),
+                GtidSet::MySql(_) => None,
+            };
+            if last.is_some_and(|(_, seq)| seq >= g.seq) {
+                return Err(Error::continuity(
+                    Code::GtidDiverged,
+                    format!(
+                        "{}: GTID {}-{}-{} comes after a higher one of its domain",
+                        self.here(frame),
+                        g.domain,
+                        frame.server,
+                        g.seq
+                    ),
+                )
+                .with_hint("set gtid_strict_mode = ON on the source and run `tidelock resync`"));
+            }
+            Group {
+                gtid: Gtid::MariaDb { domain: g.domain, server: frame.server, seq: g.seq },
+                micros: seconds,
+                standalone: g.standalone(),
+                xa: g.xa_prepare(),
+                told: false,
+                payload: false,
+            }
+        } else {
+            let g = match &frame.gtid {
+                Some(g) => g.clone(),
+                None if frame.kind == kind::GTID_TAGGED => {
+                    return Err(self.damaged(frame, Damage("a tagged GTID is none")));
+                }
+                None => binlog::mysql_gtid(frame.data).map_err(|d| self.damaged(frame, d))?,
+            };
+            Group {
+                micros: g.commit_micros.unwrap_or(seconds),
+                gtid: Gtid::MySql { uuid: g.uuid, tag: g.tag, gno: g.gno },
+                // Until BEGIN tells otherwise.
+                standalone: true,
+                xa: false,
+                told: false,
+                payload: false,
+            }
+        };
+        self.group = Some(group);
+        Ok(())
+    }
+
+    /// The group is complete: its GTID becomes part of the position.
+    fn end(&mut self, frame: &Frame<'_>, seconds: u32) -> Result<()> {
+        let Some(group) = self.group.take() else {
+            return Err(self.damaged(frame, Damage("a transaction ends that never began")));
+        };
+        match (&mut self.gtids, group.gtid) {
+            (GtidSet::MariaDb(set), Gtid::MariaDb { domain, server, seq }) => {
+                set.advance(domain, server, seq);
+            }
+            (GtidSet::MySql(set), Gtid::MySql { uuid, tag, gno }) => set.add(&uuid, &tag, gno, gno),
+            (GtidSet::MariaDb(_) | GtidSet::MySql(_), _) => {
+                return Err(self.damaged(frame, Damage("a GTID of the other flavour")));
+            }
+        }
+        if !frame.inner && frame.end > 0 {
+            self.offset = frame.end;
+        }
+        if group.told {
+            self.idle = None;
+            let position = self.position().to_position();
+            let commit_micros = group.micros.max(i64::from(seconds) * 1_000_000);
+            self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
+        } else {
+            self.idle = Some(true);
+        }
+        Ok(())
+    }
+
+    /// Tells `Begin` before the first thing somebody asked for.
+    fn tell(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let Some(group) = &mut self.group else {
+            return Err(self.damaged(frame, Damage("rows outside a transaction")));
+        };
+        if group.xa {
+            return Err(self.xa(frame));
+        }
+        if !group.told {
+            group.told = true;
+            self.chunk.push(LogEvent::Begin(Begin { commit_micros: group.micros }));
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, table: TableName, why: &str) {
+        if !self.faulted.insert(table.clone()) {
+            return;
+        }
+        let error = Error::data(Code::SchemaDrift, format!("table {table}: {why}")).with_hint(
+            "mend the mapping or the table, then `tidelock backfill` or `tidelock resync`",
+        );
+        self.chunk.push(LogEvent::TableFault(TableFault { table, error }));
+    }
+
+    fn table_map(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let map = TableMap::decode(frame.data).map_err(|d| self.damaged(frame, d))?;
+        let name = TableName::new(map.schema.clone(), map.table.clone());
+        if !self.wanted.contains(&name) || self.faulted.contains(&name) {
+            self.maps.insert(map.id, Mapped::Other);
+            return Ok(());
+        }
+        // The same shape again under whatever id keeps its schema version.
+        let id = map.id;
+        let same_id = TableMap { id: 0, ..map };
+        let version = match self.layouts.get(&name) {
+            Some((known, version, catalog))
+                if *known == same_id && *catalog == self.catalog_version =>
+            {
+                if let Some(Mapped::Ours(layout)) = self.maps.get(&id)
+                    && layout.schema.version == *version
+                {
+                    return Ok(());
+                }
+                *version
+            }
+            _ => {
+                self.version += 1;
+                self.version
+            }
+        };
+        match Layout::new(&same_id, self.catalog.get(&name), &self.charsets, version) {
+            Ok(layout) => {
+                self.layouts.insert(name, (same_id, version, self.catalog_version));
+                self.maps.insert(id, Mapped::Ours(Box::new(layout)));
+            }
+            Err(why) => {
+                self.maps.insert(id, Mapped::Other);
+                self.fault(name, &why);
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
+        let last = frame.data.get(6).is_some_and(|flags| flags & 1 != 0);
+        match self.maps.get(&id) {
+            None => return Err(self.damaged(frame, Damage("rows without a table map"))),
+            Some(Mapped::Other) => {}
+            Some(Mapped::Ours(_)) => {
+                self.tell(frame)?;
+                let Some(Mapped::Ours(layout)) = self.maps.get(&id) else { return Ok(()) };
+                let table = layout.schema.name.clone();
+                let chunk = &mut self.chunk;
+                let decoded = RowsEvent::decode(frame.kind, frame.data)
+                    .and_then(|e| e.changes(layout, |c| chunk.push(LogEvent::Change(c))));
+                decoded.map_err(|d| self.damaged(frame, d).at(format_args!("table {table}")))?;
+            }
+        }
+        let standalone = self.group.as_ref().is_some_and(|g| g.standalone);
+        if standalone && last && matches!(self.gtids, GtidSet::MariaDb(_)) {
+            self.end(frame, frame.seconds)?;
+        }
+        Ok(())
+    }
+
+    /// Wanted tables that a statement may be about.
+    fn mentioned(&self, query: &Query, words: &[String]) -> Vec<TableName> {
+        let names = |word: &str| words.iter().any(|w| w.eq_ignore_ascii_case(word));
+        self.wanted
+            .iter()
+            .filter(|t| {
+                names(&t.name)
+                    && (query.database.eq_ignore_ascii_case(&t.schema) || names(&t.schema))
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn query(&mut self, frame: &Frame<'_>, compressed: bool) -> Result<()> {
+        let query = binlog::query(frame.data, compressed).map_err(|d| self.damaged(frame, d))?;
+        if self.group.is_none() {
+            // Dummies that stand for events this replica is not sent.
+            return Ok(());
+        }
+        let words = ddl::words(&query.sql);
+        let statement = ddl::classify(&words);
+        let tables = self.mentioned(&query, &words);
+        match statement {
+            Statement::Begin => self.open_group(false),
+            Statement::XaStart => self.open_group(true),
+            Statement::Savepoint | Statement::XaEnd => {}
+            Statement::Commit | Statement::XaDecide => self.end(frame, frame.seconds)?,
+            Statement::Rollback => {
+                if self.group.as_ref().is_some_and(|g| g.told) {
+                    return Err(self.unsupported(
+                        frame,
+                        "a rolled back transaction with rows (a non-transactional table in it)",
+                    ));
+                }
+                self.end(frame, frame.seconds)?;
+            }
+            Statement::Write => {
+                if let Some(table) = tables.first() {
+                    return Err(self.unsupported(
+                        frame,
+                        &format!("a write to table {table} logged as a statement, not as rows"),
+                    ));
+                }
+                self.end_standalone(frame)?;
+            }
+            Statement::Truncate => {
+                if !tables.is_empty() {
+                    self.tell(frame)?;
+                    self.chunk.push(LogEvent::Truncate(Truncate { tables }));
+                }
+                self.end_standalone(frame)?;
+            }
+            Statement::Lossy => {
+                let whole = words.iter().any(|w| {
+                    w.eq_ignore_ascii_case("DATABASE") || w.eq_ignore_ascii_case("SCHEMA")
+                });
+                let lost: Vec<TableName> = if whole {
+                    let named = |t: &&TableName| words.contains(&t.schema);
+                    self.wanted.iter().filter(named).cloned().collect()
+                } else {
+                    tables
+                };
+                for table in lost {
+                    self.fault(table, "it was dropped, or replaced without row events");
+                    self.stale = true;
+                }
+                self.end_standalone(frame)?;
+            }
+            Statement::Alter | Statement::Rename => {
+                self.stale |= !tables.is_empty();
+                if !self.full_metadata {
+                    for table in tables {
+                        self.fault(
+                            table,
+                            "it was altered, and the log names no columns (binlog_row_metadata)",
+                        );
+                    }
+                }
+                self.end_standalone(frame)?;
+            }
+            Statement::Other => {
+                self.stale |= !tables.is_empty();
+                self.end_standalone(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_group(&mut self, xa: bool) {
+        if let Some(group) = &mut self.group {
+            group.standalone = false;
+            group.xa |= xa;
+        }
+    }
+
+    fn end_standalone(&mut self, frame: &Frame<'_>) -> Result<()> {
+        if self.group.as_ref().is_some_and(|g| g.standalone) {
+            self.end(frame, frame.seconds)?;
+        }
+        Ok(())
+    }
+}

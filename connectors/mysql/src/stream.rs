@@ -1,0 +1,98 @@
+//! Where a new stream starts, and how the log is doing.
+//!
+//! On MariaDB the snapshot tells its own binlog place, so emptiness of the tables is judged at exactly
+//! the start. On MySQL the GTID set is read first and the snapshot is opened after: what lies between
+//! the two is seen by both, which does no harm, as rows of a table that is not empty are refused or
+//! written again idempotently.
+
+use tidelock_core::{Code, Error, Probe, Result, SourceSpec, StartPoint};
+
+use crate::config::Endpoint;
+use crate::gtid::{BinlogPosition, FileOffset, GtidSet, MariaGtidSet};
+use crate::session::{Session, quote};
+use crate::source;
+
+/// Finds the start of a new stream.
+pub(crate) async fn create(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    spec: &SourceSpec,
+) -> Result<StartPoint> {
+    let before = end(session).await?;
+    session.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+    session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+    let mut position = if session.maria() { snapshot_place(session).await? } else { before };
+    let mut with_rows = Vec::new();
+    for table in &spec.tables {
+        let name = format!("{}.{}", quote(&table.name.schema), quote(&table.name.name));
+        let any: bool =
+            session.one(&format!("SELECT EXISTS(SELECT 1 FROM {name} LIMIT 1)")).await?;
+        if any {
+            with_rows.push(table.name.clone());
+        }
+    }
+    session.run("ROLLBACK").await?;
+    if let Some(start) = &spec.start_at {
+        position = start.as_str().parse()?;
+        source::prove(session, spec, &endpoint.meta, &position).await?;
+    }
+    Ok(StartPoint { position: position.to_position(), with_rows })
+}
+
+/// The binlog place of the open snapshot.
+async fn snapshot_place(session: &mut Session) -> Result<BinlogPosition> {
+    let rows: Vec<(String, String)> = session.query("SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
+    let get = |name: &str| {
+        rows.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())
+    };
+    let (file, offset) = (get("binlog_snapshot_file"), get("binlog_snapshot_position"));
+    let place = file.zip(offset.and_then(|o| o.parse::<u64>().ok()));
+    let Some((file, offset)) = place.filter(|(file, _)| !file.is_empty()) else {
+        return Err(Error::setup(
+            Code::ServerSetting,
+            format!("{}: the binary log is switched off", session.place),
+        )
+        .with_hint("set log_bin in the server's configuration and restart it"));
+    };
+    let gtids: Option<String> = session
+        .rows("SELECT BINLOG_GTID_POS(?, ?)", (file.as_str(), offset))
+        .await?
+        .into_iter()
+        .next()
+        .flatten();
+    let gtids = gtids.and_then(|t| t.parse::<MariaGtidSet>().ok()).ok_or_else(|| {
+        Error::transient(
+            Code::ServerBusy,
+            format!("{}: the server cannot tell the GTIDs of its snapshot", session.place),
+        )
+    })?;
+    Ok(BinlogPosition { gtids: GtidSet::MariaDb(gtids), at: Some(FileOffset { file, offset }) })
+}
+
+/// The log's end: GTIDs first, so that the file's offset is never before them.
+async fn end(session: &mut Session) -> Result<BinlogPosition> {
+    let (file, offset) = session.log_end().await?;
+    let gtids = source::logged(session).await?;
+    Ok(BinlogPosition { gtids, at: Some(FileOffset { file, offset }) })
+}
+
+/// One look at the log's end.
+pub(crate) async fn probe(session: &mut Session) -> Result<Probe> {
+    let end = end(session).await?;
+    // PROCESS is not among the rights we ask for: without it the age is simply unknown.
+    let age: Option<f64> = session
+        .query::<Option<f64>>(
+            "SELECT CAST(MAX(TIMESTAMPDIFF(SECOND, trx_started, UTC_TIMESTAMP())) AS DOUBLE) \
+             FROM information_schema.innodb_trx",
+        )
+        .await
+        .ok()
+        .and_then(|rows| rows.into_iter().next().flatten());
+    Ok(Probe {
+        end: end.to_position(),
+        retained_bytes: None,
+        headroom_bytes: None,
+        headroom_seconds: None,
+        open_transaction_seconds: age.map(|a| a.max(0.0)),
+    })
+}

@@ -1,0 +1,225 @@
+//! The statements that write rows, and the parameters bound to them. Pure.
+//!
+//! `ON DUPLICATE KEY UPDATE` fires for any unique key. The guard makes a hit by another key than the
+//! mapping's an error: `k = IF(k is exactly the new k, k, NULL)` puts NULL into a column that is NOT
+//! NULL, which the server refuses with 1048. Text keys are compared byte for byte, because a
+//! collation may hold two different keys equal.
+
+use mysql_async::Value as Param;
+use tidelock_core::value::{Date, Instant, Time, Timestamp};
+use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch};
+
+use crate::session::{Flavour, quote};
+
+fn name(table: &TargetTable) -> String {
+    format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
+}
+
+fn column(table: &TargetTable, i: usize) -> Result<&TargetColumn> {
+    table.columns.get(i).ok_or_else(|| {
+        Error::bug(format!("table {}: a batch names column {i}, which there is not", table.name))
+    })
+}
+
+fn is_text(column: &TargetColumn) -> bool {
+    matches!(column.data_type, DataType::Text { .. })
+}
+
+/// An insert-or-update of so many rows.
+pub(crate) fn upsert(batch: &WriteBatch, rows: usize, flavour: Flavour) -> Result<String> {
+    let table = &batch.table;
+    let mut names = Vec::new();
+    let mut sets = Vec::new();
+    for &i in batch.columns.iter() {
+        let c = column(table, i)?;
+        let q = quote(&c.name);
+        let new = match flavour {
+            Flavour::MariaDb => format!("VALUES({q})"),
+            Flavour::MySql => format!("tidelock_new.{q}"),
+        };
+        let own = match flavour {
+            Flavour::MariaDb => q.clone(),
+            Flavour::MySql => format!("{}.{q}", name(table)),
+        };
+        if table.key.contains(&i) {
+            let same = if is_text(c) {
+                let bytes = |x: &str| format!("CAST(CONVERT({x} USING utf8mb4) AS BINARY)");
+                format!("{} <=> {}", bytes(&own), bytes(&new))
+            } else {
+                format!("{own} <=> {new}")
+            };
+            // First, so that it is judged on the row as it is found.
+            sets.insert(0, format!("{q} = IF({same}, {own}, NULL)"));
+        } else {
+            sets.push(format!("{q} = {new}"));
+        }
+        names.push(q);
+    }
+    let marks = format!("({})", vec!["?"; names.len()].join(","));
+    let values = vec![marks.as_str(); rows].join(",");
+    let alias = match flavour {
+        Flavour::MariaDb => "",
+        Flavour::MySql => " AS tidelock_new",
+    };
+    Ok(format!(
+        "INSERT INTO {} ({}) VALUES {values}{alias} ON DUPLICATE KEY UPDATE {}",
+        name(table),
+        names.join(","),
+        sets.join(", ")
+    ))
+}
+
+/// `WHERE` over the key; a text key takes its parameter twice: once for the index, once exactly.
+fn by_key(table: &TargetTable) -> Result<String> {
+    let mut tests = Vec::new();
+    for &i in &table.key {
+        let c = column(table, i)?;
+        let q = quote(&c.name);
+        tests.push(format!("{q} = ?"));
+        if is_text(c) {
+            tests.push(format!("CAST(CONVERT({q} USING utf8mb4) AS BINARY) = CAST(? AS BINARY)"));
+        }
+    }
+    Ok(tests.join(" AND "))
+}
+
+/// An update of one row by its old key.
+pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
+    let table = &batch.table;
+    let sets = batch
+        .columns
+        .iter()
+        .map(|&i| Ok(format!("{} = ?", quote(&column(table, i)?.name))))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
+}
+
+/// A delete of one row by its key.
+pub(crate) fn delete(batch: &WriteBatch) -> Result<String> {
+    Ok(format!("DELETE FROM {} WHERE {}", name(&batch.table), by_key(&batch.table)?))
+}
+
+/// A delete of all rows.
+pub(crate) fn delete_all(batch: &WriteBatch) -> String {
+    format!("DELETE FROM {}", name(&batch.table))
+}
+
+/// The cells of `batch.columns`.
+pub(crate) fn cells(batch: &WriteBatch, row: &[Value], out: &mut Vec<Param>) -> Result<()> {
+    if row.len() < batch.columns.len() {
+        return Err(Error::bug(format!("table {}: a row is too short", batch.table.name)));
+    }
+    for (&i, value) in batch.columns.iter().zip(row) {
+        out.push(param(column(&batch.table, i)?, value)?);
+    }
+    Ok(())
+}
+
+/// The key's cells as [`by_key`] wants them. `cells` are in key order.
+pub(crate) fn key_cells(table: &TargetTable, cells: &[Value], out: &mut Vec<Param>) -> Result<()> {
+    if cells.len() != table.key.len() {
+        return Err(Error::bug(format!("table {}: a key has another length", table.name)));
+    }
+    for (&i, value) in table.key.iter().zip(cells) {
+        let c = column(table, i)?;
+        let bound = param(c, value)?;
+        if is_text(c) {
+            out.push(bound.clone());
+        }
+        out.push(bound);
+    }
+    Ok(())
+}
+
+/// The key's cells of a row that is laid out by `batch.columns`, in key order.
+pub(crate) fn key_of(batch: &WriteBatch, row: &[Value]) -> Result<Vec<Value>> {
+    batch
+        .table
+        .key
+        .iter()
+        .map(|k| {
+            let at = batch.columns.iter().position(|c| c == k);
+            at.and_then(|at| row.get(at)).cloned().ok_or_else(|| {
+                Error::bug(format!("table {}: a batch lacks a key column", batch.table.name))
+            })
+        })
+        .collect()
+}
+
+/// Binds a value in its column's type. One column is always bound in one type, whatever its rows
+/// hold: the server learns the types once a batch.
+fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
+    let wrong = |what: &str| {
+        Err(Error::bug(format!("column {}: a value of kind {what} does not fit it", column.name)))
+    };
+    let unsigned = matches!(column.data_type, DataType::Int { unsigned: true, .. });
+    Ok(match value {
+        Value::Null => Param::NULL,
+        Value::Unchanged => return wrong("unchanged"),
+        Value::Bool(b) if unsigned => Param::UInt(u64::from(*b)),
+        Value::Bool(b) => Param::Int(i64::from(*b)),
+        Value::Int(n) if unsigned => match u64::try_from(*n) {
+            Ok(n) => Param::UInt(n),
+            Err(_) => return wrong("negative integer"),
+        },
+        Value::Int(n) => Param::Int(*n),
+        Value::UInt(n) if unsigned => Param::UInt(*n),
+        Value::UInt(n) => match i64::try_from(*n) {
+            Ok(n) => Param::Int(n),
+            Err(_) => return wrong("unsigned integer"),
+        },
+        Value::Float32(x) => Param::Float(*x),
+        Value::Float64(x) => Param::Double(*x),
+        Value::Text(t) if matches!(column.data_type, DataType::Text { padded: true, .. }) => {
+            Param::Bytes(t.trim_end_matches(' ').as_bytes().to_vec())
+        }
+        Value::Decimal(t)
+        | Value::Text(t)
+        | Value::Json(t)
+        | Value::Enum(t)
+        | Value::Foreign(t) => Param::Bytes(t.as_bytes().to_vec()),
+        Value::Bytes(b) => Param::Bytes(b.to_vec()),
+        Value::Date(d) if !d.is_infinite() => Param::Bytes(date_text(*d).into_bytes()),
+        Value::Time(t) => Param::Bytes(time_text(*t).into_bytes()),
+        Value::Timestamp(t) if !t.is_infinite() => Param::Bytes(timestamp_text(*t).into_bytes()),
+        // Our sessions run in UTC.
+        Value::Instant(Instant(i)) if !Instant(*i).is_infinite() => {
+            Param::Bytes(timestamp_text(Timestamp(*i)).into_bytes())
+        }
+        Value::Date(_) | Value::Timestamp(_) | Value::Instant(_) => return wrong("infinity"),
+        Value::Uuid(u) if matches!(column.data_type, DataType::Bytes { .. }) => {
+            Param::Bytes(u.to_vec())
+        }
+        Value::Uuid(u) => Param::Bytes(crate::binlog::uuid_text(u).into_bytes()),
+    })
+}
+
+fn date_text(date: Date) -> String {
+    let (y, m, d) = date.to_ymd();
+    format!("{y:04}-{m:02}-{d:02}")
+}
+
+fn time_text(Time(micros): Time) -> String {
+    let sign = if micros < 0 { "-" } else { "" };
+    let v = micros.unsigned_abs();
+    let (s, frac) = (v / 1_000_000, v % 1_000_000);
+    let mut text = format!("{sign}{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+    push_fraction(&mut text, frac);
+    text
+}
+
+/// Digits that are zero are left out: the server would warn of more digits than the column holds.
+fn push_fraction(text: &mut String, frac: u64) {
+    if frac > 0 {
+        text.push_str(format!(".{frac:06}").trim_end_matches('0'));
+    }
+}
+
+fn timestamp_text(timestamp: Timestamp) -> String {
+    let (date, Time(time)) = timestamp.split();
+    let v = time.unsigned_abs();
+    let s = v / 1_000_000;
+    let mut text = format!("{} {:02}:{:02}:{:02}", date_text(date), s / 3600, s / 60 % 60, s % 60);
+    push_fraction(&mut text, v % 1_000_000);
+    text
+}
