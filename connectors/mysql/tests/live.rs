@@ -1,0 +1,554 @@
+//! The connector against a real server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelock_core::value::{Date, Instant, Timestamp};
+use tidelock_core::{
+    Change, Code, Connector, DataType, ErrorKind, HopList, Lease, LogEvent, Mark, OldRow, Op,
+    OpenSink, Position, Progress, Secret, SinkSpec, Source, SourceSpec, SourceTable, SystemConfig,
+    TableName, TargetColumn, TargetTable, Tls, TlsMode, Value, WriteBatch, WriteOp,
+};
+use tidelock_scratch::{Mysql, MysqlOptions};
+
+async fn server() -> Mysql {
+    let mut options = MysqlOptions::new().setting("binlog_row_metadata", "FULL");
+    if std::env::var("TIDELOCK_TEST_MYSQL").is_ok() {
+        options = options.flavour(tidelock_scratch::Flavour::MySql);
+    }
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    server
+}
+
+fn connector(server: &Mysql) -> Box<dyn Connector> {
+    tidelock_mysql::connector(SystemConfig {
+        name: "crm".into(),
+        url: Secret::new(server.url("crm")),
+        password: None,
+        tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
+        meta_schema: "tidelock".into(),
+    })
+    .unwrap()
+}
+
+fn source_spec(tables: &[&str]) -> SourceSpec {
+    SourceSpec {
+        pipeline: "p".into(),
+        flow: "crm:erp".into(),
+        slot: String::new(),
+        publication: String::new(),
+        tables: tables
+            .iter()
+            .map(|t| SourceTable {
+                name: TableName::new("crm", *t),
+                key_columns: vec!["id".into()],
+            })
+            .collect(),
+        start_at: None,
+        identity: String::new(),
+    }
+}
+
+fn sink_spec() -> SinkSpec {
+    SinkSpec {
+        pipeline: "p".into(),
+        flow: "erp:crm".into(),
+        holder: "test".into(),
+        config_hash: "h".into(),
+        tables: vec![],
+    }
+}
+
+struct Log {
+    source: Box<dyn Source>,
+    position: Position,
+    faults: Vec<Code>,
+    truncated: usize,
+}
+
+impl Log {
+    async fn open(c: &dyn Connector, tables: &[&str]) -> Log {
+        c.ensure_meta().await.unwrap();
+        let spec = source_spec(tables);
+        let start = c.create_stream(&spec, false).await.unwrap();
+        Log::at(c, tables, &start.position).await
+    }
+
+    async fn at(c: &dyn Connector, tables: &[&str], position: &Position) -> Log {
+        let source = c.open_source(&source_spec(tables), position).await.unwrap();
+        Log { source, position: position.clone(), faults: vec![], truncated: 0 }
+    }
+
+    /// The changes up to the server's present end.
+    async fn changes(&mut self, c: &dyn Connector) -> tidelock_core::Result<Vec<Change>> {
+        let end = c.probe(&source_spec(&[])).await.unwrap().end;
+        let mut changes = Vec::new();
+        while !c.compare(&self.position, &end).unwrap().reached() {
+            let chunk = tokio::time::timeout(Duration::from_secs(20), self.source.next())
+                .await
+                .expect("the log stands still")?;
+            for event in chunk.events {
+                match event {
+                    LogEvent::Change(change) => changes.push(change),
+                    LogEvent::Commit(x) => self.position = x.position,
+                    LogEvent::Idle(x) => self.position = x.position,
+                    LogEvent::TableFault(f) => self.faults.push(f.error.code()),
+                    LogEvent::Truncate(_) => self.truncated += 1,
+                    LogEvent::Begin(b) => assert!(b.commit_micros > 1_600_000_000_000_000),
+                }
+            }
+        }
+        Ok(changes)
+    }
+}
+
+fn inserted(change: &Change) -> &[Value] {
+    match &change.op {
+        Op::Insert(i) => &i.new.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text(t: &str) -> Value {
+    Value::Text(t.to_owned().into())
+}
+
+#[tokio::test]
+async fn every_type_is_read_exactly() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    let uuid = if mysql { "binary(16)" } else { "uuid" };
+    let uuid_value = if mysql {
+        "0x00112233445517778899aabbccddee00"
+    } else {
+        "'00112233-4455-1777-8899-aabbccddee00'"
+    };
+    server
+        .sql(
+            "crm",
+            &format!(
+                "SET sql_mode=''; CREATE TABLE t (id mediumint PRIMARY KEY, tiny tinyint unsigned, \
+                 big bigint unsigned, small smallint, d decimal(65,30), dd decimal(10,2), \
+                 fixed binary(4), v varchar(300), l varchar(20) CHARACTER SET latin1, \
+                 f float, g double, da date, dt datetime(6), ts timestamp(3) NULL, ti time(6), \
+                 e enum('a','b''c'), b blob, u {uuid}, j json, y year, bi bit(9), ch char(5), \
+                 ge geometry, se set('x','y'), tail int)"
+            ),
+        )
+        .await
+        .unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    assert_eq!(tables.len(), 1);
+    assert_eq!(tables[0].column("j").unwrap().data_type, DataType::Json);
+    assert_eq!(tables[0].primary_key().unwrap(), ["id"]);
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql(
+            "crm",
+            &format!(
+                "SET sql_mode='', time_zone='+09:00'; INSERT INTO t VALUES (-5, 255, 18446744073709551615, -3, \
+                 -0.000000000000000000000000000001, -12.50, 0x61000000, 'Köln😀', 'é€', 1.1, 0.1, \
+                 '2024-02-29', '2024-01-02 03:04:05.678901', '2024-01-01 09:00:00.5', '-838:59:58.5', \
+                 'b''c', 0x00ff00, {uuid_value}, '{{\"a\": [1, 2.5, null, \"x\"]}}', 2000, 257, 'ab', \
+                 ST_GeomFromText('POINT(1 2)'), 'y', 42)"
+            ),
+        )
+        .await
+        .unwrap();
+    server
+        .sql("crm", "SET sql_mode=''; INSERT INTO t (id, da, dt, ts, e) VALUES (-8388608, '0000-00-00', '2024-00-10', 0, 'zz')")
+        .await
+        .unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!(changes.len(), 2, "{:?}", log.faults);
+    let row = inserted(&changes[0]);
+    let at = |n: &str| {
+        let i = changes[0].table.columns.iter().position(|c| c.name == n).unwrap();
+        row[i].clone()
+    };
+    assert_eq!(at("id"), Value::Int(-5));
+    assert_eq!(at("tiny"), Value::UInt(255));
+    assert_eq!(at("big"), Value::UInt(u64::MAX));
+    assert_eq!(at("small"), Value::Int(-3));
+    assert_eq!(at("d"), Value::Decimal("-0.000000000000000000000000000001".into()));
+    assert_eq!(at("dd"), Value::Decimal("-12.50".into()));
+    assert_eq!(at("fixed"), Value::Bytes((&b"a\0\0\0"[..]).into()));
+    assert_eq!(at("v"), text("Köln😀"));
+    assert_eq!(at("l"), text("é€"));
+    assert_eq!(at("f"), Value::Float32(1.1));
+    assert_eq!(at("g"), Value::Float64(0.1));
+    assert_eq!(at("da"), Value::Date(Date::from_ymd(2024, 2, 29).unwrap()));
+    assert_eq!(at("dt"), Value::Timestamp(Timestamp(1_704_164_645_678_901)));
+    assert_eq!(at("ts"), Value::Instant(Instant(1_704_067_200_500_000)));
+    assert_eq!(
+        at("ti"),
+        Value::Time(tidelock_core::Time(-(838 * 3600 + 59 * 60 + 58) * 1_000_000 - 500_000))
+    );
+    assert_eq!(at("e"), Value::Enum("b'c".into()));
+    assert_eq!(at("b"), Value::Bytes((&[0u8, 255, 0][..]).into()));
+    let raw = [
+        0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x17, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee,
+        0x00,
+    ];
+    if mysql {
+        assert_eq!(at("u"), Value::Bytes(raw.to_vec().into()));
+    } else {
+        assert_eq!(at("u"), Value::Uuid(raw));
+    }
+    assert_eq!(at("j"), Value::Json("{\"a\": [1, 2.5, null, \"x\"]}".into()));
+    assert_eq!(at("ch"), text("ab"));
+    assert_eq!(at("tail"), Value::Int(42));
+    let odd = inserted(&changes[1]);
+    assert_eq!(odd[0], Value::Int(-8_388_608));
+    let foreign: Vec<String> = odd
+        .iter()
+        .filter_map(|v| match v {
+            Value::Foreign(t) => Some(t.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        foreign,
+        ["0000-00-00", "2024-00-10 00:00:00.000000", "0000-00-00 00:00:00.000", ""]
+    );
+}
+
+#[tokio::test]
+async fn images_ddl_and_faults_are_told_apart() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, a int, b varchar(20)); CREATE TABLE other (id int)")
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql("crm", "INSERT INTO t VALUES (1, 1, 'x'), (2, 2, 'y'); INSERT INTO other VALUES (1)")
+        .await
+        .unwrap();
+    server
+        .sql("crm", "SET SESSION binlog_row_image = MINIMAL; UPDATE t SET a = 9 WHERE id = 1")
+        .await
+        .unwrap();
+    server.sql("crm", "ALTER TABLE t ADD COLUMN z int FIRST; UPDATE t SET id = 3 WHERE id = 2; TRUNCATE TABLE t").await.unwrap();
+    server.sql("crm", "BEGIN; INSERT INTO t VALUES (1, 5, 1, 'x'); SAVEPOINT s; INSERT INTO t VALUES (1, 6, 1, 'x'); ROLLBACK TO s; COMMIT").await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!(changes.len(), 5, "{changes:#?}");
+    let Op::Update(u) = &changes[2].op else { panic!() };
+    assert_eq!(*u.new.0, [Value::Int(1), Value::Int(9), Value::Unchanged]);
+    assert!(matches!(&u.old, OldRow::Key(r) if r.0[0] == Value::Int(1)));
+    let Op::Update(u) = &changes[3].op else { panic!() };
+    assert_eq!(changes[3].table.columns[0].name, "z");
+    assert!(changes[3].table.version != changes[0].table.version);
+    assert_eq!((&u.new.0[0], &u.new.0[1]), (&Value::Null, &Value::Int(3)));
+    assert!(matches!(&u.old, OldRow::Full(r) if r.0[1] == Value::Int(2)));
+    assert_eq!(log.truncated, 1);
+    assert!(log.faults.is_empty());
+    // From the position on nothing comes again.
+    let mut again = Log::at(&*c, &["t"], &log.position.clone()).await;
+    server.sql("crm", "INSERT INTO t VALUES (1, 7, 1, 'x')").await.unwrap();
+    assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
+    server.sql("crm", "DROP TABLE t").await.unwrap();
+    again.changes(&*c).await.unwrap();
+    assert_eq!(again.faults, [Code::SchemaDrift]);
+}
+
+#[tokio::test]
+async fn compressed_events_are_read() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    let on = if mysql {
+        "SET GLOBAL binlog_transaction_compression = ON"
+    } else {
+        "SET GLOBAL log_bin_compress = ON; SET GLOBAL log_bin_compress_min_len = 10"
+    };
+    server
+        .sql("crm", &format!("CREATE TABLE t (id int PRIMARY KEY, v varchar(2000)); {on}"))
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql("crm", "INSERT INTO t VALUES (1, REPEAT('x', 2000)), (2, REPEAT('y', 2000)); \
+             UPDATE t SET v = REPEAT('z', 1000); DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3, 'q')")
+        .await
+        .unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn statements_and_xa_on_a_mapped_table_halt() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE o (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    for sql in [
+        "SET SESSION binlog_format = STATEMENT; INSERT INTO t VALUES (1)",
+        "XA START 'a'; INSERT INTO t VALUES (2); XA END 'a'; XA PREPARE 'a'; XA COMMIT 'a'",
+    ] {
+        let mut log = Log::open(&*c, &["t"]).await;
+        server.sql("crm", sql).await.unwrap();
+        let error = log.changes(&*c).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Continuity, Code::UnsupportedEvent),
+            "{error}"
+        );
+        let mut log = Log::open(&*c, &["o"]).await;
+        server.sql("crm", &sql.replace("INTO t VALUES (", "INTO t VALUES (1")).await.unwrap();
+        assert!(log.changes(&*c).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn lost_and_foreign_history_is_named() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
+    c.ensure_meta().await.unwrap();
+    let mut spec = source_spec(&["t"]);
+    let start = c.create_stream(&spec, false).await.unwrap();
+    assert_eq!(start.with_rows.len(), 1);
+    let identity = c.identify().await.unwrap().history;
+    spec.identity = identity.clone();
+    assert!(c.open_source(&spec, &start.position).await.is_ok());
+    let code = async |spec: &SourceSpec, p: &str| match c.open_source(spec, &Position::new(p)).await
+    {
+        Err(e) => e.code(),
+        Ok(mut s) => s.next().await.unwrap_err().code(),
+    };
+    let ahead = if identity.starts_with("mysql") {
+        format!("{}:1-99999", identity.trim_start_matches("mysql:"))
+    } else {
+        "0-1-99999".to_owned()
+    };
+    assert_eq!(code(&spec, &ahead).await, Code::GtidDiverged);
+    if identity.starts_with("mariadb") {
+        spec.identity = "mariadb:other".into();
+        assert_eq!(code(&spec, start.position.as_str()).await, Code::SourceForeign);
+        spec.identity = identity;
+    }
+    server
+        .sql("crm", "FLUSH BINARY LOGS; INSERT INTO t VALUES (2); FLUSH BINARY LOGS")
+        .await
+        .unwrap();
+    let last =
+        server.rows("crm", "SHOW BINARY LOGS").await.unwrap().last().unwrap()[0].clone().unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.sql("crm", &format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
+    assert_eq!(code(&spec, start.position.as_str()).await, Code::LogPurged);
+}
+
+fn target(columns: &[(&str, DataType)], key: &[usize]) -> Arc<TargetTable> {
+    Arc::new(TargetTable {
+        id: 1,
+        name: TableName::new("crm", "t"),
+        columns: columns
+            .iter()
+            .map(|(name, data_type)| TargetColumn {
+                name: (*name).into(),
+                data_type: data_type.clone(),
+                native: String::new(),
+                identity_always: false,
+            })
+            .collect(),
+        key: key.to_vec(),
+        suppress_unchanged: true,
+    })
+}
+
+fn batch(
+    table: &Arc<TargetTable>,
+    op: WriteOp,
+    columns: &[usize],
+    rows: Vec<Vec<Value>>,
+) -> WriteBatch {
+    WriteBatch {
+        mapping: "m".into(),
+        table: Arc::clone(table),
+        op,
+        columns: columns.into(),
+        rows: rows.into_iter().map(Vec::into_boxed_slice).collect(),
+    }
+}
+
+async fn hold(c: &dyn Connector) -> OpenSink {
+    for _ in 0..50 {
+        if let Lease::Held(open) = c.open_sink(&sink_spec()).await.unwrap() {
+            return open;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the lease is never free")
+}
+
+/// Writes in a transaction of its own, taking the flow over first.
+async fn write(c: &dyn Connector, batches: &[WriteBatch]) -> tidelock_core::Result<()> {
+    let mut open = hold(c).await;
+    let (epoch, seq) = match &open.progress {
+        Some(p) => (p.epoch, p.seq + 1),
+        None => {
+            open.sink.create_progress(&progress()).await?;
+            (1, 1)
+        }
+    };
+    open.sink.begin(&Mark { epoch, seq, hops: HopList::default() }).await?;
+    open.sink.write(batches).await?;
+    open.sink.commit(&Position::new(format!("0-1-{seq}")), 7).await
+}
+
+fn progress() -> Progress {
+    Progress {
+        pipeline: "p".into(),
+        flow: "erp:crm".into(),
+        epoch: 1,
+        seq: 0,
+        source_identity: "x".into(),
+        position: Position::new("0-1-0"),
+        config_hash: "h".into(),
+        source_commit_micros: 0,
+    }
+}
+
+fn int() -> DataType {
+    DataType::Int { bits: 32, unsigned: false }
+}
+
+fn varchar() -> DataType {
+    DataType::Text { chars_max: Some(20), bytes_max: Some(80), unicode: true, padded: false }
+}
+
+#[tokio::test]
+async fn rows_are_written_guarded_and_exactly() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    assert_eq!(c.ensure_meta().await.unwrap(), c.system_id().await.unwrap().unwrap());
+    server
+        .sql("crm", "CREATE TABLE t (k varchar(20) COLLATE utf8mb4_general_ci NOT NULL PRIMARY KEY, u int UNIQUE, n varchar(3), dt datetime(6))")
+        .await
+        .unwrap();
+    let t = target(
+        &[("k", varchar()), ("u", int()), ("n", varchar()), ("dt", DataType::Timestamp { fsp: 6 })],
+        &[0],
+    );
+    let row = |k: &str, u: i64, n: Value| {
+        vec![text(k), Value::Int(u), n, Value::Timestamp(Timestamp(1_704_164_645_678_901))]
+    };
+    let all = [0, 1, 2, 3];
+    let upsert = |rows| batch(&t, WriteOp::Upsert, &all, rows);
+    let many: Vec<Vec<Value>> = (0..1300).map(|i| row(&format!("k{i}"), i, Value::Null)).collect();
+    write(&*c, &[upsert(many.clone())]).await.unwrap();
+    write(&*c, &[upsert(many)]).await.unwrap();
+    let one = async |sql: &str| server.one("crm", sql).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t").await, "1300");
+    assert_eq!(one("SELECT dt FROM t WHERE k = 'k1'").await, "2024-01-02 03:04:05.678901");
+    write(&*c, &[upsert(vec![row("k1", 5000, text("new")), row("k9999", 9999, text("z"))])])
+        .await
+        .unwrap();
+    assert_eq!(one("SELECT u FROM t WHERE k = 'k1'").await, "5000");
+
+    // Another unique key, and a key that only the collation holds equal.
+    for bad in [row("other", 7, Value::Null), row("K7", 70_000, Value::Null)] {
+        let error =
+            write(&*c, &[upsert(vec![row("fine", 80_000, Value::Null), bad])]).await.unwrap_err();
+        assert_eq!((error.code(), error.batch()), (Code::KeyConflict, Some(0)), "{error}");
+    }
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE k = 'fine'").await, "0");
+    // What does not fit is an error, not cut.
+    let error = write(&*c, &[upsert(vec![row("k1", 5000, text("abcdef"))])]).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotRepresentable, "{error}");
+    assert!(!error.to_string().contains("abcdef"));
+
+    let update = |rows| batch(&t, WriteOp::Update, &[2], rows);
+    write(&*c, &[update(vec![vec![text("p"), text("k1")], vec![text("q"), text("k2")]])])
+        .await
+        .unwrap();
+    // Found, though nothing changes.
+    write(&*c, &[update(vec![vec![text("p"), text("k1")]])]).await.unwrap();
+    let error = write(&*c, &[update(vec![vec![text("p"), text("K1")]])]).await.unwrap_err();
+    assert_eq!(error.code(), Code::UpdateMissing, "{error}");
+    let mut moved = row("moved", 5000, text("m"));
+    moved.push(text("k1"));
+    let mut missing = row("appears", 60_000, text("m"));
+    missing.push(text("nowhere"));
+    write(&*c, &[batch(&t, WriteOp::Move, &all, vec![moved, missing])]).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('moved', 'appears', 'k1')").await, "2");
+    let delete = |keys: &[&str]| {
+        batch(&t, WriteOp::Delete, &[0], keys.iter().map(|k| vec![text(k)]).collect())
+    };
+    write(&*c, &[delete(&["k2", "K3", "0", "nope"])]).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('k2', 'k3')").await, "1");
+    write(&*c, &[batch(&t, WriteOp::DeleteAll, &[0], vec![])]).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t").await, "0");
+    let p = c.read_progress("p").await.unwrap();
+    assert_eq!((p.len(), p[0].position.as_str()), (1, format!("0-1-{}", p[0].seq).as_str()));
+    assert_eq!(c.forget("p", "erp:crm").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn one_holder_and_a_fence() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let mut open = hold(&*c).await;
+    assert!(open.progress.is_none());
+    open.sink.create_progress(&progress()).await.unwrap();
+    match c.open_sink(&sink_spec()).await.unwrap() {
+        Lease::Busy { holder } => assert!(holder.starts_with("test"), "{holder}"),
+        Lease::Held(_) => panic!("two holders"),
+    }
+    let mark = |seq| Mark { epoch: 1, seq, hops: HopList::default() };
+    open.sink.save_position(&mark(1), &Position::new("0-1-1")).await.unwrap();
+    open.sink.ping().await.unwrap();
+    server.sql("tidelock", "UPDATE progress SET epoch = epoch + 1").await.unwrap();
+    let error = open.sink.begin(&mark(2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    drop(open);
+    let again = hold(&*c).await;
+    let p = again.progress.unwrap();
+    assert_eq!((p.epoch, p.seq, p.position.as_str()), (3, 1, "0-1-1"));
+}
+
+#[tokio::test]
+async fn our_own_transactions_start_with_the_progress_row() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, v int)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    let t = target(&[("id", int()), ("v", int())], &[0]);
+    let rows = vec![vec![Value::Int(1), Value::Int(2)]];
+    let b = batch(&t, WriteOp::Upsert, &[0, 1], rows);
+    write(&*c, &[b.clone()]).await.unwrap();
+    write(&*c, &[b]).await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    let names: Vec<&str> = changes.iter().map(|c| c.table.name.name.as_str()).collect();
+    // create; mark, row, position; epoch; mark, position: the unchanged row leaves no trace.
+    assert_eq!(
+        names,
+        ["progress", "progress", "t", "progress", "progress", "progress", "progress"]
+    );
+    let Op::Update(mark) = &changes[1].op else { panic!() };
+    let hop = changes[1].table.columns.iter().position(|c| c.name == "hop_list").unwrap();
+    assert_eq!(mark.new.0[hop], text("1"));
+}
+
+#[tokio::test]
+async fn preflight_names_what_is_wrong_with_the_statement_that_mends_it() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, v int); SET GLOBAL binlog_row_image = MINIMAL; SET GLOBAL binlog_format = MIXED").await.unwrap();
+    let found = c.preflight_source(&source_spec(&["t"])).await.unwrap();
+    let all: Vec<&str> = found.iter().flat_map(|f| f.sql.iter().map(String::as_str)).collect();
+    assert!(all.contains(&"SET GLOBAL binlog_format = 'ROW'"), "{found:#?}");
+    assert!(all.contains(&"SET GLOBAL binlog_row_image = 'FULL'"), "{found:#?}");
+    let found = c.preflight_target(&sink_spec()).await.unwrap();
+    assert!(found.iter().all(|f| f.severity == tidelock_core::Severity::Warning), "{found:#?}");
+}
