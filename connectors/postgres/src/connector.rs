@@ -166,7 +166,9 @@ impl Connector for PgConnector {
     }
 
     async fn heartbeat(&self) -> Result<()> {
-        let sql = "SELECT pg_logical_emit_message(false, 'tidelock', '')";
+        // The message alone might stay in memory until somebody commits; the transaction id makes
+        // this a commit, which is flushed.
+        let sql = "SELECT pg_logical_emit_message(false, 'tidelock', ''), pg_current_xact_id()";
         self.admin().await?.query("moving the log on", sql, &[]).await.map(|_| ())
     }
 

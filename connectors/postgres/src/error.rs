@@ -162,7 +162,24 @@ pub(crate) fn from_client(error: &tokio_postgres::Error, doing: &str, stage: Sta
         }
         // The texts of the client's own errors hold no values: they are fixed phrases, and the
         // cause is an I/O or encoding error.
-        None => Error::transient(Code::Unreachable, format!("{doing}: {error}")),
+        None => {
+            let text = error.to_string();
+            let cause = std::error::Error::source(error).map(|c| format!(": {c}"));
+            let cause = cause.unwrap_or_default();
+            match text.as_str() {
+                "authentication error" | "invalid configuration" => {
+                    Error::transient(Code::Authentication, format!("{doing}: cannot log in{cause}"))
+                        .with_hint("check user and password of the system")
+                }
+                _ if text.starts_with("error serializing")
+                    || text.starts_with("error deserializing")
+                    || text.starts_with("expected ") =>
+                {
+                    Error::bug(format!("{doing}: {text}"))
+                }
+                _ => Error::transient(Code::Unreachable, format!("{doing}: {text}{cause}")),
+            }
+        }
     }
 }
 

@@ -193,12 +193,12 @@ impl PgSink {
         let table = format!("{}.progress", ident(&schema));
         let mine = "pipeline = $1 AND flow = $2 AND lane = 0";
         let mark = format!(
-            "UPDATE {table} SET seq = $4, hop_list = $5, updated_at = clock_timestamp() \
-             WHERE {mine} AND epoch = $3 AND seq = $4 - 1"
+            "UPDATE {table} SET seq = $4::int8, hop_list = $5, updated_at = clock_timestamp() \
+             WHERE {mine} AND epoch = $3 AND seq = $4::int8 - 1"
         );
         let position = format!(
             "UPDATE {table} SET position = $5, source_commit_micros = \
-             CASE WHEN $6 = 0 THEN source_commit_micros ELSE $6 END, config_hash = $7, \
+             CASE WHEN $6::int8 = 0 THEN source_commit_micros ELSE $6::int8 END, config_hash = $7, \
              updated_at = clock_timestamp() WHERE {mine} AND epoch = $3 AND seq = $4"
         );
         let doing = "preparing statements";

@@ -67,6 +67,9 @@ pub(crate) struct PgSource {
     unresolved: Option<Relation>,
     chunk: Chunk,
     in_transaction: bool,
+    /// The transaction's commit time, until its first event is delivered: a transaction without any
+    /// (of other tables; older servers send them all) is not one for us.
+    unannounced: Option<i64>,
     /// The last position delivered.
     reached: Lsn,
     /// Log that went by between transactions since that was last told.
@@ -87,6 +90,7 @@ impl PgSource {
             unresolved: None,
             chunk: Chunk::default(),
             in_transaction: false,
+            unannounced: None,
             reached: opening.from,
             gap_bytes: 0,
             confirmed: opening.from,
@@ -125,26 +129,49 @@ impl PgSource {
         if self.in_transaction || end <= self.reached {
             return;
         }
-        self.gap_bytes += end.0 - self.reached.0;
-        self.reached = end;
+        self.idle(end);
+    }
+
+    /// Nothing for us up to `end`, between two transactions.
+    fn idle(&mut self, end: Lsn) {
+        self.gap_bytes += end.0.saturating_sub(self.reached.0);
+        self.reached = self.reached.max(end);
+        let position = self.reached.to_position();
         let grew = self.gap_bytes > GREW_BYTES;
         if grew {
             self.gap_bytes = 0;
         }
-        self.chunk.push(LogEvent::Idle(Idle { position: end.to_position(), grew }));
+        if let Some(LogEvent::Idle(last)) = self.chunk.events.last_mut() {
+            last.position = position;
+            last.grew |= grew;
+        } else {
+            self.chunk.push(LogEvent::Idle(Idle { position, grew }));
+        }
+    }
+
+    /// Delivers an event of the open transaction.
+    fn deliver(&mut self, event: LogEvent) {
+        if let Some(commit_micros) = self.unannounced.take() {
+            self.chunk.push(LogEvent::Begin(Begin { commit_micros }));
+        }
+        self.chunk.push(event);
     }
 
     fn message(&mut self, bytes: Bytes) -> Result<()> {
         match pgoutput::decode(bytes).map_err(|fault| self.undecodable(fault))? {
             Message::Begin { commit_micros } => {
                 self.in_transaction = true;
-                self.chunk.push(LogEvent::Begin(Begin { commit_micros }));
+                self.unannounced = Some(commit_micros);
             }
             Message::Commit { end, commit_micros } => {
                 self.in_transaction = false;
-                self.reached = self.reached.max(end);
-                let position = end.to_position();
-                self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
+                if self.unannounced.take().is_some() {
+                    self.idle(end);
+                } else {
+                    self.reached = self.reached.max(end);
+                    let position = end.to_position();
+                    self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
+                }
             }
             Message::Relation(relation) => {
                 let name = TableName::new(&*relation.schema, &*relation.name);
@@ -233,7 +260,7 @@ impl PgSource {
     }
 
     fn change(&mut self, table: Arc<TableSchema>, op: Op) {
-        self.chunk.push(LogEvent::Change(Change { table, op }));
+        self.deliver(LogEvent::Change(Change { table, op }));
     }
 
     fn truncate(&mut self, relations: &[u32]) {
@@ -245,7 +272,7 @@ impl PgSource {
             })
             .collect();
         if !tables.is_empty() {
-            self.chunk.push(LogEvent::Truncate(Truncate { tables }));
+            self.deliver(LogEvent::Truncate(Truncate { tables }));
         }
     }
 }

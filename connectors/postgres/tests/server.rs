@@ -1,0 +1,12 @@
+//! The connector against a real server.
+
+#[path = "server/access.rs"]
+mod access;
+#[path = "server/field.rs"]
+mod field;
+#[path = "server/log.rs"]
+mod log;
+#[path = "server/slot.rs"]
+mod slot;
+#[path = "server/writer.rs"]
+mod writer;

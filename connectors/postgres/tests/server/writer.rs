@@ -1,0 +1,327 @@
+//! What the target session does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidelock_core::{
+    Code, DataType, ErrorKind, HopList, Lease, Mark, OpenSink, Position, Progress, StateRow,
+    StoredState, TargetColumn, TargetTable, Value, WriteBatch, WriteOp,
+};
+
+use crate::field::{Field, until};
+
+fn progress(field: &Field) -> Progress {
+    let spec = field.sink_spec();
+    Progress {
+        pipeline: spec.pipeline,
+        flow: spec.flow,
+        epoch: 1,
+        seq: 0,
+        source_identity: "x".into(),
+        position: Position::new("0/1"),
+        config_hash: "c".into(),
+        source_commit_micros: 0,
+    }
+}
+
+fn mark(epoch: u64, seq: u64) -> Mark {
+    Mark { epoch, seq, hops: HopList::default() }
+}
+
+/// The table as the catalog has it, with the primary key as mapping key.
+async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<TargetTable> {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    let tables = field.connector.catalog(&["public".into()]).await.expect("catalog");
+    let table = tables.into_iter().find(|t| t.name.name == name).expect("table");
+    let key = table
+        .primary_key()
+        .expect("key")
+        .iter()
+        .map(|k| table.columns.iter().position(|c| c.name == *k).expect("key column"))
+        .collect();
+    let columns = table
+        .columns
+        .iter()
+        .map(|c| TargetColumn {
+            name: c.name.clone(),
+            data_type: c.data_type.clone(),
+            native: c.native.clone(),
+            identity_always: c.generated == tidelock_core::Generated::IdentityAlways,
+        })
+        .collect();
+    let id = IDS.fetch_add(1, Ordering::Relaxed);
+    Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged })
+}
+
+fn batch(
+    table: &Arc<TargetTable>,
+    op: WriteOp,
+    columns: &[usize],
+    rows: &[&[Value]],
+) -> WriteBatch {
+    WriteBatch {
+        mapping: "m".into(),
+        table: table.clone(),
+        op,
+        columns: columns.into(),
+        rows: rows.iter().map(|r| r.to_vec().into()).collect(),
+    }
+}
+
+async fn started(field: &Field) -> OpenSink {
+    let mut open = field.sink().await;
+    assert!(open.progress.is_none());
+    open.sink.create_progress(&progress(field)).await.expect("progress");
+    open
+}
+
+const INT: fn(i64) -> Value = Value::Int;
+
+fn text(text: &str) -> Value {
+    Value::Text(text.into())
+}
+
+#[tokio::test]
+async fn rows_and_position_are_committed_together() {
+    let field = Field::new(
+        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a varchar(3), n numeric(8,2))",
+    )
+    .await;
+    for suppress in [false, true] {
+        field.sql("DELETE FROM t; DELETE FROM tidelock.progress").await;
+        let table = target(&field, "t", suppress).await;
+        let mut open = started(&field).await;
+        open.sink.begin(&mark(1, 1)).await.expect("begin");
+        let dec = |t: &str| Value::Decimal(t.into());
+        let batches = [
+            batch(
+                &table,
+                WriteOp::Upsert,
+                &[0, 1, 2],
+                &[
+                    &[INT(1), text("a"), dec("1.50")],
+                    &[INT(2), Value::Null, dec("2")],
+                    &[INT(3), text("c"), Value::Null],
+                ],
+            ),
+            batch(&table, WriteOp::Upsert, &[0, 1, 2], &[&[INT(1), text("b"), dec("1.50")]]),
+            batch(&table, WriteOp::Update, &[1], &[&[text("z"), INT(2)], &[text("c"), INT(3)]]),
+            batch(&table, WriteOp::Delete, &[0], &[&[INT(3)], &[INT(99)]]),
+        ];
+        open.sink.write(&batches).await.expect("write");
+        open.sink.record(&state(StoredState::Stopped)).await.expect("record");
+        open.sink.commit(&Position::new("0/2"), 77).await.expect("commit");
+        assert_eq!(
+            field.one("SELECT string_agg(t::text, ' ' ORDER BY id) FROM t").await,
+            "(1,b,1.50) (2,z,2.00)"
+        );
+        open.sink.save_position(&mark(1, 2), &Position::new("0/3")).await.expect("save");
+        open.sink.ping().await.expect("ping");
+        let rows = field.connector.read_progress("p").await.expect("progress");
+        assert_eq!((rows[0].seq, rows[0].position.as_str()), (2, "0/3"));
+        assert_eq!(rows[0].source_commit_micros, 77);
+        let states = field.connector.read_states("p").await.expect("states");
+        assert_eq!(states, [state(StoredState::Stopped)]);
+        field.connector.clear_state("p", "crm:erp", "m").await.expect("clear");
+        assert!(field.connector.read_states("p").await.expect("states").is_empty());
+        drop(open);
+        wait_free(&field).await;
+    }
+}
+
+async fn wait_free(field: &Field) {
+    // The scratch server's own sessions hold none.
+    until(field, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0").await;
+}
+
+fn state(state: StoredState) -> StateRow {
+    StateRow {
+        pipeline: "p".into(),
+        flow: "crm:erp".into(),
+        mapping: "m".into(),
+        state,
+        code: Some(Code::Truncated),
+        message: "gone".into(),
+        hint: "backfill".into(),
+        position: "0/1".into(),
+    }
+}
+
+#[tokio::test]
+async fn each_type_is_written_as_it_was_read() {
+    let field = Field::new(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); \
+         CREATE TABLE t (id uuid PRIMARY KEY, b bool, i2 int2, i4 int4, i8 int8, n numeric, f4 float4, \
+         f8 float8, tx text, v varchar(9), c char(5), by bytea, d date, ti time, ts timestamp, \
+         tz timestamptz, j json, jb jsonb, e mood); \
+         CREATE TABLE t2 (LIKE t INCLUDING ALL); ALTER ROLE tidelock SET timezone = 'Asia/Shanghai'",
+    )
+    .await;
+    let (_, _, mut source) = field.stream(&["t"]).await;
+    field
+        .sql(
+            "INSERT INTO t VALUES ('00112233-4455-6677-8899-aabbccddeeff', true, -2, 3, 4, \
+             '1234567890.123456789', 1.5, 0.1::float8 + 0.2, 'ü''\\', 'v', 'c', '\\x00ff', \
+             '2024-02-03', '24:00:00', '1969-12-31 23:59:59.999999', '2000-01-01 08:00:00.25+08', \
+             '{\"a\": 1}', '{\"a\":1}', 'glad'), \
+             (gen_random_uuid(), NULL, NULL, NULL, NULL, 'NaN', 'NaN', '-Infinity', '', NULL, NULL, '', \
+             'infinity', NULL, '-infinity', 'infinity', NULL, NULL, NULL), \
+             (gen_random_uuid(), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+             '0044-03-15 BC', '00:00:00.000001', '0044-03-15 01:02:03 BC', NULL, NULL, NULL, NULL)",
+        )
+        .await;
+    let (events, _) = crate::field::commits(&mut source, 1).await;
+    let rows: Vec<Vec<Value>> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            tidelock_core::LogEvent::Change(change) => match change.op {
+                tidelock_core::Op::Insert(insert) => Some(insert.new.0.into_vec()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    let rows: Vec<&[Value]> = rows.iter().map(Vec::as_slice).collect();
+    let all: Vec<usize> = (0..19).collect();
+    for (suppress, epoch) in [(false, 1), (true, 2)] {
+        let table = target(&field, "t2", suppress).await;
+        let mut open = if epoch == 1 { started(&field).await } else { field.sink().await };
+        for seq in [1, 2] {
+            let seq = seq + 2 * (epoch - 1);
+            open.sink.begin(&mark(epoch, seq)).await.expect("begin");
+            let batch = batch(&table, WriteOp::Upsert, &all, &rows);
+            open.sink.write(&[batch]).await.expect("write");
+            open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
+        }
+        drop(open);
+        wait_free(&field).await;
+        assert_eq!(
+            field.one("SELECT count(*) FROM t JOIN t2 USING (id) WHERE t::text = t2::text").await,
+            "3"
+        );
+        if suppress {
+            // The last writer that changed a row was not a suppressing one.
+            assert_eq!(field.one("SELECT count(DISTINCT xmin::text) FROM t2").await, "1");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_about_data_names_its_batch_and_shows_no_value() {
+    let field = Field::new(
+        "CREATE TABLE t (id int PRIMARY KEY, a varchar(6), u int UNIQUE, CHECK (a <> 'nein'))",
+    )
+    .await;
+    let table = target(&field, "t", false).await;
+    let mut open = started(&field).await;
+    let good = batch(&table, WriteOp::Upsert, &[0, 1, 2], &[&[INT(1), text("a"), INT(71)]]);
+    let cases = [
+        (WriteOp::Upsert, vec![0, 1], vec![INT(2), text("geheim!")], Code::NotRepresentable),
+        (WriteOp::Upsert, vec![0, 1], vec![INT(2), text("nein")], Code::Constraint),
+        (WriteOp::Upsert, vec![0, 2], vec![INT(2), INT(71)], Code::Constraint),
+        (WriteOp::Update, vec![1], vec![text("b"), INT(7)], Code::UpdateMissing),
+        (WriteOp::Upsert, vec![0, 2], vec![INT(2), INT(1 << 40)], Code::NotRepresentable),
+    ];
+    for (turn, (op, columns, row, code)) in cases.into_iter().enumerate() {
+        let epoch = turn as u64 + 1;
+        open.sink.begin(&mark(epoch, 1)).await.expect("begin");
+        let bad = batch(&table, op, &columns, &[&row]);
+        let error = open.sink.write(&[good.clone(), bad, good.clone()]).await.expect_err("refused");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Data, code), "{error}");
+        assert_eq!(error.batch(), Some(1), "{error}");
+        let shown = format!("{error:?}");
+        assert!(
+            !shown.contains("geheim") && !shown.contains("nein") && !shown.contains("71"),
+            "{shown}"
+        );
+        drop(open);
+        wait_free(&field).await;
+        open = field.sink().await;
+        assert_eq!(open.progress.as_ref().map(|p| (p.epoch, p.seq)), Some((epoch + 1, 0)));
+    }
+    assert_eq!(field.one("SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test]
+async fn a_moved_key_takes_the_row_along_or_makes_it() {
+    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY, a text, kept text); INSERT INTO t VALUES (1, 'a', 'k')").await;
+    let table = target(&field, "t", false).await;
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    let moves = batch(
+        &table,
+        WriteOp::Move,
+        &[0, 1],
+        &[&[INT(5), text("b"), INT(1)], &[INT(6), text("c"), INT(2)]],
+    );
+    let after = batch(&table, WriteOp::Update, &[1], &[&[text("d"), INT(6)]]);
+    open.sink.write(&[moves, after]).await.expect("write");
+    open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
+    assert_eq!(
+        field.one("SELECT string_agg(t::text, ' ' ORDER BY id) FROM t").await,
+        "(5,b,k) (6,d,)"
+    );
+    open.sink.begin(&mark(1, 2)).await.expect("begin");
+    open.sink.write(&[batch(&table, WriteOp::DeleteAll, &[], &[])]).await.expect("write");
+    open.sink.commit(&Position::new("0/3"), 0).await.expect("commit");
+    assert_eq!(field.one("SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test]
+async fn a_second_writer_waits_and_a_fenced_one_is_stopped() {
+    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut open = started(&field).await;
+    let again = field.connector.open_sink(&field.sink_spec()).await.expect("answer");
+    assert!(matches!(again, Lease::Busy { holder } if holder.starts_with("test")));
+    let error = open.sink.create_progress(&progress(&field)).await.expect_err("there already");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    // Somebody takes over although the lock says no: the epoch stops us.
+    field.sql("UPDATE tidelock.progress SET epoch = 2").await;
+    let error = open.sink.begin(&mark(1, 1)).await.expect_err("fenced");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    drop(open);
+    wait_free(&field).await;
+    let open = field.sink().await;
+    assert_eq!(open.progress.map(|p| p.epoch), Some(3));
+    assert_eq!(field.connector.forget("p", "crm:erp").await.expect("forget"), 1);
+}
+
+#[tokio::test]
+async fn meta_tables_are_made_once_by_many() {
+    let field = Field::new("SELECT 1").await;
+    field.sql("DROP SCHEMA tidelock CASCADE").await;
+    assert!(field.connector.system_id().await.expect("id").is_none());
+    assert!(field.connector.read_progress("p").await.expect("progress").is_empty());
+    let calls = (0..4).map(|_| field.connector.ensure_meta());
+    let ids = futures_util::future::join_all(calls).await;
+    let first = ids[0].as_ref().expect("id");
+    assert!(ids.iter().all(|id| id.as_ref().expect("id") == first));
+    assert_eq!(field.connector.system_id().await.expect("id").as_ref(), Some(first));
+}
+
+#[tokio::test]
+async fn catalog_tells_types_keys_and_what_cannot_be_used() {
+    let field = Field::new(
+        "CREATE TABLE g (id serial PRIMARY KEY, a int, b int GENERATED ALWAYS AS (a * 2) STORED); \
+         CREATE UNLOGGED TABLE ul (id int PRIMARY KEY); CREATE VIEW v AS SELECT 1 AS one; \
+         CREATE TABLE df (id int PRIMARY KEY DEFERRABLE); \
+         CREATE TABLE part (id int, s text UNIQUE); CREATE UNIQUE INDEX ON part (id) WHERE id > 0",
+    )
+    .await;
+    let tables =
+        field.connector.catalog(&["public".into(), "tidelock".into()]).await.expect("catalog");
+    let find = |name: &str| tables.iter().find(|t| t.name.name == name).expect("table");
+    assert_eq!(tables.len(), 5);
+    let g = find("g");
+    assert_eq!(g.columns[0].generated, tidelock_core::Generated::IdentityByDefault);
+    assert_eq!(g.columns[2].generated, tidelock_core::Generated::Always);
+    assert_eq!(g.primary_key(), Some(&["id".to_owned()][..]));
+    assert_eq!(find("ul").kind, tidelock_core::TableKind::Other);
+    assert!(!find("ul").refusals.is_empty());
+    assert_eq!(find("v").kind, tidelock_core::TableKind::View);
+    assert_eq!(find("df").identity, tidelock_core::RowIdentity::Nothing);
+    assert!(!find("df").unique_indexes[0].immediate);
+    assert_eq!(find("part").unique_indexes.len(), 1);
+    assert!(!find("part").unique_indexes[0].not_null);
+    assert_eq!(g.columns[1].data_type, DataType::Int { bits: 32, unsigned: false });
+}
