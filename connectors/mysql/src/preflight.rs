@@ -160,9 +160,13 @@ async fn flavour_settings(session: &mut Session, found: &mut Vec<Finding>) -> Re
 
 /// `binlog_do_db` and `binlog_ignore_db` hide changes from the log.
 async fn filters(session: &mut Session, spec: &SourceSpec, found: &mut Vec<Finding>) -> Result<()> {
-    let Ok((_, _)) = session.log_end().await else { return Ok(()) };
-    let sql = if session.maria() { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" };
-    let Ok(rows) = session.query::<mysql_async::Row>(sql).await else { return Ok(()) };
+    let mut rows = Vec::new();
+    for sql in ["SHOW BINARY LOG STATUS", "SHOW MASTER STATUS", "SHOW BINLOG STATUS"] {
+        if let Ok(found) = session.query::<mysql_async::Row>(sql).await {
+            rows = found;
+            break;
+        }
+    }
     let Some(row) = rows.first() else { return Ok(()) };
     let list = |i: usize| -> Vec<String> {
         let text =

@@ -57,7 +57,9 @@ impl Session {
         if session.version.to_ascii_lowercase().contains("mariadb") {
             session.flavour = Flavour::MariaDb;
         }
-        session.run("SET SESSION time_zone = '+00:00', SESSION sql_mode = ''").await?;
+        session
+            .run("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES'")
+            .await?;
         Ok(session)
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct MySqlSource {
     endpoint: Endpoint,
     schemas: Vec<String>,
     heard: Instant,
+    /// When a chunk was handed over: the time until the next call is not the server's silence.
+    away: Option<Instant>,
     failed: Option<Error>,
 }
 
@@ -139,7 +141,8 @@ pub(crate) async fn prove(
 /// On MariaDB a rewritten history can hold the same GTIDs: where our file still exists, the server's
 /// GTIDs at our offset must be ours.
 async fn prove_file(session: &mut Session, from: &BinlogPosition, hint: &str) -> Result<()> {
-    let Some(at) = from.at.as_ref().filter(|at| at.offset > 4 && at.offset < u64::from(u32::MAX))
+    let Some(at) =
+        from.at.as_ref().filter(|at| at.offset > 4 && at.offset < assembler::OFFSET_UNKNOWN)
     else {
         return Ok(());
     };
@@ -208,6 +211,7 @@ pub(crate) async fn open(
         endpoint: endpoint.clone(),
         schemas,
         heard: Instant::now(),
+        away: None,
         failed: None,
     })
 }
@@ -361,15 +365,18 @@ impl Source for MySqlSource {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        match self.fill().await {
-            Ok(()) => Ok(self.log.flush()),
-            // What came before the fault is good and must get through, or nothing ever would.
-            Err(error) if self.log.has_output() => {
-                self.failed = Some(error);
-                Ok(self.log.flush())
-            }
-            Err(error) => Err(error),
+        if let Some(away) = self.away.take() {
+            self.heard += away.elapsed();
         }
+        if let Err(error) = self.fill().await {
+            if !self.log.has_output() {
+                return Err(error);
+            }
+            // What came before the fault is good and must get through, or nothing ever would.
+            self.failed = Some(error);
+        }
+        self.away = Some(Instant::now());
+        Ok(self.log.flush())
     }
 
     /// The server keeps its log by time or size, not by what replicas have read.
@@ -379,10 +386,6 @@ impl Source for MySqlSource {
 
     /// The server sends heartbeats by itself and waits for a slow reader (`net_write_timeout`).
     async fn keepalive(&mut self) -> Result<()> {
-        // Time without room to read is not silence of the server.
-        if self.log.has_output() || self.failed.is_some() {
-            self.heard = Instant::now();
-        }
         Ok(())
     }
 }

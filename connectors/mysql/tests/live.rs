@@ -18,6 +18,7 @@ async fn server() -> Mysql {
     }
     let server = options.start().await.unwrap();
     server.create_database("crm").await.unwrap();
+    println!("server {}", server.one("crm", "SELECT VERSION()").await.unwrap());
     server
 }
 
@@ -526,7 +527,7 @@ async fn our_own_transactions_start_with_the_progress_row() {
     let t = target(&[("id", int()), ("v", int())], &[0]);
     let rows = vec![vec![Value::Int(1), Value::Int(2)]];
     let b = batch(&t, WriteOp::Upsert, &[0, 1], rows);
-    write(&*c, &[b.clone()]).await.unwrap();
+    write(&*c, std::slice::from_ref(&b)).await.unwrap();
     write(&*c, &[b]).await.unwrap();
     let changes = log.changes(&*c).await.unwrap();
     let names: Vec<&str> = changes.iter().map(|c| c.table.name.name.as_str()).collect();
@@ -551,4 +552,66 @@ async fn preflight_names_what_is_wrong_with_the_statement_that_mends_it() {
     assert!(all.contains(&"SET GLOBAL binlog_row_image = 'FULL'"), "{found:#?}");
     let found = c.preflight_target(&sink_spec()).await.unwrap();
     assert!(found.iter().all(|f| f.severity == tidelock_core::Severity::Warning), "{found:#?}");
+}
+
+#[tokio::test]
+async fn traffic_of_others_only_moves_the_position() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    for sql in [
+        "CREATE TABLE m (id int) ENGINE=MyISAM; INSERT INTO m VALUES (1); BEGIN; INSERT INTO m VALUES (2); ROLLBACK",
+        "CREATE TABLE x AS SELECT 1 AS a; CREATE TABLE y LIKE t; DROP TABLE y; RENAME TABLE x TO x2",
+        "BEGIN; INSERT INTO x2 VALUES (2); CREATE TABLE z (id int); ROLLBACK; ANALYZE TABLE t",
+        "CREATE TEMPORARY TABLE tmp (id int); INSERT INTO tmp VALUES (1); DROP TEMPORARY TABLE tmp",
+        "CREATE VIEW v AS SELECT * FROM t; CREATE INDEX i ON t (id); DROP INDEX i ON t; FLUSH LOGS",
+        "CREATE TRIGGER g BEFORE INSERT ON x2 FOR EACH ROW SET NEW.a = 1; CREATE DATABASE d2; DROP DATABASE d2",
+        "CREATE USER u1 IDENTIFIED BY 'Zz1!zzzz'; GRANT SELECT ON crm.t TO u1; DROP USER u1",
+        "XA START 'q'; INSERT INTO x2 VALUES (5); XA END 'q'; XA PREPARE 'q'; XA ROLLBACK 'q'",
+    ] {
+        server.sql("crm", sql).await.unwrap();
+    }
+    if !mysql {
+        server
+            .sql(
+                "crm",
+                "CREATE SEQUENCE s; SELECT NEXTVAL(s); SET gtid_domain_id = 5; INSERT INTO x2 VALUES (6); \
+                 CREATE OR REPLACE TABLE x2 AS SELECT 2 AS b; SET SESSION server_id = 99; INSERT INTO z VALUES (1)",
+            )
+            .await
+            .unwrap();
+    }
+    server.sql("crm", "INSERT INTO t VALUES (1)").await.unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    assert!(log.faults.is_empty());
+    // A crash of the server: the position still holds.
+    server.kill9().await.unwrap();
+    server.start_again().await.unwrap();
+    let mut again = Log::at(&*c, &["t"], &log.position.clone()).await;
+    server.sql("crm", "INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn without_names_in_the_log_an_alter_stops_its_table_only() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "SET GLOBAL binlog_row_metadata = MINIMAL; CREATE TABLE t (id int unsigned PRIMARY KEY, \
+             v varchar(9), l text CHARACTER SET latin1, e enum('x','y')); CREATE TABLE o LIKE t")
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t", "o"]).await;
+    server.sql("crm", "INSERT INTO t VALUES (4294967295, 'ä', 'ö', 'y')").await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!(
+        inserted(&changes[0]),
+        [Value::UInt(4_294_967_295), text("ä"), text("ö"), Value::Enum("y".into())]
+    );
+    assert_eq!(changes[0].table.columns[1].name, "v");
+    server.sql("crm", "ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (1, '', '', 'x', 1); INSERT INTO o VALUES (1, '', '', 'x')").await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!((changes.len(), log.faults.as_slice()), (1, &[Code::SchemaDrift][..]));
 }

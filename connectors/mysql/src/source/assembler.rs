@@ -19,6 +19,9 @@ use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
 use crate::catalog::{CatalogTable, Charset};
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
 
+/// Stands for an offset beyond what the log can tell.
+pub(crate) const OFFSET_UNKNOWN: u64 = u32::MAX as u64;
+
 /// An event with what its header tells.
 pub(crate) struct Frame<'a> {
     pub kind: u8,
@@ -227,7 +230,7 @@ impl Assembler {
             }
             k::TRANSACTION_PAYLOAD => {
                 binlog::payload(frame.data).map_err(|d| self.damaged(frame, d))?;
-                self.offset = frame.end;
+                self.went_to(frame.end);
                 match &mut self.group {
                     Some(group) => group.payload = true,
                     None => return Err(self.damaged(frame, Damage("a payload outside a group"))),
@@ -318,6 +321,14 @@ impl Assembler {
         Ok(())
     }
 
+    /// Notes the offset of the next event. It has 32 bits in the log: where it went backwards it has
+    /// wrapped, and for the rest of that file it is not known.
+    fn went_to(&mut self, end: u64) {
+        if end > 0 {
+            self.offset = if end < self.offset { OFFSET_UNKNOWN } else { end };
+        }
+    }
+
     /// The group is complete: its GTID becomes part of the position.
     fn end(&mut self, frame: &Frame<'_>, seconds: u32) -> Result<()> {
         let Some(group) = self.group.take() else {
@@ -332,8 +343,8 @@ impl Assembler {
                 return Err(self.damaged(frame, Damage("a GTID of the other flavour")));
             }
         }
-        if !frame.inner && frame.end > 0 {
-            self.offset = frame.end;
+        if !frame.inner {
+            self.went_to(frame.end);
         }
         if group.told {
             self.idle = None;
