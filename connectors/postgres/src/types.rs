@@ -120,7 +120,7 @@ impl TypeMap {
 
 /// What a column of a built-in type can hold; `None` for a type that we do not carry.
 fn built_in(type_oid: u32, modifier: i32) -> Option<DataType> {
-    let length = u64::try_from(modifier - 4).ok();
+    let length = u64::try_from(modifier.saturating_sub(4)).ok();
     let fsp = u8::try_from(modifier).unwrap_or(6).min(6);
     let text =
         |chars_max, padded| DataType::Text { chars_max, bytes_max: None, unicode: true, padded };
@@ -152,7 +152,7 @@ fn built_in(type_oid: u32, modifier: i32) -> Option<DataType> {
 /// A numeric type; scales that are negative or beyond the precision (PostgreSQL 15 on) have no
 /// canonical form.
 fn decimal(modifier: i32) -> DataType {
-    let Ok(packed) = u32::try_from(modifier - 4) else {
+    let Ok(packed) = u32::try_from(modifier.saturating_sub(4)) else {
         return DataType::Decimal { precision: None, scale: None };
     };
     let precision = (packed >> 16 & 0xffff) as u16;
@@ -195,7 +195,7 @@ pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
 fn hex(text: &str) -> Option<Bytes> {
     let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
     let bytes = text.as_bytes();
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return None;
     }
     bytes.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()

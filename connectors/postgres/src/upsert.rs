@@ -391,12 +391,16 @@ fn element_bytes(
 /// Texts, and everything that the server casts from text; a text must not pass for a number or the
 /// other way round.
 fn put_text(value: &Value, data_type: &DataType, out: &mut BytesMut) -> Option<()> {
-    let fits = match (value, data_type) {
-        (Value::Foreign(_), _) => true,
-        (Value::Text(_) | Value::Enum(_), DataType::Text { .. } | DataType::Enum { .. }) => true,
-        (Value::Json(_), DataType::Text { .. }) => true,
-        (Value::Json(_) | Value::Text(_), DataType::Json) => true,
-        (Value::Decimal(_) | Value::Int(_) | Value::UInt(_), DataType::Decimal { .. }) => true,
+    let fits = match value {
+        Value::Foreign(_) => true,
+        Value::Text(_) | Value::Json(_) => {
+            matches!(data_type, DataType::Text { .. } | DataType::Json)
+                || matches!((value, data_type), (Value::Text(_), DataType::Enum { .. }))
+        }
+        Value::Enum(_) => matches!(data_type, DataType::Text { .. } | DataType::Enum { .. }),
+        Value::Decimal(_) | Value::Int(_) | Value::UInt(_) => {
+            matches!(data_type, DataType::Decimal { .. })
+        }
         _ => false,
     };
     if !fits {
