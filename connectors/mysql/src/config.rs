@@ -21,6 +21,8 @@ pub(crate) struct Endpoint {
     pub database: String,
     pub meta: String,
     pub user: String,
+    /// Whether the certificate's name is not to be checked, only its signature.
+    pub any_name: bool,
 }
 
 /// Reads the URL and the settings beside it.
@@ -89,7 +91,8 @@ pub(crate) fn endpoint(config: &SystemConfig) -> Result<Endpoint> {
         builder = builder.ssl_opts(tls::options(config)?);
     }
     let meta = config.meta_schema.clone();
-    Ok(Endpoint { opts: builder.into(), shown, database, meta, user })
+    let any_name = config.tls.mode == tidelock_core::TlsMode::VerifyCa;
+    Ok(Endpoint { opts: builder.into(), shown, database, meta, user, any_name })
 }
 
 #[cfg(test)]

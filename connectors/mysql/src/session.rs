@@ -4,11 +4,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable, StatementLike};
-use mysql_async::{Conn, Params};
+use mysql_async::{Conn, OptsBuilder, Params};
 use tidelock_core::{Code, Error, Result};
 
 use crate::config::Endpoint;
-use crate::error;
+use crate::{error, tls};
 
 /// Deadline of a connection attempt.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
@@ -32,6 +32,21 @@ pub(crate) struct Session {
     pub place: String,
 }
 
+/// Connects. The driver's switch for not checking the certificate's name has no effect, so `verify-ca`
+/// asks once more by the name that the certificate itself gives: its signature is checked both times.
+async fn connect(endpoint: &Endpoint) -> Result<Conn> {
+    let place = &endpoint.shown;
+    let first = within(CONNECT, place, Conn::new(endpoint.opts.clone())).await;
+    let Err(error) = first else { return first };
+    let name = error.detail().and_then(tls::presented_name);
+    let (true, Some(name), Some(ssl)) = (endpoint.any_name, name, endpoint.opts.ssl_opts()) else {
+        return Err(error);
+    };
+    let ssl = ssl.clone().with_danger_tls_hostname_override(Some(name));
+    let opts = OptsBuilder::from_opts(endpoint.opts.clone()).ssl_opts(ssl);
+    within(CONNECT, place, Conn::new(opts)).await
+}
+
 /// Awaits a driver call with a deadline.
 pub(crate) async fn within<T>(
     limit: Duration,
@@ -51,7 +66,7 @@ impl Session {
     /// Connects, and learns the flavour from the server's own version text.
     pub async fn open(endpoint: &Endpoint) -> Result<Session> {
         let place = endpoint.shown.clone();
-        let conn = within(CONNECT, &place, Conn::new(endpoint.opts.clone())).await?;
+        let conn = connect(endpoint).await?;
         let mut session = Session { conn, flavour: Flavour::MySql, version: String::new(), place };
         session.version = session.one("SELECT VERSION()").await?;
         if session.version.to_ascii_lowercase().contains("mariadb") {

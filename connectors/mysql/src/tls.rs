@@ -41,3 +41,27 @@ pub(crate) fn options(config: &SystemConfig) -> Result<Option<SslOpts>> {
         )),
     }
 }
+
+/// The first name that a certificate is made out to, by the text of the error that it is not ours.
+pub(crate) fn presented_name(text: &str) -> Option<String> {
+    let (_, names) = text.split_once("only valid for ")?;
+    let between = |open: &str, close: &str| {
+        let (_, rest) = names.split_once(open)?;
+        rest.split_once(close).map(|(name, _)| name.replacen('*', "any", 1))
+    };
+    between("DnsName(\"", "\")").or_else(|| between("IpAddress(", ")"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_certificate_is_found_in_the_refusal() {
+        let name = |t: &str| presented_name(&format!("x; certificate is only valid for {t}"));
+        assert_eq!(name("DnsName(\"*.db\")").as_deref(), Some("any.db"));
+        assert_eq!(name("IpAddress(127.0.0.1) or DnsName(\"b\")").as_deref(), Some("b"));
+        assert_eq!(name("IpAddress(127.0.0.1)").as_deref(), Some("127.0.0.1"));
+        assert_eq!(presented_name("expired"), None);
+    }
+}

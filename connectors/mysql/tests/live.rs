@@ -615,3 +615,95 @@ async fn without_names_in_the_log_an_alter_stops_its_table_only() {
     let changes = log.changes(&*c).await.unwrap();
     assert_eq!((changes.len(), log.faults.as_slice()), (1, &[Code::SchemaDrift][..]));
 }
+
+#[tokio::test]
+async fn ten_thousand_rows_in_one_transaction_pass_quickly() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, v int)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    let t = target(&[("id", int()), ("v", int())], &[0]);
+    let rows = (0..10_000).map(|i| vec![Value::Int(i), Value::Int(i)]).collect();
+    let begun = std::time::Instant::now();
+    write(&*c, &[batch(&t, WriteOp::Upsert, &[0, 1], rows)]).await.unwrap();
+    let written = begun.elapsed();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 10_003);
+    println!("written in {written:?}, written and read in {:?}", begun.elapsed());
+}
+
+fn openssl(folder: &std::path::Path, args: &str) {
+    let done = std::process::Command::new("openssl")
+        .args(args.split(' '))
+        .current_dir(folder)
+        .output()
+        .expect("openssl is needed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn tls_is_verified_and_never_given_up() {
+    let server = server().await;
+    let folder = server.data_dir();
+    std::fs::write(folder.join("san.cnf"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let subject = "-nodes -days 9 -newkey rsa:2048";
+    for ca in ["ca", "stranger"] {
+        openssl(
+            &folder,
+            &format!("req -x509 {subject} -keyout {ca}.k -out {ca}.crt -subj /CN={ca}"),
+        );
+    }
+    openssl(&folder, "req -nodes -newkey rsa:2048 -keyout s.k -out s.csr -subj /CN=db");
+    openssl(
+        &folder,
+        "x509 -req -in s.csr -CA ca.crt -CAkey ca.k -CAcreateserial -days 9 -out s.crt -extfile san.cnf",
+    );
+    for name in ["s.crt", "s.k", "ca.crt"] {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let path = server.write_file(&format!("tls-{name}"), &bytes).unwrap();
+        let option = match name {
+            "s.crt" => "ssl-cert",
+            "s.k" => "ssl-key",
+            _ => "ssl-ca",
+        };
+        server.set_option(option, path.to_str().unwrap()).unwrap();
+    }
+    let dial = |host: &str, mode, ca: &str| {
+        tidelock_mysql::connector(SystemConfig {
+            name: "crm".into(),
+            url: Secret::new(server.url("crm").replace("127.0.0.1", host)),
+            password: None,
+            tls: Tls { mode, ca_file: Some(folder.join(ca)), cert_file: None, key_file: None },
+            meta_schema: "tidelock".into(),
+        })
+        .unwrap()
+    };
+    let mysql = dial("127.0.0.1", TlsMode::Disable, "ca.crt").identify().await.unwrap();
+    if mysql.version.starts_with("MariaDB") {
+        let error = dial("127.0.0.1", TlsMode::Require, "ca.crt").identify().await.unwrap_err();
+        assert_eq!(error.code(), Code::Tls, "{error}");
+    }
+    server.restart().await.unwrap();
+    for mode in [TlsMode::Require, TlsMode::VerifyCa, TlsMode::VerifyFull] {
+        dial("127.0.0.1", mode, "ca.crt").identify().await.unwrap();
+    }
+    for mode in [TlsMode::VerifyCa, TlsMode::VerifyFull] {
+        let error = dial("127.0.0.1", mode, "stranger.crt").identify().await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Setup, Code::Tls), "{error}");
+    }
+    // The certificate is not made out to this name.
+    dial("localhost", TlsMode::VerifyCa, "ca.crt").identify().await.unwrap();
+    let error = dial("localhost", TlsMode::VerifyFull, "ca.crt").identify().await.unwrap_err();
+    assert_eq!(error.code(), Code::Tls, "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_holder_is_ended() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let held = hold(&*c).await;
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    // By the server's own limit or by the successor: within moments the lease is free.
+    let again = hold(&*c).await;
+    drop((held, again));
+}
