@@ -1,2 +1,16 @@
-//! placeholder
-fn main() {}
+//! The tidelock binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tidelock::cli::{Cli, execute};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One TLS provider for every library; an earlier one can only be the same.
+    let _already_set = rustls::crypto::ring::default_provider().install_default();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(execute(cli)),
+        Err(_) => ExitCode::from(tidelock::cli::FAILED),
+    }
+}

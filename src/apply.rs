@@ -1,0 +1,549 @@
+//! Stage 3: from the queue of events to guarded target transactions.
+//!
+//! A target transaction holds whole source transactions: as many as have arrived, up to the limits,
+//! all with one hop list. A source transaction larger than the limits is piped into the open target
+//! transaction piece by piece, so memory stays bounded while the transaction stays whole.
+//!
+//! **Echo.** The first change of a transaction that some tidelock wrote is its progress row. Its hop
+//! list names the systems the changes have been at. If our target is among them, the transaction is an
+//! echo and only moves the position; else it goes on, with our source added to the list. A transaction
+//! without a progress row begins a list with our source alone.
+//!
+//! **Idle.** A position that moved without changes is written at most every ten seconds, and only if
+//! the log grew by more than progress rows: else two flows in a ring would wake each other for ever.
+
+pub mod batch;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidelock_core::{
+    Change, Code, Error, HopList, LogEvent, Mark, Op, Position, Result, Row, Sink, StateRow,
+    StoredState, SystemId, TableName, TableSchema, Value, progress::HOP_LIST_COLUMN,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::OnTruncate;
+use crate::flow::FlowShared;
+use crate::flow::disposition::Care;
+use crate::flow::shared::{ShownError, Tally};
+use crate::mapping::{BoundPlan, MappingPlan};
+use crate::reader::Queue;
+use batch::Batcher;
+
+/// Rows after which the open target transaction ends at the next source commit.
+const ROWS_A_TRANSACTION: usize = 10_000;
+/// Rows or bytes after which collected writes are sent.
+const ROWS_A_WRITE: usize = 4_000;
+const BYTES_A_WRITE: usize = 8 << 20;
+/// How often a position without changes may be written.
+const IDLE_SAVE: Duration = Duration::from_secs(10);
+/// How often an idle session says that it lives; the server ends it after 30 seconds.
+const PING: Duration = Duration::from_secs(10);
+
+/// What apply reports after each target commit: what the checkpoint stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The position that is now in the progress row.
+    pub position: Position,
+    /// The epoch it was written under.
+    pub epoch: u64,
+    /// Its sequence number.
+    pub seq: u64,
+}
+
+/// Where the flow stands at the target when the attempt begins, and how it is to run.
+pub struct Begin {
+    /// The epoch we hold.
+    pub epoch: u64,
+    /// The last sequence number used.
+    pub seq: u64,
+    /// The position in the progress row.
+    pub position: Position,
+    /// How to run.
+    pub care: Care,
+    /// A mapping to stop: recorded in the first transaction.
+    pub stop_mapping: Option<StateRow>,
+    /// Mappings that are stopped already.
+    pub stopped: HashSet<String>,
+}
+
+/// The applier of one attempt.
+pub struct Applier {
+    sink: Box<dyn Sink>,
+    flow: String,
+    source_id: SystemId,
+    target_id: SystemId,
+    progress_table: TableName,
+    plans: HashMap<TableName, Arc<MappingPlan>>,
+    bound: HashMap<(TableName, u64), Option<BoundPlan>>,
+    shared: Arc<FlowShared>,
+    committed: watch::Sender<Option<Committed>>,
+
+    epoch: u64,
+    seq: u64,
+    careful: u64,
+    stop_mapping: Option<StateRow>,
+    stopped: HashSet<String>,
+
+    batcher: Batcher,
+    tally: Tally,
+    /// The open target transaction.
+    open: Option<OpenTransaction>,
+    /// The source transaction being read.
+    source: SourceTransaction,
+    /// Where everything relevant has been dealt with, and whether that is worth a row.
+    reached: Position,
+    unsaved: bool,
+    last_write: Instant,
+    last_save: Instant,
+    /// The mapping being worked on, for blame.
+    blame: Option<String>,
+}
+
+struct OpenTransaction {
+    hops: HopList,
+    rows: usize,
+    transactions: u64,
+    /// The last source commit inside.
+    upto: Option<(Position, i64)>,
+}
+
+#[derive(Default)]
+struct SourceTransaction {
+    inside: bool,
+    commit_micros: i64,
+    hops: Option<HopList>,
+    echo: bool,
+    changes: u64,
+    others_than_progress: bool,
+}
+
+/// Tables and ids an applier needs to judge events.
+pub struct Scope {
+    /// The flow's name.
+    pub flow: String,
+    /// The source's id.
+    pub source_id: SystemId,
+    /// The target's id.
+    pub target_id: SystemId,
+    /// The progress table of the source system.
+    pub progress_table: TableName,
+    /// The mappings.
+    pub plans: Vec<Arc<MappingPlan>>,
+}
+
+impl Applier {
+    /// An applier over an open session.
+    pub fn new(
+        sink: Box<dyn Sink>,
+        scope: Scope,
+        begin: Begin,
+        shared: Arc<FlowShared>,
+        committed: watch::Sender<Option<Committed>>,
+    ) -> Self {
+        let careful = match begin.care {
+            Care::Normal => 0,
+            Care::Careful { transactions } => transactions,
+        };
+        Applier {
+            sink,
+            flow: scope.flow,
+            source_id: scope.source_id,
+            target_id: scope.target_id,
+            progress_table: scope.progress_table,
+            plans: scope.plans.into_iter().map(|p| (p.source.clone(), p)).collect(),
+            bound: HashMap::new(),
+            shared,
+            committed,
+            epoch: begin.epoch,
+            seq: begin.seq,
+            careful,
+            stop_mapping: begin.stop_mapping,
+            stopped: begin.stopped,
+            batcher: Batcher::new(careful > 0),
+            tally: Tally::default(),
+            open: None,
+            source: SourceTransaction::default(),
+            reached: begin.position,
+            unsaved: false,
+            last_write: Instant::now(),
+            last_save: Instant::now(),
+            blame: None,
+        }
+    }
+
+    /// Whether rows go one by one.
+    pub fn is_careful(&self) -> bool {
+        self.careful > 0
+    }
+
+    /// The mapping an error is about, if the failing statement belonged to one.
+    pub fn blame(&self) -> Option<&str> {
+        self.blame.as_deref()
+    }
+
+    /// Source transactions in the open target transaction.
+    pub fn open_transactions(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.transactions) + u64::from(self.source.inside)
+    }
+
+    /// Runs until `stop` (then what is complete is committed), an error, or the end of the queue.
+    pub async fn run(&mut self, queue: &mut Queue, stop: &CancellationToken) -> Result<()> {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if self.stop_mapping.is_some() {
+            tracing::warn!(flow = %self.flow, "a mapping stops; its changes are parked from here on");
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.drain().await,
+                queued = queue.recv() => {
+                    let Some(queued) = queued else { return self.drain().await };
+                    let last = queued.chunk.events.len();
+                    for (at, event) in queued.chunk.events.into_iter().enumerate() {
+                        let more = at + 1 < last || !queue.is_empty();
+                        self.event(event, more).await?;
+                    }
+                }
+                _ = tick.tick() => self.idle().await?,
+            }
+        }
+    }
+
+    /// Commits what is complete. A source transaction that is not stays unapplied: its part in the
+    /// open target transaction goes away with the session.
+    async fn drain(&mut self) -> Result<()> {
+        if !self.source.inside {
+            self.finish().await?;
+            if self.unsaved {
+                self.save().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, event: LogEvent, more: bool) -> Result<()> {
+        match event {
+            LogEvent::Begin(begin) => {
+                self.source = SourceTransaction {
+                    inside: true,
+                    commit_micros: begin.commit_micros,
+                    ..Default::default()
+                };
+                Ok(())
+            }
+            LogEvent::Change(change) => self.change(change).await,
+            LogEvent::Truncate(truncate) => {
+                for table in truncate.tables {
+                    self.truncate(&table).await?;
+                }
+                Ok(())
+            }
+            LogEvent::Commit(commit) => {
+                self.commit(commit.position, commit.commit_micros, more).await
+            }
+            LogEvent::Idle(idle) => {
+                self.unsaved |= idle.grew;
+                self.reached = idle.position;
+                if !more {
+                    self.finish().await?;
+                }
+                if self.open.is_none() {
+                    self.shared.applied.send_replace(Some(self.reached.clone()));
+                }
+                self.idle().await
+            }
+            LogEvent::TableFault(fault) => match self.plans.get(&fault.table) {
+                Some(plan) if !self.stopped.contains(&*plan.name) => {
+                    self.blame = Some(plan.name.to_string());
+                    Err(fault.error)
+                }
+                Some(_) | None => Ok(()),
+            },
+        }
+    }
+
+    async fn change(&mut self, change: Change) -> Result<()> {
+        let first = self.source.changes == 0;
+        self.source.changes += 1;
+        if change.table.name == self.progress_table {
+            if first {
+                self.meet_progress_row(&change)?;
+            }
+            return Ok(());
+        }
+        self.source.others_than_progress = true;
+        let Some(plan) = self.plans.get(&change.table.name).cloned() else { return Ok(()) };
+        let kind = change.op.kind();
+        if self.source.echo {
+            self.tally.add(&plan.name, kind, "echo");
+            return Ok(());
+        }
+        if self.is_stopped(&plan.name) {
+            self.tally.add(&plan.name, kind, "parked");
+            return Ok(());
+        }
+        self.blame = Some(plan.name.to_string());
+        let Some(write) = self.bound(&plan, &change.table)?.write(&change.op)? else {
+            self.tally.add(&plan.name, kind, "filtered");
+            return Ok(());
+        };
+        self.blame = None;
+        self.tally.add(&plan.name, kind, "applied");
+        self.open_transaction().await?;
+        self.batcher.push(&plan, write);
+        if self.batcher.rows() >= ROWS_A_WRITE || self.batcher.bytes() >= BYTES_A_WRITE {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The hop list of a transaction that a tidelock wrote.
+    fn meet_progress_row(&mut self, change: &Change) -> Result<()> {
+        let row = match &change.op {
+            Op::Insert(insert) => &insert.new,
+            Op::Update(update) => &update.new,
+            Op::Delete(_) => return Ok(()),
+        };
+        let text = hop_list_cell(&change.table, row).ok_or_else(|| {
+            Error::continuity(Code::UnsupportedEvent, format!("{}: a progress row without a readable hop list", self.progress_table))
+                .with_hint("do not change tidelock's own tables; a newer tidelock on the same database must be the same on all")
+        })?;
+        self.source.echo = text.contains(&self.target_id);
+        self.source.hops = Some(text);
+        Ok(())
+    }
+
+    fn is_stopped(&self, mapping: &str) -> bool {
+        self.stopped.contains(mapping)
+            || self.stop_mapping.as_ref().is_some_and(|row| row.mapping == mapping)
+    }
+
+    fn bound(
+        &mut self,
+        plan: &Arc<MappingPlan>,
+        shape: &Arc<TableSchema>,
+    ) -> Result<&mut BoundPlan> {
+        let entry = self.bound.entry((shape.name.clone(), shape.version)).or_default();
+        if entry.is_none() {
+            *entry = Some(BoundPlan::new(plan, shape)?);
+        }
+        entry.as_mut().ok_or_else(|| Error::bug("a plan that was just bound is gone"))
+    }
+
+    async fn truncate(&mut self, table: &TableName) -> Result<()> {
+        self.source.changes += 1;
+        self.source.others_than_progress = true;
+        let Some(plan) = self.plans.get(table).cloned() else { return Ok(()) };
+        if self.source.echo || self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        match plan.on_truncate {
+            OnTruncate::Ignore => Ok(()),
+            OnTruncate::Delete => {
+                self.open_transaction().await?;
+                self.batcher.delete_all(&plan);
+                Ok(())
+            }
+            OnTruncate::Halt => {
+                self.blame = Some(plan.name.to_string());
+                Err(Error::data(Code::Truncated, format!("{table} was truncated at the source"))
+                    .with_hint("set on_truncate = \"delete\" or \"ignore\" for this mapping"))
+            }
+        }
+    }
+
+    /// Opens the target transaction, or goes on in the open one if its hop list is the same.
+    async fn open_transaction(&mut self) -> Result<()> {
+        let hops = self.source.hops.clone().unwrap_or_default().with(&self.source_id);
+        if let Some(open) = &self.open {
+            if open.hops == hops {
+                return Ok(());
+            }
+            if open.upto.is_none() {
+                return Err(Error::bug("two hop lists in one source transaction"));
+            }
+            self.finish().await?;
+        }
+        let seq = self.seq + 1;
+        self.sink.begin(&Mark { epoch: self.epoch, seq, hops: hops.clone() }).await?;
+        self.last_write = Instant::now();
+        self.seq = seq;
+        self.open = Some(OpenTransaction { hops, rows: 0, transactions: 0, upto: None });
+        if let Some(row) = &self.stop_mapping {
+            self.sink.record(row).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let rows = self.batcher.rows();
+        let batches = self.batcher.take();
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let answer = self.sink.write(&batches).await;
+        self.last_write = Instant::now();
+        if let Err(error) = answer {
+            self.blame = error.batch().and_then(|i| batches.get(i)).map(|b| b.mapping.to_string());
+            return Err(error);
+        }
+        if let Some(open) = &mut self.open {
+            open.rows += rows;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, position: Position, commit_micros: i64, more: bool) -> Result<()> {
+        let source = std::mem::take(&mut self.source);
+        self.unsaved |= source.others_than_progress;
+        self.reached = position.clone();
+        let waiting = self.batcher.rows();
+        if let Some(open) = &mut self.open {
+            open.upto = Some((position, commit_micros.max(source.commit_micros)));
+            open.transactions += 1;
+            let full = open.rows + waiting >= ROWS_A_TRANSACTION;
+            if full || !more || self.careful > 0 {
+                self.finish().await?;
+            }
+        } else {
+            self.shared.applied.send_replace(Some(position));
+            self.tally.publish(&self.flow, &self.shared);
+            if self.stop_mapping.is_some() && source.others_than_progress {
+                self.save().await?;
+            }
+        }
+        if self.careful > 0 {
+            self.careful -= 1;
+            self.batcher = Batcher::new(self.careful > 0);
+        }
+        Ok(())
+    }
+
+    /// Ends the open target transaction at its last whole source transaction.
+    async fn finish(&mut self) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        self.flush().await?;
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let Some((_, commit_micros)) = open.upto else {
+            return Err(Error::bug("a target transaction was to end inside a source transaction"));
+        };
+        // What came after the last commit inside and needed no row is covered too.
+        let position = if self.source.inside {
+            open.upto.map(|u| u.0).unwrap_or_else(|| self.reached.clone())
+        } else {
+            self.reached.clone()
+        };
+        self.sink.commit(&position, commit_micros).await?;
+        self.after_commit(position, Some(commit_micros));
+        Ok(())
+    }
+
+    fn after_commit(&mut self, position: Position, commit_micros: Option<i64>) {
+        self.last_write = Instant::now();
+        self.last_save = Instant::now();
+        self.unsaved = false;
+        self.note_stopped();
+        self.tally.publish(&self.flow, &self.shared);
+        if let Some(micros) = commit_micros {
+            let latency = (now_micros() - micros).max(0) as f64 / 1e6;
+            metrics::histogram!("tidelock_apply_latency_seconds", "flow" => self.flow.clone())
+                .record(latency);
+            self.shared
+                .applied_commit_micros
+                .store(micros.max(0) as u64, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.shared.applied.send_replace(Some(position.clone()));
+        self.committed.send_replace(Some(Committed { position, epoch: self.epoch, seq: self.seq }));
+    }
+
+    fn note_stopped(&mut self) {
+        let Some(row) = self.stop_mapping.take() else { return };
+        self.shared.set_stopped(&row.mapping, Some(shown(&row)));
+        self.stopped.insert(row.mapping);
+    }
+
+    /// Writes the position on its own, with a pending stop of a mapping.
+    async fn save(&mut self) -> Result<()> {
+        let mark = Mark {
+            epoch: self.epoch,
+            seq: self.seq + 1,
+            hops: HopList::default().with(&self.source_id),
+        };
+        let position = self.reached.clone();
+        if let Some(row) = self.stop_mapping.clone() {
+            self.sink.begin(&mark).await?;
+            self.sink.record(&row).await?;
+            self.sink.commit(&position, 0).await?;
+        } else {
+            self.sink.save_position(&mark, &position).await?;
+        }
+        self.seq = mark.seq;
+        self.after_commit(position, None);
+        Ok(())
+    }
+
+    async fn idle(&mut self) -> Result<()> {
+        if self.open.is_none()
+            && !self.source.inside
+            && self.unsaved
+            && self.last_save.elapsed() >= IDLE_SAVE
+        {
+            return self.save().await;
+        }
+        if self.last_write.elapsed() >= PING {
+            self.sink.ping().await?;
+            self.last_write = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+fn hop_list_cell(table: &TableSchema, row: &Row) -> Option<HopList> {
+    let column = table.columns.iter().position(|c| c.name == HOP_LIST_COLUMN)?;
+    match row.0.get(column)? {
+        Value::Text(text) => HopList::decode(text).map(|(_, hops)| hops),
+        _ => None,
+    }
+}
+
+fn shown(row: &StateRow) -> ShownError {
+    ShownError {
+        code: row.code.map(|c| c.as_str().to_owned()).unwrap_or_default(),
+        message: row.message.clone(),
+        hint: row.hint.clone(),
+    }
+}
+
+/// The row that makes a mapping's stop last.
+pub fn stop_row(
+    pipeline: &str,
+    flow: &str,
+    mapping: &str,
+    error: &Error,
+    position: &Position,
+) -> StateRow {
+    StateRow {
+        pipeline: pipeline.to_owned(),
+        flow: flow.to_owned(),
+        mapping: mapping.to_owned(),
+        state: StoredState::Stopped,
+        code: Some(error.code()),
+        message: error.to_string(),
+        hint: error.hint().unwrap_or_default().to_owned(),
+        position: position.to_string(),
+    }
+}
+
+/// Microseconds since 1970 on our clock.
+pub fn now_micros() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,157 @@
+//! The command line: one verb a file. Exit code 0: done; 1: findings; 2: could not do it.
+
+pub mod check;
+pub mod demo;
+pub mod drop;
+pub mod run;
+pub mod status;
+pub mod steer;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tidelock_core::Error;
+
+use crate::config::{Config, ConfigError};
+use crate::telemetry;
+
+/// Keeps tables of PostgreSQL, MySQL and MariaDB in step, in both directions, exactly once in effect.
+#[derive(Debug, Parser)]
+#[command(name = "tidelock", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file [default: $TIDELOCK_CONFIG, ./tidelock.toml, /etc/tidelock/tidelock.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Form of the log on standard error
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Look at both ends, read-only, and print every problem with the SQL that mends it
+    Check,
+    /// Run the flows, in the foreground; SIGTERM drains and stops
+    Run,
+    /// Show flows and mappings, state, lag and rows
+    Status {
+        /// Show again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Pause a flow, durably, until resumed
+    Pause {
+        /// The flow, as `crm:erp`; all if left out
+        flow: Option<String>,
+    },
+    /// Resume a paused or halted flow
+    Resume {
+        /// The flow, as `crm:erp`; all if left out
+        flow: Option<String>,
+    },
+    /// Remove what tidelock made on the servers for a flow: slot, publication, progress rows
+    Drop {
+        /// The flow, as `crm:erp`; all if left out
+        flow: Option<String>,
+    },
+    /// Start a scratch PostgreSQL "ERP" and MariaDB "CRM", live orders both ways, and compare at the end
+    Demo {
+        /// End after this many seconds; until Ctrl-C if 0
+        #[arg(long, env = "DEMO_SECONDS", default_value_t = 0)]
+        seconds: u64,
+    },
+}
+
+/// Why a command could not do its work.
+pub enum Refusal {
+    /// The configuration is wrong.
+    Config(ConfigError),
+    /// Something else failed.
+    Error(Error),
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Refusal::Config(error)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Error(error)
+    }
+}
+
+/// What a command answers with.
+pub type Outcome = Result<ExitCode, Refusal>;
+
+/// Findings: problems, differences.
+pub const FINDINGS: u8 = 1;
+/// Could not do it.
+pub const FAILED: u8 = 2;
+
+/// Writes a line to standard output; a reader that has gone away is no error.
+pub fn say(line: impl AsRef<str>) {
+    let mut out = std::io::stdout().lock();
+    let _closed = writeln!(out, "{}", line.as_ref());
+}
+
+fn complain(line: impl AsRef<str>) {
+    let mut out = std::io::stderr().lock();
+    let _closed = writeln!(out, "{}", line.as_ref());
+}
+
+/// The configuration that the command line points to.
+pub fn config(cli: &Cli) -> Result<Config, ConfigError> {
+    Config::load(&Config::find(cli.config.as_deref())?)
+}
+
+/// Runs a command.
+pub async fn execute(cli: Cli) -> ExitCode {
+    let quiet = !matches!(cli.verb, Verb::Run);
+    telemetry::install_logging(
+        cli.log_format == LogFormat::Json,
+        if quiet { "warn" } else { "info" },
+    );
+    let outcome = match &cli.verb {
+        Verb::Check => check::check(&cli).await,
+        Verb::Run => run::run(&cli).await,
+        Verb::Status { watch } => status::status(&cli, *watch).await,
+        Verb::Pause { flow } => steer::steer(&cli, "pause", flow.as_deref()).await,
+        Verb::Resume { flow } => steer::steer(&cli, "resume", flow.as_deref()).await,
+        Verb::Drop { flow } => drop::drop(&cli, flow.as_deref()).await,
+        Verb::Demo { seconds } => demo::demo(*seconds).await,
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Refusal::Config(error)) => {
+            complain(format!("error: {error}"));
+            ExitCode::from(FAILED)
+        }
+        Err(Refusal::Error(error)) => {
+            complain(format!("error[{}]: {error}", error.code()));
+            if let Some(hint) = error.hint() {
+                complain(format!("hint: {hint}"));
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}

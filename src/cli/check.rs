@@ -1,0 +1,162 @@
+//! `tidelock check`: what would go wrong, before it does.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
+
+use super::{Cli, FINDINGS, Outcome, say};
+use crate::config::{Config, FlowConfig};
+use crate::flow::start;
+use crate::registry;
+
+/// Findings about one place.
+struct Report {
+    place: String,
+    findings: Vec<Finding>,
+}
+
+/// Looks at every system and every flow, read-only.
+pub async fn check(cli: &Cli) -> Outcome {
+    let config = super::config(cli)?;
+    let reports = look(&config).await?;
+    let problems = reports
+        .iter()
+        .flat_map(|r| &r.findings)
+        .filter(|f| f.severity == Severity::Problem)
+        .count();
+    if cli.json {
+        say(as_json(&reports));
+    } else {
+        say(render(&reports, problems));
+    }
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+async fn look(config: &Config) -> Result<Vec<Report>, Error> {
+    let mut reports = Vec::new();
+    let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
+    let mut ids = BTreeMap::new();
+    for (name, system) in &config.systems {
+        let connector = registry::connector(system)?;
+        let mut report = Report {
+            place: format!("system {name} ({})", connector.endpoint()),
+            findings: Vec::new(),
+        };
+        match connector.identify().await {
+            Ok(_) => {
+                if let Ok(Some(id)) = connector.system_id().await
+                    && let Some(other) = ids.insert(id, name)
+                {
+                    report.findings.push(Finding::problem(format!(
+                        "systems {other} and {name} are one and the same database"
+                    )));
+                }
+                connectors.insert(name, connector);
+            }
+            Err(error) => report.findings.push(finding(&error)),
+        }
+        reports.push(report);
+    }
+    for flow in &config.flows {
+        if let (Some(source), Some(target)) =
+            (connectors.get(flow.source.as_str()), connectors.get(flow.target.as_str()))
+        {
+            let two_way = config.flows.iter().any(|other| other.source == flow.target);
+            reports.push(check_flow(config, flow, &**source, &**target, two_way).await);
+        }
+    }
+    Ok(reports)
+}
+
+async fn check_flow(
+    config: &Config,
+    flow: &FlowConfig,
+    source: &dyn Connector,
+    target: &dyn Connector,
+    two_way: bool,
+) -> Report {
+    let mut report = Report { place: format!("flow {}", flow.name), findings: Vec::new() };
+    let outcome = match start::plan(flow, source, target, two_way).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            report.findings.push(finding(&error));
+            return report;
+        }
+    };
+    report.findings.extend(outcome.findings);
+    let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
+    match source.preflight_source(&spec).await {
+        Ok(found) => report.findings.extend(found),
+        Err(error) => report.findings.push(finding(&error.at(&flow.source))),
+    }
+    let sink = SinkSpec {
+        pipeline: config.name.clone(),
+        flow: flow.name.clone(),
+        holder: String::new(),
+        config_hash: config.hash.clone(),
+        tables: outcome.mappings.iter().map(|p| p.target.name.clone()).collect(),
+    };
+    match target.preflight_target(&sink).await {
+        Ok(found) => report.findings.extend(found),
+        Err(error) => report.findings.push(finding(&error.at(&flow.target))),
+    }
+    report
+}
+
+fn finding(error: &Error) -> Finding {
+    Finding::problem(format!("{} {error}", error.code())).hint(error.hint().unwrap_or_default())
+}
+
+fn render(reports: &[Report], problems: usize) -> String {
+    let mut text = String::new();
+    for report in reports {
+        text.push_str(&format!("{}\n", report.place));
+        if report.findings.is_empty() {
+            text.push_str("  good\n");
+        }
+        let mut findings: Vec<&Finding> = report.findings.iter().collect();
+        findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+        for finding in findings {
+            let word = match finding.severity {
+                Severity::Problem => "problem",
+                Severity::Warning => "warning",
+            };
+            text.push_str(&format!("  {word}: {}\n", finding.message));
+            if !finding.hint.is_empty() {
+                text.push_str(&format!("    {}\n", finding.hint));
+            }
+            for sql in &finding.sql {
+                for line in sql.lines() {
+                    text.push_str(&format!("      {line}\n"));
+                }
+            }
+        }
+    }
+    text.push_str(&match problems {
+        0 => "\nno problems".to_owned(),
+        1 => "\n1 problem".to_owned(),
+        n => format!("\n{n} problems"),
+    });
+    text
+}
+
+fn as_json(reports: &[Report]) -> String {
+    let places: Vec<_> = reports
+        .iter()
+        .map(|r| {
+            let findings: Vec<_> = r
+                .findings
+                .iter()
+                .map(|f| {
+                    let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
+                    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql})
+                })
+                .collect();
+            json!({"place": r.place, "findings": findings})
+        })
+        .collect();
+    json!({ "places": places }).to_string()
+}

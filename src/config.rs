@@ -1,0 +1,179 @@
+//! The configuration file: `tidelock.toml`.
+//!
+//! Read once, checked as a whole, and turned into the shape the engine works with: systems resolved
+//! (environment, secret files, TLS defaults), mappings sorted into flows, names made legal. Every
+//! error names file, line and column and shows the line.
+
+pub mod file;
+pub mod resolve;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tidelock_core::SystemConfig;
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The pipeline's name.
+    pub name: String,
+    /// Where sled and the control socket live.
+    pub state_dir: PathBuf,
+    /// Where metrics and health are served; `None` serves nothing.
+    pub listen: Option<String>,
+    /// The systems by name.
+    pub systems: BTreeMap<String, SystemConfig>,
+    /// The flows in the order of their first mapping.
+    pub flows: Vec<FlowConfig>,
+    /// A hash of the file's text.
+    pub hash: String,
+}
+
+/// All mappings from one system to another.
+#[derive(Debug, Clone)]
+pub struct FlowConfig {
+    /// `crm:erp`.
+    pub name: String,
+    /// The source system.
+    pub source: String,
+    /// The target system.
+    pub target: String,
+    /// Replication slot, where the source has such.
+    pub slot: String,
+    /// Publication, where the source has such.
+    pub publication: String,
+    /// Where to start instead of at the log's end.
+    pub start_at: Option<String>,
+    /// The mappings.
+    pub mappings: Vec<MappingConfig>,
+}
+
+/// One mapping.
+#[derive(Debug, Clone)]
+pub struct MappingConfig {
+    /// Its name, unique in the flow.
+    pub name: String,
+    /// The source table, or all of a schema.
+    pub from: TableRef,
+    /// The target table, or all of a schema.
+    pub to: TableRef,
+    /// The target columns that identify a row; the primary key if absent.
+    pub key: Option<Vec<String>>,
+    /// What a delete becomes.
+    pub on_delete: OnDelete,
+    /// What a truncate becomes.
+    pub on_truncate: OnTruncate,
+    /// Whether rows that are there at first start must be copied.
+    pub snapshot: SnapshotMode,
+    /// The column list, if there is one.
+    pub columns: Option<ColumnMap>,
+    /// `LIKE` patterns of tables that a wildcard leaves out.
+    pub exclude: Vec<String>,
+}
+
+/// A table of a system, or all tables of a schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableRef {
+    /// The system.
+    pub system: String,
+    /// The schema; the system's default if absent.
+    pub schema: Option<String>,
+    /// The table.
+    pub table: TablePattern,
+}
+
+/// A table's name, or every table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TablePattern {
+    /// This table.
+    Exact(String),
+    /// Every table of the schema (`*`).
+    All,
+}
+
+/// Which target column takes which source column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnMap {
+    /// Whether same-named columns are added (`"*" = "*"`).
+    pub star: bool,
+    /// Target column and source column.
+    pub columns: Vec<(String, String)>,
+}
+
+/// What a source delete becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// A delete.
+    Delete,
+    /// Nothing.
+    Ignore,
+}
+
+/// What a source truncate becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTruncate {
+    /// The mapping stops.
+    Halt,
+    /// Every row of the target table is deleted.
+    Delete,
+    /// Nothing.
+    Ignore,
+}
+
+/// Whether rows that are there at first start are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotMode {
+    /// They must be.
+    Initial,
+    /// They are not looked at.
+    Never,
+}
+
+/// A fault of the configuration, ready to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// The file to use: the one given, `$TIDELOCK_CONFIG`, `./tidelock.toml`,
+    /// `/etc/tidelock/tidelock.toml`.
+    pub fn find(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
+        if let Some(path) = given {
+            return Ok(path.to_owned());
+        }
+        if let Some(path) = std::env::var_os("TIDELOCK_CONFIG") {
+            return Ok(path.into());
+        }
+        ["tidelock.toml", "/etc/tidelock/tidelock.toml"].iter().map(PathBuf::from).find(|p| p.exists()).ok_or_else(|| {
+            ConfigError(
+                "no configuration file: looked for ./tidelock.toml and /etc/tidelock/tidelock.toml\n\
+                 hint: give one with --config FILE or $TIDELOCK_CONFIG"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
+        Config::parse(&text, &path.display().to_string())
+    }
+
+    /// Checks a configuration's text; `file` is for messages.
+    pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
+        let parsed: file::File = toml::from_str(text).map_err(|e| file::explain(file, text, &e))?;
+        resolve::resolve(parsed, &resolve::Source { file, text })
+    }
+}

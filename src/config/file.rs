@@ -1,0 +1,213 @@
+//! The file as written: the serde side of the configuration, and the rendering of its errors.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use super::{ConfigError, OnDelete, OnTruncate, SnapshotMode};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Always 1.
+    pub version: Spanned<u32>,
+    /// The pipeline's name.
+    pub name: Spanned<String>,
+    /// State folder.
+    pub state_dir: Option<PathBuf>,
+    /// Metrics and health.
+    pub listen: Option<String>,
+    /// Systems.
+    pub systems: BTreeMap<String, System>,
+    /// Defaults of all mappings.
+    #[serde(default)]
+    pub defaults: Settings,
+    /// Settings of single flows.
+    #[serde(default)]
+    pub flows: BTreeMap<Spanned<String>, Flow>,
+    /// The mappings.
+    #[serde(default)]
+    pub mappings: Vec<Mapping>,
+}
+
+/// A text given here or by the environment.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Text {
+    /// Here.
+    Plain(String),
+    /// By an environment variable.
+    Env(FromEnv),
+}
+
+/// `{ env = "NAME" }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FromEnv {
+    /// The variable.
+    pub env: String,
+}
+
+/// `{ env = "NAME" }` or `{ file = "PATH" }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Password {
+    /// The variable.
+    pub env: Option<String>,
+    /// The file.
+    pub file: Option<PathBuf>,
+}
+
+/// A system.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct System {
+    /// Where it is.
+    pub url: Spanned<Text>,
+    /// Its password.
+    pub password: Option<Spanned<Password>>,
+    /// TLS.
+    pub tls: Option<TlsSettings>,
+    /// Schema of our own tables.
+    pub meta_schema: Option<String>,
+}
+
+/// TLS settings.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// disable, require, verify-ca, verify-full.
+    pub mode: Spanned<String>,
+    /// Trusted authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Mapping keys that `[defaults]` may set.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What a delete becomes.
+    pub on_delete: Option<OnDelete>,
+    /// What a truncate becomes.
+    pub on_truncate: Option<OnTruncate>,
+    /// Whether a first copy is made.
+    pub snapshot: Option<SnapshotMode>,
+    /// Tables that wildcards leave out.
+    pub exclude: Option<Vec<String>>,
+}
+
+/// A `[flows."a:b"]` table: mapping defaults, and what belongs to the flow alone.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// What a delete becomes.
+    pub on_delete: Option<OnDelete>,
+    /// What a truncate becomes.
+    pub on_truncate: Option<OnTruncate>,
+    /// Whether a first copy is made.
+    pub snapshot: Option<SnapshotMode>,
+    /// Tables that wildcards leave out.
+    pub exclude: Option<Vec<String>>,
+    /// The slot's name.
+    pub slot: Option<Spanned<String>>,
+    /// The publication's name.
+    pub publication: Option<Spanned<String>>,
+    /// Where to start.
+    pub start_at: Option<String>,
+}
+
+/// A mapping.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// Its name.
+    pub name: Option<String>,
+    /// The source.
+    pub from: Spanned<String>,
+    /// The target.
+    pub to: Spanned<String>,
+    /// The key.
+    pub key: Option<Spanned<Vec<String>>>,
+    /// What a delete becomes.
+    pub on_delete: Option<OnDelete>,
+    /// What a truncate becomes.
+    pub on_truncate: Option<OnTruncate>,
+    /// Whether a first copy is made.
+    pub snapshot: Option<SnapshotMode>,
+    /// Tables that a wildcard leaves out.
+    pub exclude: Option<Vec<String>>,
+    /// Target column to source column.
+    pub columns: Option<BTreeMap<String, Spanned<String>>>,
+}
+
+/// A parser's error with file, line and column in front and, for a misspelt key, the nearest one.
+pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let message = error.message();
+    let mut words = message.trim().replace('\n', " ");
+    if let Some(near) = nearest_field(message) {
+        words.push_str(&format!("\nhint: did you mean `{near}`?"));
+    }
+    match error.span() {
+        Some(span) => at(file, text, &span, &words),
+        None => ConfigError(format!("{file}: {words}")),
+    }
+}
+
+/// An error with the place in front and the line below.
+pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigError {
+    let before = text.get(..span.start).unwrap_or(text);
+    let line_number = before.matches('\n').count() + 1;
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    let column = before.get(line_start..).map_or(0, |s| s.chars().count()) + 1;
+    let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+    let shown = redacted(line);
+    let length = text
+        .get(span.clone())
+        .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count())
+        .max(1);
+    let (words, hint) =
+        words.split_once('\n').map_or((words, String::new()), |(w, h)| (w, format!("\n{h}")));
+    let gutter = line_number.to_string();
+    let blank = " ".repeat(gutter.len());
+    let caret = if shown == line {
+        format!("\n{blank} | {}{}", " ".repeat(column - 1), "^".repeat(length))
+    } else {
+        String::new()
+    };
+    ConfigError(format!(
+        "{file}:{line_number}:{column}: {words}\n{blank} |\n{gutter} | {shown}{caret}{hint}"
+    ))
+}
+
+/// A line is shown to help; a password in a URL on it is not.
+fn redacted(line: &str) -> String {
+    match (line.find("://"), line.rfind('@')) {
+        (Some(scheme), Some(host)) if scheme + 3 < host => match line[scheme + 3..host].find(':') {
+            Some(colon) => format!("{}:***{}", &line[..scheme + 3 + colon], &line[host..]),
+            None => line.to_owned(),
+        },
+        _ => line.to_owned(),
+    }
+}
+
+/// The known key nearest to an unknown one, from serde's own words.
+fn nearest_field(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return None;
+    }
+    let unknown = quoted.next()?;
+    quoted
+        .map(|known| (strsim::jaro_winkler(known, unknown), known))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known.to_owned())
+}

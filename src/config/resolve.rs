@@ -1,0 +1,468 @@
+//! From the file as written to the configuration as used.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_spanned::Spanned;
+use sha2::{Digest, Sha256};
+use tidelock_core::{Secret, SystemConfig, Tls, TlsMode};
+
+use super::file::{self, File, Mapping};
+use super::{
+    ColumnMap, Config, ConfigError, FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode,
+    TablePattern, TableRef,
+};
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// The text a place points into.
+pub struct Source<'a> {
+    /// The file's name.
+    pub file: &'a str,
+    /// Its text.
+    pub text: &'a str,
+}
+
+impl Source<'_> {
+    fn error(&self, span: Range<usize>, words: impl AsRef<str>) -> ConfigError {
+        file::at(self.file, self.text, &span, words.as_ref())
+    }
+}
+
+/// Checks and completes a parsed file.
+pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
+    if *parsed.version.get_ref() != 1 {
+        return Err(source.error(parsed.version.span(), "version must be 1"));
+    }
+    let name = parsed.name.get_ref();
+    if name.is_empty() || name.len() > 64 {
+        return Err(source.error(parsed.name.span(), "name must have 1 to 64 bytes"));
+    }
+    let mut systems = BTreeMap::new();
+    for (key, system) in &parsed.systems {
+        systems.insert(key.clone(), resolve_system(key, system, source)?);
+    }
+    let flows = resolve_flows(&parsed, &systems, source)?;
+    let hash = hex::encode(&Sha256::digest(source.text.as_bytes())[..8]);
+    Ok(Config {
+        name: name.clone(),
+        state_dir: parsed.state_dir.clone().unwrap_or_else(|| "/var/lib/tidelock".into()),
+        listen: parsed.listen.clone(),
+        systems,
+        flows,
+        hash,
+    })
+}
+
+fn resolve_system(name: &str, system: &file::System, source: &Source<'_>) -> Result<SystemConfig> {
+    let url = match system.url.get_ref() {
+        file::Text::Plain(url) => url.clone(),
+        file::Text::Env(from) => std::env::var(&from.env).map_err(|_| {
+            source.error(system.url.span(), format!("environment variable {} is not set", from.env))
+        })?,
+    };
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_owned()).unwrap_or_default();
+    if !crate::registry::SCHEMES.contains(&scheme.as_str()) {
+        let known = crate::registry::SCHEMES.join(", ");
+        return Err(source.error(
+            system.url.span(),
+            format!("the url of system {name} must begin with one of: {known} (and ://)"),
+        ));
+    }
+    let password = match &system.password {
+        None => None,
+        Some(password) => Some(read_password(password, source)?),
+    };
+    Ok(SystemConfig {
+        name: name.to_owned(),
+        tls: resolve_tls(&url, system, source)?,
+        url: Secret::new(url),
+        password,
+        meta_schema: system.meta_schema.clone().unwrap_or_else(|| "tidelock".to_owned()),
+    })
+}
+
+fn read_password(password: &Spanned<file::Password>, source: &Source<'_>) -> Result<Secret> {
+    let fail = |words: String| source.error(password.span(), words);
+    match (&password.get_ref().env, &password.get_ref().file) {
+        (Some(variable), None) => std::env::var(variable)
+            .map(Secret::new)
+            .map_err(|_| fail(format!("environment variable {variable} is not set"))),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Secret::new(text.trim_end_matches(['\r', '\n'])))
+            .map_err(|e| fail(format!("password file {} cannot be read: {e}", path.display()))),
+        _ => Err(fail("expected { env = \"NAME\" } or { file = \"PATH\" }".to_owned())),
+    }
+}
+
+/// `verify-full` off the host; nothing to protect on it.
+fn resolve_tls(url: &str, system: &file::System, source: &Source<'_>) -> Result<Tls> {
+    let Some(settings) = &system.tls else {
+        let mode = if is_local(url) { TlsMode::Disable } else { TlsMode::VerifyFull };
+        return Ok(Tls { mode, ca_file: None, cert_file: None, key_file: None });
+    };
+    let mode = match settings.mode.get_ref().as_str() {
+        "disable" => TlsMode::Disable,
+        "require" => TlsMode::Require,
+        "verify-ca" => TlsMode::VerifyCa,
+        "verify-full" => TlsMode::VerifyFull,
+        _ => {
+            return Err(source.error(
+                settings.mode.span(),
+                "expected disable, require, verify-ca or verify-full",
+            ));
+        }
+    };
+    Ok(Tls {
+        mode,
+        ca_file: settings.ca_file.clone(),
+        cert_file: settings.cert_file.clone(),
+        key_file: settings.key_file.clone(),
+    })
+}
+
+fn is_local(url: &str) -> bool {
+    let Ok(parsed) = url::Url::parse(url) else { return false };
+    match parsed.host_str() {
+        None | Some("") => true,
+        Some(host) => {
+            let host = host.trim_matches(['[', ']']);
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+    }
+}
+
+fn resolve_flows(
+    parsed: &File,
+    systems: &BTreeMap<String, SystemConfig>,
+    source: &Source<'_>,
+) -> Result<Vec<FlowConfig>> {
+    let mut flows: Vec<FlowConfig> = Vec::new();
+    let settings: BTreeMap<&str, (&file::Flow, Range<usize>)> =
+        parsed.flows.iter().map(|(k, v)| (k.get_ref().as_str(), (v, k.span()))).collect();
+    for mapping in &parsed.mappings {
+        let from = table_ref(&mapping.from, systems, source)?;
+        let to = table_ref(&mapping.to, systems, source)?;
+        if from.system == to.system {
+            return Err(source.error(mapping.to.span(), "a mapping must lead to another system"));
+        }
+        let flow_name = format!("{}:{}", from.system, to.system);
+        let own = settings.get(flow_name.as_str()).map(|(flow, _)| *flow);
+        let at = match flows.iter().position(|f| f.name == flow_name) {
+            Some(at) => at,
+            None => {
+                flows.push(new_flow(
+                    parsed.name.get_ref(),
+                    &flow_name,
+                    &from.system,
+                    &to.system,
+                    own,
+                    source,
+                )?);
+                flows.len() - 1
+            }
+        };
+        let resolved = resolve_mapping(mapping, from, to, own, &parsed.defaults, source)?;
+        if let Some(flow) = flows.get_mut(at) {
+            if flow.mappings.iter().any(|m| m.name == resolved.name) {
+                return Err(source.error(
+                    mapping.from.span(),
+                    format!(
+                        "flow {flow_name} already has a mapping named {}; give this one a name",
+                        resolved.name
+                    ),
+                ));
+            }
+            flow.mappings.push(resolved);
+        }
+    }
+    for (name, (_, span)) in settings {
+        if !flows.iter().any(|f| f.name == name) {
+            return Err(source.error(span, format!("no mapping belongs to a flow {name}")));
+        }
+    }
+    if flows.is_empty() {
+        return Err(ConfigError(format!(
+            "{}: there are no mappings\nhint: add at least one [[mappings]] table",
+            source.file
+        )));
+    }
+    Ok(flows)
+}
+
+fn new_flow(
+    pipeline: &str,
+    name: &str,
+    from: &str,
+    to: &str,
+    own: Option<&file::Flow>,
+    source: &Source<'_>,
+) -> Result<FlowConfig> {
+    let made = legal_name(pipeline, to);
+    let given = |text: Option<&Spanned<String>>| -> Result<String> {
+        match text {
+            None => Ok(made.clone()),
+            Some(text) if legal(text.get_ref()) => Ok(text.get_ref().clone()),
+            Some(text) => Err(source
+                .error(text.span(), "a slot or publication name has 1 to 63 of a-z, 0-9 and _")),
+        }
+    };
+    Ok(FlowConfig {
+        name: name.to_owned(),
+        source: from.to_owned(),
+        target: to.to_owned(),
+        slot: given(own.and_then(|f| f.slot.as_ref()))?,
+        publication: given(own.and_then(|f| f.publication.as_ref()))?,
+        start_at: own.and_then(|f| f.start_at.clone()),
+        mappings: Vec::new(),
+    })
+}
+
+fn legal(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// `tidelock_<pipeline>_<target>` in the letters that slots allow; a name that had to be changed or
+/// cut gets a hash, so that two pipelines never meet in one name.
+pub fn legal_name(pipeline: &str, target: &str) -> String {
+    let plain = format!("tidelock_{pipeline}_{target}");
+    let made: String = plain
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .collect();
+    let lossless =
+        plain.replace('-', "_") == made && !pipeline.contains('_') && !target.contains('_');
+    if lossless && legal(&made) {
+        return made;
+    }
+    let hash = hex::encode(&Sha256::digest(format!("{pipeline}\0{target}"))[..4]);
+    format!("{}_{hash}", made.chars().take(54).collect::<String>())
+}
+
+fn resolve_mapping(
+    mapping: &Mapping,
+    from: TableRef,
+    to: TableRef,
+    flow: Option<&file::Flow>,
+    defaults: &file::Settings,
+    source: &Source<'_>,
+) -> Result<MappingConfig> {
+    let own_name = match &from.table {
+        TablePattern::Exact(table) => table.clone(),
+        TablePattern::All => format!("{}.*", from.schema.as_deref().unwrap_or(&from.system)),
+    };
+    if (from.table == TablePattern::All) != (to.table == TablePattern::All) {
+        return Err(
+            source.error(mapping.to.span(), "`from` and `to` must both end in `*` or neither")
+        );
+    }
+    if from.table == TablePattern::All && (mapping.columns.is_some() || mapping.key.is_some()) {
+        return Err(
+            source.error(mapping.from.span(), "a wildcard mapping takes no `columns` and no `key`")
+        );
+    }
+    if let Some(key) = &mapping.key
+        && key.get_ref().is_empty()
+    {
+        return Err(source.error(key.span(), "key must name at least one target column"));
+    }
+    let columns = match &mapping.columns {
+        None => None,
+        Some(columns) => Some(resolve_columns(columns, source)?),
+    };
+    Ok(MappingConfig {
+        name: mapping.name.clone().unwrap_or(own_name),
+        from,
+        to,
+        key: mapping.key.as_ref().map(|k| k.get_ref().clone()),
+        on_delete: mapping
+            .on_delete
+            .or(flow.and_then(|f| f.on_delete))
+            .or(defaults.on_delete)
+            .unwrap_or(OnDelete::Delete),
+        on_truncate: mapping
+            .on_truncate
+            .or(flow.and_then(|f| f.on_truncate))
+            .or(defaults.on_truncate)
+            .unwrap_or(OnTruncate::Halt),
+        snapshot: mapping
+            .snapshot
+            .or(flow.and_then(|f| f.snapshot))
+            .or(defaults.snapshot)
+            .unwrap_or(SnapshotMode::Initial),
+        columns,
+        exclude: mapping
+            .exclude
+            .clone()
+            .or_else(|| flow.and_then(|f| f.exclude.clone()))
+            .or_else(|| defaults.exclude.clone())
+            .unwrap_or_default(),
+    })
+}
+
+fn resolve_columns(
+    columns: &BTreeMap<String, Spanned<String>>,
+    source: &Source<'_>,
+) -> Result<ColumnMap> {
+    let mut map = ColumnMap { star: false, columns: Vec::new() };
+    for (target, value) in columns {
+        if target == "*" {
+            if value.get_ref() != "*" {
+                return Err(source.error(value.span(), "\"*\" can only take \"*\""));
+            }
+            map.star = true;
+            continue;
+        }
+        let Some(column) = plain_column(value.get_ref()) else {
+            return Err(source.error(
+                value.span(),
+                "expected the name of a source column; expressions are not supported by this version\n\
+                 hint: put odd names into double quotes: '\"Order No\"'",
+            ));
+        };
+        map.columns.push((target.clone(), column));
+    }
+    Ok(map)
+}
+
+/// The name in `name` or `"odd name"`; `None` for anything that is more than a name.
+fn plain_column(text: &str) -> Option<String> {
+    if let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+        let name = inner.replace("\"\"", "\u{0}");
+        return (!name.contains('"') && !name.is_empty()).then(|| name.replace('\u{0}', "\""));
+    }
+    let mut chars = text.chars();
+    let first = chars.next()?;
+    let good = (first.is_alphabetic() || first == '_')
+        && chars.all(|c| c.is_alphanumeric() || matches!(c, '_' | '$'));
+    good.then(|| text.to_owned())
+}
+
+/// `system.table`, `system.schema.table`, with `"quoted"` parts and `*` for the table.
+fn table_ref(
+    text: &Spanned<String>,
+    systems: &BTreeMap<String, SystemConfig>,
+    source: &Source<'_>,
+) -> Result<TableRef> {
+    let parts = split_name(text.get_ref())
+        .ok_or_else(|| source.error(text.span(), "expected system.table or system.schema.table"))?;
+    let (system, schema, table) = match parts.as_slice() {
+        [system, table] => (system, None, table),
+        [system, schema, table] => (system, Some(schema.0.clone()), table),
+        _ => return Err(source.error(text.span(), "expected system.table or system.schema.table")),
+    };
+    if !systems.contains_key(&system.0) {
+        let near = systems.keys().max_by(|a, b| {
+            strsim::jaro_winkler(a, &system.0).total_cmp(&strsim::jaro_winkler(b, &system.0))
+        });
+        let hint = near.map_or(String::new(), |n| format!("\nhint: did you mean `{n}`?"));
+        return Err(source.error(text.span(), format!("there is no system {}{hint}", system.0)));
+    }
+    let table = match table {
+        (name, false) if name == "*" => TablePattern::All,
+        (name, _) => TablePattern::Exact(name.clone()),
+    };
+    Ok(TableRef { system: system.0.clone(), schema, table })
+}
+
+/// The parts of a dotted name and whether each was quoted; `None` if it is malformed.
+fn split_name(text: &str) -> Option<Vec<(String, bool)>> {
+    let mut parts = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        let mut part = String::new();
+        let quoted = chars.next_if_eq(&'"').is_some();
+        if quoted {
+            loop {
+                match chars.next()? {
+                    '"' if chars.next_if_eq(&'"').is_some() => part.push('"'),
+                    '"' => break,
+                    c => part.push(c),
+                }
+            }
+        } else {
+            while let Some(c) = chars.next_if(|c| *c != '.' && *c != '"') {
+                part.push(c);
+            }
+        }
+        if part.is_empty() {
+            return None;
+        }
+        parts.push((part, quoted));
+        match chars.next() {
+            None => return Some(parts),
+            Some('.') => {}
+            Some(_) => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+version = 1
+name = "erp-crm"
+listen = "127.0.0.1:7373"
+[systems.erp]
+url = "postgres://tidelock@127.0.0.1/erp"
+[systems.crm]
+url = "mariadb://tidelock:s3cret@crm.example/crm"
+[[mappings]]
+from = "crm.orders"
+to = "erp.sale.contract"
+key = ["contract_no"]
+[mappings.columns]
+contract_no = "order_no"
+"*" = "*"
+[[mappings]]
+from = "erp.public.*"
+to = "crm.*"
+exclude = ["tmp_%"]
+"#;
+
+    #[test]
+    fn mappings_sort_into_flows_with_legal_names() {
+        let config = Config::parse(GOOD, "t.toml").unwrap();
+        let names: Vec<&str> = config.flows.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["crm:erp", "erp:crm"]);
+        assert_eq!(config.flows[1].slot, "tidelock_erp_crm_crm");
+        assert_eq!(config.flows[0].mappings[0].columns.as_ref().map(|c| c.star), Some(true));
+        assert_eq!(config.systems["erp"].tls.mode, TlsMode::Disable);
+        assert_eq!(config.systems["crm"].tls.mode, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn errors_name_the_place_and_the_nearest_name_and_no_secret() {
+        let text = GOOD.replace("exclude", "exclud");
+        let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:19:1: unknown field"), "{error}");
+        assert!(error.contains("did you mean `exclude`?"), "{error}");
+        let text = GOOD.replace("from = \"crm.orders\"", "from = \"cmr.orders\"");
+        let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(error.starts_with("t.toml:10:8: there is no system cmr"), "{error}");
+        let text = GOOD.replace("mariadb://", "oracle://");
+        let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(error.contains("must begin with one of") && !error.contains("s3cret"), "{error}");
+        let text = GOOD.replace("\"order_no\"", "\"upper(order_no)\"");
+        let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(error.contains("expressions are not supported"), "{error}");
+    }
+
+    #[test]
+    fn names_that_had_to_change_stay_apart() {
+        assert_ne!(legal_name("a_b", "c"), legal_name("a", "b_c"));
+        assert_ne!(legal_name("a-b", "c"), legal_name("a_b", "c"));
+        assert!(legal(&legal_name(&"x".repeat(64), "Ä")));
+    }
+
+    #[test]
+    fn odd_table_names_are_quoted() {
+        let parts = split_name("crm.\"Order \"\"Lines\"\".x\"").unwrap();
+        assert_eq!(parts[1].0, "Order \"Lines\".x");
+        assert!(split_name("crm..x").is_none());
+        assert!(split_name("crm.\"x").is_none());
+    }
+}

@@ -1,0 +1,156 @@
+//! The control socket: `state_dir/control.sock`, for the user who runs the daemon and nobody else.
+//!
+//! One request and one answer a connection, each a line of JSON. A socket that nobody answers on is
+//! left over from a process that was killed, and is replaced: sled's lock already makes sure that one
+//! daemon only uses the folder.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidelock_core::{Code, Error, Result};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+use crate::status::{ErrorStatus, PipelineStatus};
+
+/// A wish.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "verb")]
+pub enum Request {
+    /// Show the status.
+    Status,
+    /// Pause flows.
+    Pause {
+        /// One flow, or all.
+        flow: Option<String>,
+    },
+    /// Resume flows.
+    Resume {
+        /// One flow, or all.
+        flow: Option<String>,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// Done; what was done.
+    Done(String),
+    /// The status.
+    Status(PipelineStatus),
+    /// Not done.
+    Failed(ErrorStatus),
+}
+
+fn socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
+
+fn trouble(path: &Path, error: impl std::fmt::Display) -> Error {
+    Error::setup(Code::Control, format!("control socket {}: {error}", path.display()))
+}
+
+/// Serves the socket until `stop`.
+pub fn serve(
+    state_dir: &Path,
+    engine: Arc<Engine>,
+    stop: CancellationToken,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let path = socket(state_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(trouble(&path, error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(|e| trouble(&path, e))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| trouble(&path, e))?;
+    Ok(tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let engine = engine.clone();
+                    tokio::spawn(async move {
+                        let answered =
+                            tokio::time::timeout(Duration::from_secs(60), answer(stream, &engine))
+                                .await;
+                        if let Ok(Err(error)) = answered {
+                            tracing::debug!(%error, "control connection");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        // Gone with us; a file that is no longer there is what we want.
+        let _gone = std::fs::remove_file(&path);
+    }))
+}
+
+async fn answer(stream: UnixStream, engine: &Engine) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read).read_line(&mut line).await?;
+    let reply = match serde_json::from_str::<Request>(&line) {
+        Ok(Request::Status) => Reply::Status(engine.status()),
+        Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
+        Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
+        Err(error) => done(Err(Error::setup(Code::Control, format!("not a request: {error}")))),
+    };
+    let mut text = serde_json::to_string(&reply)?;
+    text.push('\n');
+    write.write_all(text.as_bytes()).await
+}
+
+fn done(result: Result<String>) -> Reply {
+    match result {
+        Ok(text) => Reply::Done(text),
+        Err(error) => Reply::Failed((&error).into()),
+    }
+}
+
+/// Asks the daemon of this folder; `None` if there is none.
+pub async fn ask(state_dir: &Path, request: &Request) -> Result<Option<Reply>> {
+    let path = socket(state_dir);
+    let stream = match UnixStream::connect(&path).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(trouble(&path, error)),
+    };
+    let exchange = async {
+        let (read, mut write) = stream.into_split();
+        let mut text = serde_json::to_string(request)?;
+        text.push('\n');
+        write.write_all(text.as_bytes()).await?;
+        let mut line = String::new();
+        BufReader::new(read).read_line(&mut line).await?;
+        Ok::<Reply, std::io::Error>(serde_json::from_str(&line)?)
+    };
+    match tokio::time::timeout(Duration::from_secs(60), exchange).await {
+        Ok(Ok(reply)) => Ok(Some(reply)),
+        Ok(Err(error)) => Err(trouble(&path, error)),
+        Err(_) => Err(trouble(&path, "no answer within 60 seconds")),
+    }
+}

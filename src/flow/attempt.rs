@@ -1,0 +1,257 @@
+//! One attempt: from taking the lease to the first error or the wish to stop.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelock_core::{Error, Position, Result, StoredState};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::disposition::{Care, Scene};
+use super::start::{self, Started, Systems};
+use super::{FlowContext, FlowState};
+use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
+use crate::flow::shared::ShownError;
+use crate::reader;
+
+/// How an attempt ended.
+pub enum Ended {
+    /// As asked; everything complete is committed and checkpointed.
+    Stopped,
+    /// Another live process holds the flow.
+    Busy(String),
+    /// The flow is paused by a lasting row.
+    Paused,
+}
+
+/// An attempt that failed.
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// Where it came up.
+    pub scene: Scene,
+    /// Whether anything was committed before: the delay before the next attempt starts small again.
+    pub made_progress: bool,
+}
+
+impl Failed {
+    fn early(error: Error) -> Failed {
+        Failed {
+            error,
+            scene: Scene { mapping: None, careful: true, transactions: 0 },
+            made_progress: false,
+        }
+    }
+}
+
+/// A mapping to stop and why.
+pub struct MappingStop {
+    /// The mapping.
+    pub mapping: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// Runs one attempt.
+pub async fn attempt(
+    context: &FlowContext,
+    care: Care,
+    mapping_stop: Option<&MappingStop>,
+    stop: &CancellationToken,
+) -> std::result::Result<Ended, Failed> {
+    let begin = async {
+        let systems = start::systems(context).await?;
+        let started = start::start(context, &systems).await?;
+        Ok::<_, Error>((systems, started))
+    };
+    let (systems, started) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Ended::Stopped),
+        begun = begin => begun.map_err(Failed::early)?,
+    };
+    let Started::Ready { open, progress, spec, states } = started else {
+        let Started::Busy(holder) = started else { return Ok(Ended::Stopped) };
+        return Ok(Ended::Busy(holder));
+    };
+    if states.iter().any(|s| s.mapping.is_empty() && s.state == StoredState::Paused) {
+        return Ok(Ended::Paused);
+    }
+    let mut stopped = HashSet::new();
+    for row in states.iter().filter(|s| !s.mapping.is_empty()) {
+        stopped.insert(row.mapping.clone());
+        let shown = ShownError {
+            code: row.code.map(|c| c.as_str().to_owned()).unwrap_or_default(),
+            message: row.message.clone(),
+            hint: row.hint.clone(),
+        };
+        context.shared.set_stopped(&row.mapping, Some(shown));
+    }
+    let source = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Ended::Stopped),
+        source = context.source.open_source(&spec, &progress.position) =>
+            source.map_err(|e| Failed::early(e.at(&context.config.source)))?,
+    };
+    context.shared.set_state(FlowState::Streaming, None);
+    context.shared.applied.send_replace(Some(progress.position.clone()));
+    tracing::info!(flow = %context.config.name, position = %progress.position, epoch = progress.epoch, "streaming");
+
+    let (committed, commits) = watch::channel(None);
+    let begin = Begin {
+        epoch: progress.epoch,
+        seq: progress.seq,
+        position: progress.position.clone(),
+        care,
+        stop_mapping: mapping_stop.map(|s| {
+            stop_row(
+                &context.pipeline,
+                &context.config.name,
+                &s.mapping,
+                &s.error,
+                &progress.position,
+            )
+        }),
+        stopped,
+    };
+    let scope = Scope {
+        flow: context.config.name.clone(),
+        source_id: systems.source_id.clone(),
+        target_id: systems.target_id.clone(),
+        progress_table: start::progress_table(&context.source_meta),
+        plans: systems.plans.clone(),
+    };
+    let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
+    stream(context, &systems, applier, source, commits, stop).await
+}
+
+/// The three stages side by side; the first to fail ends all.
+async fn stream(
+    context: &FlowContext,
+    systems: &Systems,
+    mut applier: Applier,
+    source: Box<dyn tidelock_core::Source>,
+    commits: watch::Receiver<Option<Committed>>,
+    stop: &CancellationToken,
+) -> std::result::Result<Ended, Failed> {
+    let (sender, mut queue) = reader::queue();
+    let (durable_sender, durable) = watch::channel(None);
+    let seen = commits.clone();
+    // The reader and the checkpoint outlive the applier's wish to stop by a moment: the last commit
+    // still becomes durable and is still confirmed.
+    let finished = CancellationToken::new();
+    let _guard = finished.clone().drop_guard();
+    let mut reading = tokio::spawn(reader::read(
+        source,
+        sender,
+        durable,
+        context.shared.clone(),
+        finished.clone(),
+    ));
+    let mut checkpointing = tokio::spawn(keep_checkpoint(
+        context.clone(),
+        systems_record(systems),
+        commits,
+        durable_sender,
+    ));
+
+    let outcome = tokio::select! {
+        biased;
+        applied = applier.run(&mut queue, stop) => applied,
+        read = &mut reading => joined(read).and_then(|()| Err(Error::bug("the reader ended by itself"))),
+        kept = &mut checkpointing => joined(kept).and_then(|()| Err(Error::bug("the checkpoint ended by itself"))),
+    };
+    // A reader's error reaches the applier as the end of its queue.
+    let outcome = match outcome {
+        Ok(()) if !stop.is_cancelled() && reading.is_finished() => joined((&mut reading).await)
+            .and_then(|()| Err(Error::bug("the reader ended by itself"))),
+        other => other,
+    };
+    let scene = Scene {
+        mapping: applier.blame().map(str::to_owned),
+        careful: applier.is_careful(),
+        transactions: applier.open_transactions(),
+    };
+    let made_progress = seen.borrow().is_some();
+    drop(applier);
+    if !checkpointing.is_finished()
+        && tokio::time::timeout(Duration::from_secs(5), &mut checkpointing).await.is_err()
+    {
+        checkpointing.abort();
+    }
+    if !reading.is_finished() {
+        // One turn of its loop confirms what has just become durable.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        finished.cancel();
+        if tokio::time::timeout(Duration::from_secs(2), &mut reading).await.is_err() {
+            reading.abort();
+        }
+    }
+    match outcome {
+        Ok(()) => Ok(Ended::Stopped),
+        Err(error) => Err(Failed { error, scene, made_progress }),
+    }
+}
+
+fn joined(result: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    match result {
+        Ok(result) => result,
+        Err(panic) => Err(Error::bug(format!("a stage ended in a panic: {panic}"))),
+    }
+}
+
+struct Stamp {
+    history: String,
+    target_id: tidelock_core::SystemId,
+}
+
+fn systems_record(systems: &Systems) -> Stamp {
+    Stamp { history: systems.source_history.clone(), target_id: systems.target_id.clone() }
+}
+
+/// Stage 4, the order of safety: what the target committed goes to sled, and only what is durable
+/// there goes to the source. A full disk stops the confirming and nothing else.
+async fn keep_checkpoint(
+    context: FlowContext,
+    stamp: Stamp,
+    mut commits: watch::Receiver<Option<Committed>>,
+    durable: watch::Sender<Option<Position>>,
+) -> Result<()> {
+    let mut failing = false;
+    while commits.changed().await.is_ok() {
+        let Some(committed) = commits.borrow_and_update().clone() else { continue };
+        let record = start::record(
+            committed.epoch,
+            committed.seq,
+            &committed.position,
+            &stamp.history,
+            &stamp.target_id,
+        );
+        let checkpoint = Arc::clone(&context.checkpoint);
+        let flow = context.config.name.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            checkpoint.save(&flow, &record)?;
+            checkpoint.make_durable()
+        })
+        .await
+        .map_err(|e| Error::bug(format!("the checkpoint writer ended in a panic: {e}")))?;
+        match saved {
+            Ok(()) => {
+                if failing {
+                    tracing::info!(flow = %context.config.name, "checkpoint works again");
+                }
+                failing = false;
+                metrics::gauge!("tidelock_checkpoint_age_seconds", "flow" => context.config.name.clone()).set(0.0);
+                durable.send_replace(Some(committed.position));
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::error!(flow = %context.config.name, %error, "checkpoint cannot be written; the source keeps its log meanwhile");
+                }
+                failing = true;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! From an error to what happens next: decided here and nowhere else.
+
+use tidelock_core::{Error, ErrorKind};
+
+/// How the next attempt runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Care {
+    /// Batches as large as the limits allow.
+    Normal,
+    /// One source transaction a target transaction and one row a statement, for this many source
+    /// transactions: finds the row that cannot be applied, and applies all that can.
+    Careful {
+        /// Source transactions to go.
+        transactions: u64,
+    },
+}
+
+/// What happens next.
+#[derive(Debug)]
+pub enum Disposition {
+    /// Wait with growing, jittered delay, then a new attempt.
+    Retry,
+    /// A new attempt at once: somebody else had the flow, or we must look closer.
+    Again(Care),
+    /// The mapping stops; the next attempt records that in its first transaction.
+    StopMapping(String),
+    /// The flow halts until a person resumes it.
+    Halt,
+    /// The flow halts, but looks again by itself from time to time: a right or a setting may be
+    /// mended without telling us.
+    HaltAndLook,
+}
+
+/// Where an error came up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// The mapping it is about, where that is certain.
+    pub mapping: Option<String>,
+    /// How the attempt ran.
+    pub careful: bool,
+    /// Source transactions in the target transaction that failed.
+    pub transactions: u64,
+}
+
+/// The one decision.
+pub fn dispose(error: &Error, scene: &Scene) -> Disposition {
+    match error.kind() {
+        ErrorKind::Transient => Disposition::Retry,
+        ErrorKind::Fenced => Disposition::Retry,
+        ErrorKind::Data if !scene.careful => {
+            Disposition::Again(Care::Careful { transactions: scene.transactions + 1 })
+        }
+        ErrorKind::Data => match &scene.mapping {
+            Some(mapping) => Disposition::StopMapping(mapping.clone()),
+            None => Disposition::Halt,
+        },
+        ErrorKind::Setup => Disposition::HaltAndLook,
+        ErrorKind::Continuity | ErrorKind::Config | ErrorKind::Bug => Disposition::Halt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidelock_core::Code;
+
+    fn scene(mapping: Option<&str>, careful: bool) -> Scene {
+        Scene { mapping: mapping.map(str::to_owned), careful, transactions: 3 }
+    }
+
+    #[test]
+    fn a_data_error_is_looked_at_closely_before_a_mapping_stops() {
+        let error = Error::data(Code::Constraint, "refused");
+        assert!(matches!(
+            dispose(&error, &scene(Some("orders"), false)),
+            Disposition::Again(Care::Careful { transactions: 4 })
+        ));
+        assert!(
+            matches!(dispose(&error, &scene(Some("orders"), true)), Disposition::StopMapping(m) if m == "orders")
+        );
+        assert!(matches!(dispose(&error, &scene(None, true)), Disposition::Halt));
+    }
+
+    #[test]
+    fn doubt_about_the_history_halts_and_the_world_is_retried() {
+        let lost = Error::continuity(Code::SlotMissing, "gone");
+        assert!(matches!(dispose(&lost, &scene(None, false)), Disposition::Halt));
+        let down = Error::transient(Code::Unreachable, "down");
+        assert!(matches!(dispose(&down, &scene(None, true)), Disposition::Retry));
+    }
+}

@@ -1,0 +1,238 @@
+//! What a flow shows to the rest of the process: its state, counters and positions.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidelock_core::{Connector, OpKind, Position, SystemId};
+use tokio::sync::watch;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::FlowConfig;
+
+/// Everything an attempt needs that outlives it.
+#[derive(Clone)]
+pub struct FlowContext {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The flow's configuration.
+    pub config: Arc<FlowConfig>,
+    /// A hash of the configuration file.
+    pub config_hash: String,
+    /// Host and process of ours.
+    pub holder: String,
+    /// The source.
+    pub source: Arc<dyn Connector>,
+    /// The target.
+    pub target: Arc<dyn Connector>,
+    /// The meta schema of the source.
+    pub source_meta: String,
+    /// Whether some flow reads the target: then writes that change nothing must leave no trace.
+    pub target_is_read: bool,
+    /// The local checkpoint; `None` only where the state folder cannot be used.
+    pub checkpoint: Arc<Checkpoint>,
+    /// What others see.
+    pub shared: Arc<FlowShared>,
+}
+
+/// The word for what a flow is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// Connecting, proving continuity.
+    Starting,
+    /// Following the log.
+    Streaming,
+    /// A person asked for it.
+    Paused,
+    /// Something is away; we try again.
+    Retrying,
+    /// A person is needed.
+    Halted,
+    /// The process ends.
+    Stopped,
+}
+
+impl FlowState {
+    /// Every state.
+    pub const ALL: [FlowState; 6] = [
+        FlowState::Starting,
+        FlowState::Streaming,
+        FlowState::Paused,
+        FlowState::Retrying,
+        FlowState::Halted,
+        FlowState::Stopped,
+    ];
+
+    /// The word in status and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FlowState::Starting => "starting",
+            FlowState::Streaming => "streaming",
+            FlowState::Paused => "paused",
+            FlowState::Retrying => "retrying",
+            FlowState::Halted => "halted",
+            FlowState::Stopped => "stopped",
+        }
+    }
+}
+
+/// An error as shown to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownError {
+    /// `TL0101`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl From<&tidelock_core::Error> for ShownError {
+    fn from(error: &tidelock_core::Error) -> Self {
+        ShownError {
+            code: error.code().as_str().to_owned(),
+            message: error.to_string(),
+            hint: error.hint().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// Rows of one mapping since the process started.
+#[derive(Debug, Default)]
+pub struct MappingCounters {
+    /// Applied inserts, updates, deletes.
+    pub applied: [AtomicU64; 3],
+    /// Changes that a rule of the mapping filtered.
+    pub filtered: AtomicU64,
+    /// Changes left for a later backfill because the mapping is stopped.
+    pub parked: AtomicU64,
+}
+
+/// The state of a mapping.
+#[derive(Debug, Default)]
+pub struct MappingShared {
+    /// Its counters.
+    pub counters: MappingCounters,
+    /// Why it is stopped, if it is.
+    pub stopped: Mutex<Option<ShownError>>,
+}
+
+/// Rows counted inside a target transaction and published after its commit.
+#[derive(Debug, Default)]
+pub struct Tally {
+    rows: BTreeMap<(Arc<str>, OpKind, &'static str), u64>,
+}
+
+impl Tally {
+    /// Counts one change.
+    pub fn add(&mut self, mapping: &Arc<str>, op: OpKind, result: &'static str) {
+        *self.rows.entry((mapping.clone(), op, result)).or_default() += 1;
+    }
+
+    /// Publishes the counts and forgets them.
+    pub fn publish(&mut self, flow: &str, shared: &FlowShared) {
+        for ((mapping, op, result), count) in std::mem::take(&mut self.rows) {
+            metrics::counter!("tidelock_rows_total", "flow" => flow.to_owned(), "mapping" => mapping.to_string(),
+                "op" => op.as_str(), "result" => result)
+            .increment(count);
+            metrics::counter!("tidelock_rows_captured_total", "flow" => flow.to_owned(),
+                "mapping" => mapping.to_string(), "op" => op.as_str())
+            .increment(count);
+            let mappings = shared.mappings();
+            if let Some(entry) = mappings.get(&*mapping) {
+                let counters = &entry.counters;
+                let counter = match (result, op) {
+                    ("applied", OpKind::Insert) => &counters.applied[0],
+                    ("applied", OpKind::Update) => &counters.applied[1],
+                    ("applied", OpKind::Delete) => &counters.applied[2],
+                    ("parked", _) => &counters.parked,
+                    _ => &counters.filtered,
+                };
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// What a flow shows.
+pub struct FlowShared {
+    /// The flow's name.
+    pub name: String,
+    state: Mutex<(FlowState, Option<ShownError>)>,
+    mappings: Mutex<BTreeMap<String, Arc<MappingShared>>>,
+    /// Position received.
+    pub received: watch::Sender<Option<Position>>,
+    /// Position applied.
+    pub applied: watch::Sender<Option<Position>>,
+    /// The source's id once known.
+    pub source_id: Mutex<Option<SystemId>>,
+    /// Lag as last computed, in seconds and bytes.
+    pub lag: Mutex<(Option<f64>, Option<u64>)>,
+    /// Source commit time of the last applied change, microseconds.
+    pub applied_commit_micros: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FlowShared {
+    /// A flow that has not begun.
+    pub fn new(name: &str) -> Self {
+        FlowShared {
+            name: name.to_owned(),
+            state: Mutex::new((FlowState::Starting, None)),
+            mappings: Mutex::default(),
+            received: watch::Sender::new(None),
+            applied: watch::Sender::new(None),
+            source_id: Mutex::default(),
+            lag: Mutex::default(),
+            applied_commit_micros: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets the state and why.
+    pub fn set_state(&self, state: FlowState, error: Option<ShownError>) {
+        let mut now = lock(&self.state);
+        if now.0 != state {
+            tracing::info!(flow = %self.name, from = now.0.as_str(), to = state.as_str(), "state");
+        }
+        *now = (state, error);
+        drop(now);
+        for each in FlowState::ALL {
+            let value = if each == state { 1.0 } else { 0.0 };
+            metrics::gauge!("tidelock_flow_state", "flow" => self.name.clone(), "state" => each.as_str()).set(value);
+        }
+    }
+
+    /// State and why.
+    pub fn state(&self) -> (FlowState, Option<ShownError>) {
+        lock(&self.state).clone()
+    }
+
+    /// The mappings by name.
+    pub fn mappings(&self) -> BTreeMap<String, Arc<MappingShared>> {
+        lock(&self.mappings).clone()
+    }
+
+    /// Makes these the flow's mappings, keeping the counters of those already known.
+    pub fn set_mappings<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let mut mappings = lock(&self.mappings);
+        let old = std::mem::take(&mut *mappings);
+        for name in names {
+            mappings.insert(name.to_owned(), old.get(name).cloned().unwrap_or_default());
+        }
+    }
+
+    /// Marks a mapping as stopped, or as running again.
+    pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>) {
+        if let Some(entry) = lock(&self.mappings).get(mapping) {
+            *lock(&entry.stopped) = why;
+        }
+    }
+
+    /// Why a mapping is stopped, if it is.
+    pub fn stopped(&self, mapping: &str) -> Option<ShownError> {
+        lock(&self.mappings).get(mapping).and_then(|entry| lock(&entry.stopped).clone())
+    }
+}

@@ -1,0 +1,284 @@
+//! From nothing to a position: what an attempt needs before it can stream.
+
+use std::sync::Arc;
+
+use tidelock_core::{
+    Code, Error, Finding, Lease, OpenSink, PROGRESS_TABLE, Position, Progress, Result, Severity,
+    SinkSpec, SourceSpec, StateRow, SystemId, Table, TableName,
+};
+
+use super::FlowContext;
+use crate::checkpoint::FlowRecord;
+use crate::config::{FlowConfig, SnapshotMode, TableRef};
+use crate::mapping::plan::Catalogs;
+use crate::mapping::{MappingPlan, PlanOutcome, plan_flow};
+use tidelock_core::Connector;
+
+/// The two systems as an attempt found them.
+pub struct Systems {
+    /// The source's durable id.
+    pub source_id: SystemId,
+    /// The target's durable id.
+    pub target_id: SystemId,
+    /// Server and history of the source.
+    pub source_history: String,
+    /// The compiled mappings.
+    pub plans: Vec<Arc<MappingPlan>>,
+}
+
+/// What became of the wish to hold the flow.
+pub enum Started {
+    /// We hold it and know where it stands.
+    Ready {
+        /// The target session.
+        open: OpenSink,
+        /// Where the flow stands.
+        progress: Box<Progress>,
+        /// What is read.
+        spec: SourceSpec,
+        /// Lasting states of the flow and its mappings.
+        states: Vec<StateRow>,
+    },
+    /// Another live process holds it.
+    Busy(String),
+}
+
+/// The schemas that a flow's mappings name on one side.
+pub fn schemas<'a>(
+    tables: impl Iterator<Item = &'a TableRef>,
+    default_schema: &str,
+) -> Vec<String> {
+    let mut names: Vec<String> =
+        tables.map(|t| t.schema.clone().unwrap_or_else(|| default_schema.to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Reads both catalogs and compiles the flow's mappings.
+pub async fn plan(
+    config: &FlowConfig,
+    source: &dyn Connector,
+    target: &dyn Connector,
+    target_is_read: bool,
+) -> Result<PlanOutcome> {
+    let source_tables: Vec<Table> = source
+        .catalog(&schemas(config.mappings.iter().map(|m| &m.from), source.default_schema()))
+        .await?;
+    let target_tables: Vec<Table> = target
+        .catalog(&schemas(config.mappings.iter().map(|m| &m.to), target.default_schema()))
+        .await?;
+    Ok(plan_flow(
+        config,
+        &Catalogs {
+            source: &source_tables,
+            target: &target_tables,
+            source_schema: source.default_schema(),
+            target_schema: target.default_schema(),
+            same_family: source.family() == target.family(),
+            two_way: target_is_read,
+        },
+    ))
+}
+
+/// What a source must deliver for these mappings.
+pub fn source_spec(
+    pipeline: &str,
+    config: &FlowConfig,
+    plans: &[Arc<MappingPlan>],
+    history: &str,
+) -> SourceSpec {
+    SourceSpec {
+        pipeline: pipeline.to_owned(),
+        flow: config.name.clone(),
+        slot: config.slot.clone(),
+        publication: config.publication.clone(),
+        tables: plans.iter().map(|p| p.source_table()).collect(),
+        start_at: None,
+        identity: history.to_owned(),
+    }
+}
+
+/// Identifies both systems and compiles the mappings; refuses what no attempt could mend.
+pub async fn systems(context: &FlowContext) -> Result<Systems> {
+    let (source, target) = (&*context.source, &*context.target);
+    let source_id = source.ensure_meta().await.map_err(|e| e.at(&context.config.source))?;
+    let target_id = target.ensure_meta().await.map_err(|e| e.at(&context.config.target))?;
+    if source_id == target_id {
+        return Err(Error::setup(
+            Code::SameDatabase,
+            format!("systems {} and {} are one and the same database", context.config.source, context.config.target),
+        )
+        .with_hint("if one is a copy of the other, delete the row of table `system` in the copy's meta schema and start again"));
+    }
+    let identity = source.identify().await.map_err(|e| e.at(&context.config.source))?;
+    let outcome = plan(&context.config, source, target, context.target_is_read).await?;
+    refuse_problems(&outcome.findings)?;
+    context.shared.set_mappings(outcome.mappings.iter().map(|p| &*p.name));
+    Ok(Systems { source_id, target_id, source_history: identity.history, plans: outcome.mappings })
+}
+
+fn refuse_problems(findings: &[Finding]) -> Result<()> {
+    let problems: Vec<&Finding> =
+        findings.iter().filter(|f| f.severity == Severity::Problem).collect();
+    let Some(first) = problems.first() else { return Ok(()) };
+    let more = if problems.len() > 1 {
+        format!(" (and {} more)", problems.len() - 1)
+    } else {
+        String::new()
+    };
+    Err(Error::setup(Code::Catalog, format!("{}{more}", first.message))
+        .with_hint("`tidelock check` shows every problem and the statements that mend it"))
+}
+
+/// Takes the lease and finds or makes the position.
+pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> {
+    let sink_spec = SinkSpec {
+        pipeline: context.pipeline.clone(),
+        flow: context.config.name.clone(),
+        holder: context.holder.clone(),
+        config_hash: context.config_hash.clone(),
+        tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
+    };
+    let mut spec =
+        source_spec(&context.pipeline, &context.config, &systems.plans, &systems.source_history);
+    let mut open = match context
+        .target
+        .open_sink(&sink_spec)
+        .await
+        .map_err(|e| e.at(&context.config.target))?
+    {
+        Lease::Busy { holder } => return Ok(Started::Busy(holder)),
+        Lease::Held(open) => open,
+    };
+    let remembered = context.checkpoint.load(&context.config.name)?;
+    let progress = match open.progress.take() {
+        Some(progress) => {
+            judge_rewind(context, systems, &progress, remembered.as_ref());
+            spec.identity.clone_from(&progress.source_identity);
+            progress
+        }
+        None => first_start(context, systems, &mut spec, &mut open, remembered.as_ref()).await?,
+    };
+    let states = context.target.read_states(&context.pipeline).await?;
+    let states = states.into_iter().filter(|s| s.flow == context.config.name).collect();
+    Ok(Started::Ready { open, progress: Box::new(progress), spec, states })
+}
+
+/// A target behind what we remember was restored from a backup or lost its tail in a crash. The
+/// target's position is what its data match; whether the log still covers it is for the source to
+/// prove.
+fn judge_rewind(
+    context: &FlowContext,
+    systems: &Systems,
+    progress: &Progress,
+    remembered: Option<&FlowRecord>,
+) {
+    let Some(record) = remembered else { return };
+    let ours = record.target_id == systems.target_id.as_str();
+    if ours
+        && (record.epoch, record.seq) > (progress.epoch.saturating_sub(1), progress.seq)
+        && record.seq > progress.seq
+    {
+        tracing::error!(
+            flow = %context.config.name,
+            remembered = %record.position,
+            target = %progress.position,
+            "the target is behind what it had confirmed: it was restored or lost commits in a crash; \
+             resuming from the target's position"
+        );
+    }
+}
+
+async fn first_start(
+    context: &FlowContext,
+    systems: &Systems,
+    spec: &mut SourceSpec,
+    open: &mut OpenSink,
+    remembered: Option<&FlowRecord>,
+) -> Result<Progress> {
+    let flow = &context.config.name;
+    if let Some(record) = remembered {
+        return Err(Error::continuity(
+            Code::ProgressMissing,
+            format!("flow {flow} ran up to {} but its progress row is gone from {}", record.position, context.config.target),
+        )
+        .with_hint("the target was replaced or emptied; restore it, or `tidelock drop` the flow and start it anew"));
+    }
+    spec.start_at = match &context.config.start_at {
+        Some(text) => Some(context.source.parse_position(text)?),
+        None => None,
+    };
+    let intent = context.checkpoint.intent(flow)?;
+    context.checkpoint.put_intent(flow, &spec.slot)?;
+    let start = context
+        .source
+        .create_stream(spec, intent.as_deref() == Some(&spec.slot))
+        .await
+        .map_err(|e| e.at(&context.config.source))?;
+    if spec.start_at.is_none() {
+        refuse_rows_to_copy(context, systems, spec, &start.with_rows).await?;
+    }
+    let progress = Progress {
+        pipeline: context.pipeline.clone(),
+        flow: flow.clone(),
+        epoch: 1,
+        seq: 0,
+        source_identity: systems.source_history.clone(),
+        position: start.position,
+        config_hash: context.config_hash.clone(),
+        source_commit_micros: 0,
+    };
+    open.sink.create_progress(&progress).await?;
+    context.checkpoint.clear_intent(flow)?;
+    tracing::info!(flow = %flow, position = %progress.position, "first start");
+    Ok(progress)
+}
+
+async fn refuse_rows_to_copy(
+    context: &FlowContext,
+    systems: &Systems,
+    spec: &SourceSpec,
+    with_rows: &[TableName],
+) -> Result<()> {
+    let Some(plan) = systems
+        .plans
+        .iter()
+        .find(|p| p.snapshot == SnapshotMode::Initial && with_rows.contains(&p.source))
+    else {
+        return Ok(());
+    };
+    context.source.drop_stream(spec).await?;
+    context.checkpoint.clear_intent(&context.config.name)?;
+    Err(Error::setup(
+        Code::SnapshotNeeded,
+        format!(
+            "mapping {}: {} already holds rows, and this version cannot make the first copy",
+            plan.name, plan.source
+        ),
+    )
+    .with_hint("copy the rows yourself and set snapshot = \"never\", or give a start_at position"))
+}
+
+/// The progress table of a system, as a table name.
+pub fn progress_table(meta_schema: &str) -> TableName {
+    TableName::new(meta_schema, PROGRESS_TABLE)
+}
+
+/// The record that the checkpoint keeps of a commit.
+pub fn record(
+    progress_epoch: u64,
+    seq: u64,
+    position: &Position,
+    history: &str,
+    target_id: &SystemId,
+) -> FlowRecord {
+    FlowRecord {
+        position: position.clone(),
+        epoch: progress_epoch,
+        seq,
+        source_identity: history.to_owned(),
+        target_id: target_id.as_str().to_owned(),
+        saved_at_ms: crate::apply::now_micros() / 1000,
+    }
+}

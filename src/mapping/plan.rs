@@ -1,0 +1,495 @@
+//! Compiling a flow's mappings against both catalogs: every fault that can be known before a row
+//! moves is a [`Finding`] here, each with the place in the configuration it comes from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidelock_core::{
+    Column, Finding, Generated, RowIdentity, SourceTable, Table, TableKind, TableName,
+    TargetColumn, TargetTable,
+};
+
+use super::convert::compatible;
+use crate::config::{
+    FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode, TablePattern, TableRef,
+};
+
+/// One source table to one target table, compiled.
+#[derive(Debug)]
+pub struct MappingPlan {
+    /// The mapping's name; for a wildcard, the source table's.
+    pub name: Arc<str>,
+    /// The source table.
+    pub source: TableName,
+    /// The source column of each target column.
+    pub sources: Vec<String>,
+    /// Whether each target column takes NULL.
+    pub nullable: Vec<bool>,
+    /// The target table.
+    pub target: Arc<TargetTable>,
+    /// What a delete becomes.
+    pub on_delete: OnDelete,
+    /// What a truncate becomes.
+    pub on_truncate: OnTruncate,
+    /// Whether rows that are there at first start must be copied.
+    pub snapshot: SnapshotMode,
+    /// Whether source and target are the same kind of server.
+    pub same_family: bool,
+}
+
+impl MappingPlan {
+    /// What the source must deliver for this mapping.
+    pub fn source_table(&self) -> SourceTable {
+        SourceTable {
+            name: self.source.clone(),
+            key_columns: self.target.key.iter().map(|&i| self.sources[i].clone()).collect(),
+        }
+    }
+}
+
+/// What came of planning a flow.
+#[derive(Debug, Default)]
+pub struct PlanOutcome {
+    /// The mappings that can run.
+    pub mappings: Vec<Arc<MappingPlan>>,
+    /// What is wrong or worth knowing.
+    pub findings: Vec<Finding>,
+}
+
+/// The two catalogs and what the servers mean by an unqualified name.
+#[derive(Debug, Clone, Copy)]
+pub struct Catalogs<'a> {
+    /// The source's tables.
+    pub source: &'a [Table],
+    /// The target's tables.
+    pub target: &'a [Table],
+    /// The schema that a source name without one means.
+    pub source_schema: &'a str,
+    /// The schema that a target name without one means.
+    pub target_schema: &'a str,
+    /// Whether source and target are the same kind of server.
+    pub same_family: bool,
+    /// Whether the target is read by a flow of this pipeline too.
+    pub two_way: bool,
+}
+
+static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
+
+/// Compiles the mappings of a flow. A mapping with a problem is left out of
+/// [`PlanOutcome::mappings`] and stands in [`PlanOutcome::findings`].
+pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
+    let mut outcome = PlanOutcome::default();
+    let named: Vec<TableName> =
+        flow.mappings.iter().filter_map(|m| exact(&m.from, catalogs.source_schema)).collect();
+    for mapping in &flow.mappings {
+        match (
+            exact(&mapping.from, catalogs.source_schema),
+            exact(&mapping.to, catalogs.target_schema),
+        ) {
+            (Some(source), Some(target)) => {
+                let name = mapping.name.clone();
+                plan_table(mapping, &name, &source, &target, catalogs, &mut outcome);
+            }
+            (None, None) => plan_wildcard(mapping, &named, catalogs, &mut outcome),
+            _ => outcome.findings.push(Finding::problem(format!(
+                "mapping {}: `from` and `to` must both name a table or both end in `*`",
+                mapping.name
+            ))),
+        }
+    }
+    refuse_shared_targets(&mut outcome);
+    outcome
+}
+
+fn exact(table: &TableRef, default_schema: &str) -> Option<TableName> {
+    match &table.table {
+        TablePattern::Exact(name) => Some(TableName::new(schema_of(table, default_schema), name)),
+        TablePattern::All => None,
+    }
+}
+
+fn schema_of<'a>(table: &'a TableRef, default_schema: &'a str) -> &'a str {
+    table.schema.as_deref().unwrap_or(default_schema)
+}
+
+fn plan_wildcard(
+    mapping: &MappingConfig,
+    named: &[TableName],
+    catalogs: &Catalogs<'_>,
+    outcome: &mut PlanOutcome,
+) {
+    let source_schema = schema_of(&mapping.from, catalogs.source_schema);
+    let target_schema = schema_of(&mapping.to, catalogs.target_schema);
+    let mut taken = 0;
+    for table in catalogs.source.iter().filter(|t| t.name.schema == source_schema) {
+        let follows = matches!(table.kind, TableKind::Table | TableKind::Partitioned);
+        let excluded = mapping.exclude.iter().any(|pattern| like(pattern, &table.name.name));
+        if !follows || excluded || named.contains(&table.name) {
+            continue;
+        }
+        let target = TableName::new(target_schema, &table.name.name);
+        if table.unique_indexes.iter().all(|i| !i.immediate || !i.not_null) {
+            outcome.findings.push(
+                Finding::warning(format!(
+                    "mapping {}: {} has no usable key and is left out",
+                    mapping.name, table.name
+                ))
+                .hint("give it a primary key, or exclude it by name to silence this"),
+            );
+            continue;
+        }
+        taken += 1;
+        plan_table(mapping, &table.name.name, &table.name, &target, catalogs, outcome);
+    }
+    if taken == 0 {
+        outcome
+            .findings
+            .push(Finding::warning(format!("mapping {}: no table matches", mapping.name)));
+    }
+}
+
+/// SQL `LIKE` with `%` and `_`, matched over characters.
+pub fn like(pattern: &str, text: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let text: Vec<char> = text.chars().collect();
+    let (mut p, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('%') => {
+                retry = Some((p + 1, t));
+                p += 1;
+            }
+            Some(&c) if c == '_' || c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match retry {
+                Some((after, at)) => {
+                    retry = Some((after, at + 1));
+                    p = after;
+                    t = at + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == '%')
+}
+
+fn plan_table(
+    mapping: &MappingConfig,
+    name: &str,
+    source: &TableName,
+    target: &TableName,
+    catalogs: &Catalogs<'_>,
+    outcome: &mut PlanOutcome,
+) {
+    let mut problems = Vec::new();
+    let source_table = find(catalogs.source, source, "source", &mut problems);
+    let target_table = find(catalogs.target, target, "target", &mut problems);
+    if let (Some(source_table), Some(target_table)) = (source_table, target_table) {
+        problems.extend(usable(source_table, "source"));
+        problems.extend(usable(target_table, "target"));
+        let columns = pair_columns(mapping, source_table, target_table, &mut problems);
+        let key = key_of(mapping, source_table, target_table, &columns, &mut problems);
+        unfilled(target_table, &columns, &mut problems);
+        if problems.is_empty() {
+            outcome.mappings.push(Arc::new(build(
+                mapping,
+                name,
+                source,
+                target_table,
+                &columns,
+                &key,
+                catalogs,
+            )));
+        }
+    }
+    let prefixed = |mut finding: Finding| {
+        finding.message = format!("mapping {name}: {}", finding.message);
+        finding
+    };
+    outcome.findings.extend(problems.into_iter().map(prefixed));
+}
+
+fn find<'a>(
+    tables: &'a [Table],
+    name: &TableName,
+    side: &str,
+    problems: &mut Vec<Finding>,
+) -> Option<&'a Table> {
+    let found = tables.iter().find(|t| &t.name == name);
+    if found.is_none() {
+        let near = tables
+            .iter()
+            .map(|t| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), t))
+            .filter(|(score, _)| *score > 0.85)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = near.map_or_else(
+            || "create it, mend the name, or grant our role the right to see it".to_owned(),
+            |(_, t)| format!("did you mean {}?", t.name),
+        );
+        problems.push(
+            Finding::problem(format!("the {side} table {name} does not exist or may not be seen"))
+                .hint(hint),
+        );
+    }
+    found
+}
+
+fn usable(table: &Table, side: &str) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = table
+        .refusals
+        .iter()
+        .map(|why| {
+            Finding::problem(format!("the {side} table {} cannot be used: {why}", table.name))
+        })
+        .collect();
+    if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
+        findings
+            .push(Finding::problem(format!("the {side} {} is not an ordinary table", table.name)));
+    }
+    if side == "source" && table.identity == RowIdentity::Nothing {
+        findings.push(
+            Finding::problem(format!(
+                "the log of {} does not tell which row was changed",
+                table.name
+            ))
+            .hint("give the table a primary key or a replica identity"),
+        );
+    }
+    findings
+}
+
+/// A mapped pair of columns.
+struct Pair<'a> {
+    source: &'a Column,
+    target: &'a Column,
+}
+
+fn pair_columns<'a>(
+    mapping: &MappingConfig,
+    source: &'a Table,
+    target: &'a Table,
+    problems: &mut Vec<Finding>,
+) -> Vec<Pair<'a>> {
+    let mut pairs: Vec<Pair<'a>> = Vec::new();
+    let listed = mapping.columns.as_ref();
+    for (target_name, source_name) in listed.iter().flat_map(|c| &c.columns) {
+        let from = source.column(source_name);
+        let to = target.column(target_name);
+        if from.is_none() {
+            problems.push(no_column(source, source_name, "source"));
+        }
+        if to.is_none() {
+            problems.push(no_column(target, target_name, "target"));
+        }
+        if let (Some(source), Some(target)) = (from, to) {
+            pairs.push(Pair { source, target });
+        }
+    }
+    if listed.is_none_or(|c| c.star) {
+        for column in &target.columns {
+            let taken = pairs.iter().any(|p| p.target.name == column.name);
+            if let Some(source) = source.column(&column.name)
+                && !taken
+                && column.generated != Generated::Always
+            {
+                pairs.push(Pair { source, target: column });
+            }
+        }
+    }
+    for pair in &pairs {
+        if let Err(why) = compatible(&pair.source.data_type, &pair.target.data_type) {
+            problems.push(
+                Finding::problem(format!(
+                    "{}.{} ({}) to {}.{} ({}): {why}",
+                    source.name,
+                    pair.source.name,
+                    pair.source.native,
+                    target.name,
+                    pair.target.name,
+                    pair.target.native
+                ))
+                .hint("leave the column out with [mappings.columns], or change one of the types"),
+            );
+        }
+        if pair.target.generated == Generated::Always {
+            problems.push(Finding::problem(format!(
+                "{}.{} is computed by the server and cannot be written",
+                target.name, pair.target.name
+            )));
+        }
+    }
+    if pairs.is_empty() && problems.is_empty() {
+        problems.push(Finding::problem(format!(
+            "{} and {} have no column in common",
+            source.name, target.name
+        )));
+    }
+    pairs
+}
+
+fn no_column(table: &Table, name: &str, side: &str) -> Finding {
+    let near = table
+        .columns
+        .iter()
+        .map(|c| (strsim::jaro_winkler(&c.name, name), &c.name))
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let finding = Finding::problem(format!("the {side} table {} has no column {name}", table.name));
+    match near {
+        Some((_, near)) => finding.hint(format!("did you mean {near}?")),
+        None => finding,
+    }
+}
+
+fn key_of(
+    mapping: &MappingConfig,
+    source: &Table,
+    target: &Table,
+    pairs: &[Pair<'_>],
+    problems: &mut Vec<Finding>,
+) -> Vec<usize> {
+    let key = match (&mapping.key, target.primary_key()) {
+        (Some(key), _) => key.clone(),
+        (None, Some(key)) => key.to_vec(),
+        (None, None) => {
+            problems.push(
+                Finding::problem(format!("the target table {} has no primary key", target.name))
+                    .hint("name a unique, immediate, NOT NULL index by `key`"),
+            );
+            return Vec::new();
+        }
+    };
+    if target.key_index(&key).is_none() {
+        let columns = key.join(", ");
+        problems.push(
+            Finding::problem(format!(
+                "key ({columns}) is no unique, immediate, NOT NULL index of {}",
+                target.name
+            ))
+            .sql(format!("CREATE UNIQUE INDEX ON {} ({columns});", target.name)),
+        );
+    }
+    let mut indexes = Vec::new();
+    for column in &key {
+        match pairs.iter().position(|p| &p.target.name == column) {
+            Some(index) => indexes.push(index),
+            None => problems.push(Finding::problem(format!(
+                "the key column {}.{column} is not mapped",
+                target.name
+            ))),
+        }
+    }
+    if let RowIdentity::Columns(identity) = &source.identity {
+        for &index in &indexes {
+            let feeds = &pairs[index].source.name;
+            if !identity.contains(feeds) {
+                problems.push(
+                    Finding::problem(format!(
+                        "{}.{feeds} feeds the key, but the source's log does not carry its old value",
+                        source.name
+                    ))
+                    .hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"),
+                );
+            }
+        }
+    }
+    indexes
+}
+
+/// Target columns that must have a value, get none from us and have no default.
+fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Finding>) {
+    for column in &target.columns {
+        let filled = pairs.iter().any(|p| p.target.name == column.name)
+            || column.nullable
+            || column.has_default
+            || column.generated != Generated::No;
+        if !filled {
+            problems.push(
+                Finding::problem(format!(
+                    "{}.{} is NOT NULL without a default and nothing is mapped to it",
+                    target.name, column.name
+                ))
+                .hint("map a column to it or give it a default"),
+            );
+        }
+    }
+}
+
+fn build(
+    mapping: &MappingConfig,
+    name: &str,
+    source: &TableName,
+    target: &Table,
+    pairs: &[Pair<'_>],
+    key: &[usize],
+    catalogs: &Catalogs<'_>,
+) -> MappingPlan {
+    let columns = pairs
+        .iter()
+        .map(|p| TargetColumn {
+            name: p.target.name.clone(),
+            data_type: p.target.data_type.clone(),
+            native: p.target.native.clone(),
+            identity_always: p.target.generated == Generated::IdentityAlways,
+        })
+        .collect();
+    MappingPlan {
+        name: Arc::from(name),
+        source: source.clone(),
+        sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
+        nullable: pairs.iter().map(|p| p.target.nullable).collect(),
+        target: Arc::new(TargetTable {
+            id: NEXT_PLAN.fetch_add(1, Ordering::Relaxed),
+            name: target.name.clone(),
+            columns,
+            key: key.to_vec(),
+            suppress_unchanged: catalogs.two_way,
+        }),
+        on_delete: mapping.on_delete,
+        on_truncate: mapping.on_truncate,
+        snapshot: mapping.snapshot,
+        same_family: catalogs.same_family,
+    }
+}
+
+/// Two sources into one target table would overwrite each other's rows by chance of order.
+fn refuse_shared_targets(outcome: &mut PlanOutcome) {
+    let mut by_target: HashMap<TableName, Vec<Arc<str>>> = HashMap::new();
+    for plan in &outcome.mappings {
+        by_target.entry(plan.target.name.clone()).or_default().push(plan.name.clone());
+    }
+    for (target, names) in by_target {
+        if names.len() > 1 {
+            outcome.findings.push(Finding::problem(format!(
+                "mappings {} all write to {target}",
+                names.join(", ")
+            )));
+            outcome.mappings.retain(|m| m.target.name != target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::like;
+
+    #[test]
+    fn like_matches_as_sql_does() {
+        for (pattern, text, matches) in [
+            ("tmp_%", "tmp_x", true),
+            ("tmp_%", "tmp", false),
+            ("audit_log", "audit_log", true),
+            ("%", "", true),
+            ("%a%b", "xxaybyb", true),
+            ("%a%b", "xxaybyc", false),
+            ("_", "ä", true),
+        ] {
+            assert_eq!(like(pattern, text), matches, "{pattern} over {text}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Row by row: a canonical operation becomes a [`Write`], or nothing, or an error that names column
+//! and cause but no value.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use tidelock_core::{
+    Code, Delete, Error, Insert, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
+};
+
+use super::convert::{Conversion, compatible};
+use super::plan::MappingPlan;
+use crate::config::OnDelete;
+
+/// One row for the target.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// What to do.
+    pub op: WriteOp,
+    /// Indexes into the target table's columns: the first cells of `row`.
+    pub columns: Arc<[usize]>,
+    /// The cells, followed by the old key for updates and moves.
+    pub row: Box<[Value]>,
+    /// Hashes of the keys the write touches (new and old). Two writes with a common hash may be about
+    /// the same row and never share a statement.
+    pub keys: [u64; 2],
+}
+
+struct Cell {
+    source: usize,
+    convert: Conversion,
+}
+
+/// A mapping plan tied to one shape of the source's rows.
+pub struct BoundPlan {
+    plan: Arc<MappingPlan>,
+    cells: Vec<Cell>,
+    all: Arc<[usize]>,
+    key: Arc<[usize]>,
+    partial: HashMap<Vec<usize>, Arc<[usize]>>,
+}
+
+impl BoundPlan {
+    /// Ties a plan to a shape. [`Code::SchemaDrift`] if a mapped column is gone or has a type that
+    /// the target column cannot take.
+    pub fn new(plan: &Arc<MappingPlan>, shape: &TableSchema) -> Result<BoundPlan> {
+        let mut cells = Vec::with_capacity(plan.sources.len());
+        for (source_name, target) in plan.sources.iter().zip(&plan.target.columns) {
+            let place = format!("{}.{source_name}", shape.name);
+            let Some(index) = shape.columns.iter().position(|c| &c.name == source_name) else {
+                return Err(Error::data(
+                    Code::SchemaDrift,
+                    format!("{place}: the column is gone from the source table"),
+                )
+                .with_hint(
+                    "put the column back or change the mapping, then take the mapping up again",
+                ));
+            };
+            let from = &shape.columns[index].data_type;
+            compatible(from, &target.data_type).map_err(|why| {
+                Error::data(
+                    Code::SchemaDrift,
+                    format!("{place} to {}.{}: {why}", plan.target.name, target.name),
+                )
+                .with_hint("give the target column a type that can hold the source's values")
+            })?;
+            let nullable = plan.nullable[cells.len()];
+            cells.push(Cell {
+                source: index,
+                convert: Conversion::new(from, &target.data_type, nullable, plan.same_family),
+            });
+        }
+        Ok(BoundPlan {
+            plan: plan.clone(),
+            all: (0..cells.len()).collect(),
+            key: plan.target.key.iter().copied().collect(),
+            cells,
+            partial: HashMap::new(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<MappingPlan> {
+        &self.plan
+    }
+
+    /// What an operation becomes; `None` if a rule of the mapping filters it, or if it changes
+    /// nothing that is mapped.
+    pub fn write(&mut self, op: &Op) -> Result<Option<Write>> {
+        match op {
+            Op::Insert(insert) => self.insert(insert).map(Some),
+            Op::Update(update) => self.update(update),
+            Op::Delete(delete) => match self.plan.on_delete {
+                OnDelete::Ignore => Ok(None),
+                OnDelete::Delete => self.delete(delete).map(Some),
+            },
+        }
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Result<Write> {
+        let row = self.convert_all(&insert.new)?;
+        if row.iter().any(Value::is_unchanged) {
+            return Err(self
+                .error(Code::Rejected, "an inserted row came without all mapped columns")
+                .with_hint("set binlog_row_image = FULL on the source"));
+        }
+        let key = self.hash_key(|i| &row[i]);
+        Ok(Write {
+            op: WriteOp::Upsert,
+            columns: self.all.clone(),
+            row: row.into(),
+            keys: [key, key],
+        })
+    }
+
+    fn update(&mut self, update: &Update) -> Result<Option<Write>> {
+        let mut row = self.convert_all(&update.new)?;
+        let old_key = self.old_key(&update.old, &row)?;
+        for (&i, old) in self.key.iter().zip(&old_key) {
+            if row[i].is_unchanged() {
+                row[i] = old.clone();
+            }
+        }
+        let moved = self.key.iter().zip(&old_key).any(|(&i, old)| &row[i] != old);
+        let keys = [self.hash_key(|i| &row[i]), hash(old_key.iter())];
+        let full = !row.iter().any(Value::is_unchanged);
+        if full && !moved {
+            return Ok(Some(Write {
+                op: WriteOp::Upsert,
+                columns: self.all.clone(),
+                row: row.into(),
+                keys,
+            }));
+        }
+        let (op, columns) = if full {
+            (WriteOp::Move, self.all.clone())
+        } else {
+            let present = (0..row.len())
+                .filter(|&i| !row[i].is_unchanged() && (moved || !self.key.contains(&i)))
+                .collect::<Vec<_>>();
+            if present.is_empty() {
+                return Ok(None);
+            }
+            let cached =
+                self.partial.entry(present).or_insert_with_key(|k| Arc::from(k.as_slice()));
+            (WriteOp::Update, cached.clone())
+        };
+        let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
+        cells.extend(old_key);
+        Ok(Some(Write { op, columns, row: cells.into(), keys }))
+    }
+
+    fn delete(&self, delete: &Delete) -> Result<Write> {
+        let Some(old) = delete.old.row() else {
+            return Err(self.identity_missing());
+        };
+        let row =
+            self.key.iter().map(|&i| self.present(i, old)).collect::<Result<Box<[Value]>>>()?;
+        let key = hash(row.iter());
+        Ok(Write { op: WriteOp::Delete, columns: self.key.clone(), row, keys: [key, key] })
+    }
+
+    /// The key of the row before the change: from the old row where the log carries one, else from
+    /// the new row, which the source says has the same identity.
+    fn old_key(&self, old: &OldRow, new: &[Value]) -> Result<Vec<Value>> {
+        match old.row() {
+            Some(old) => self.key.iter().map(|&i| self.present(i, old)).collect(),
+            None => {
+                let key: Vec<Value> = self.key.iter().map(|&i| new[i].clone()).collect();
+                if key.iter().any(Value::is_unchanged) {
+                    Err(self.identity_missing())
+                } else {
+                    Ok(key)
+                }
+            }
+        }
+    }
+
+    fn present(&self, cell: usize, row: &Row) -> Result<Value> {
+        let value = self.convert(cell, row)?;
+        if value.is_unchanged() { Err(self.identity_missing()) } else { Ok(value) }
+    }
+
+    fn convert_all(&self, row: &Row) -> Result<Vec<Value>> {
+        (0..self.cells.len()).map(|i| self.convert(i, row)).collect()
+    }
+
+    fn convert(&self, cell: usize, row: &Row) -> Result<Value> {
+        let plan = &self.cells[cell];
+        let Some(value) = row.0.get(plan.source) else {
+            return Err(Error::bug(format!("{}: a row shorter than its shape", self.plan.source)));
+        };
+        plan.convert.apply(value).map_err(|misfit| {
+            let column = &self.plan.target.columns[cell].name;
+            let place = format!(
+                "{}.{} to {}.{column}",
+                self.plan.source, self.plan.sources[cell], self.plan.target.name
+            );
+            Error::data(Code::NotRepresentable, format!("{place}: {misfit}"))
+                .with_hint("mend the value at the source or widen the target column")
+        })
+    }
+
+    fn hash_key<'a>(&self, cell: impl Fn(usize) -> &'a Value) -> u64 {
+        hash(self.key.iter().map(|&i| cell(i)))
+    }
+
+    fn identity_missing(&self) -> Error {
+        self.error(Code::IdentityMissing, "the log does not carry the columns that feed the mapping key")
+            .with_hint("on PostgreSQL set REPLICA IDENTITY FULL or USING INDEX over them; on MySQL and MariaDB set binlog_row_image = FULL")
+    }
+
+    fn error(&self, code: Code, message: &str) -> Error {
+        Error::data(code, format!("{}: {message}", self.plan.source))
+    }
+}
+
+/// A hash in which equal keys are equal; unequal keys may be too, which only cuts a batch early.
+fn hash<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
+    let mut state = DefaultHasher::new();
+    for value in values {
+        match value {
+            Value::Null | Value::Unchanged => 0u8.hash(&mut state),
+            Value::Bool(b) => u64::from(*b).hash(&mut state),
+            Value::Int(i) => (*i as u64).hash(&mut state),
+            Value::UInt(u) => u.hash(&mut state),
+            // Numbers written differently may be equal (1.0 and 1.00), and so may floats.
+            Value::Decimal(_) | Value::Float32(_) | Value::Float64(_) => 1u8.hash(&mut state),
+            // A collation of the target may call texts equal that differ in case or blanks.
+            Value::Text(t) | Value::Json(t) | Value::Enum(t) | Value::Foreign(t) => {
+                t.trim_end().to_lowercase().hash(&mut state);
+            }
+            Value::Bytes(b) => b.hash(&mut state),
+            Value::Date(d) => d.hash(&mut state),
+            Value::Time(t) => t.hash(&mut state),
+            Value::Timestamp(t) => t.hash(&mut state),
+            Value::Instant(t) => t.hash(&mut state),
+            Value::Uuid(u) => u.hash(&mut state),
+        }
+    }
+    state.finish()
+}

@@ -1,0 +1,125 @@
+//! What `status --json` shows: one model for the command, the control socket and HTTP.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::FlowShared;
+use crate::flow::shared::ShownError;
+
+/// A pipeline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PipelineStatus {
+    /// Its name.
+    pub name: String,
+    /// Its flows.
+    pub flows: Vec<FlowStatus>,
+}
+
+/// An error as shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorStatus {
+    /// `TL0101`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// A flow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Its name.
+    pub flow: String,
+    /// `starting`, `streaming`, `paused`, `retrying`, `halted`, `stopped`.
+    pub state: String,
+    /// Position received.
+    pub source_position: Option<String>,
+    /// Position applied.
+    pub applied_position: Option<String>,
+    /// Lag in seconds.
+    pub lag_seconds: Option<f64>,
+    /// Lag in bytes of log.
+    pub lag_bytes: Option<u64>,
+    /// Exceptions that wait for a person.
+    pub exceptions_open: u64,
+    /// Why it is not streaming.
+    pub error: Option<ErrorStatus>,
+    /// Its mappings.
+    pub mappings: Vec<MappingStatus>,
+}
+
+/// A mapping.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MappingStatus {
+    /// Its name.
+    pub name: String,
+    /// `streaming` or `stopped`, or the flow's state.
+    pub state: String,
+    /// Rows inserted since the process started.
+    pub rows_inserted: u64,
+    /// Rows updated.
+    pub rows_updated: u64,
+    /// Rows deleted.
+    pub rows_deleted: u64,
+    /// Changes filtered by a rule of the mapping.
+    pub rows_filtered: u64,
+    /// Changes that wait for a backfill because the mapping is stopped.
+    pub rows_parked: u64,
+    /// Exceptions that wait for a person.
+    pub exceptions_open: u64,
+    /// Why it is stopped.
+    pub error: Option<ErrorStatus>,
+}
+
+impl From<ShownError> for ErrorStatus {
+    fn from(error: ShownError) -> Self {
+        ErrorStatus { code: error.code, message: error.message, hint: error.hint }
+    }
+}
+
+/// The status of a flow.
+pub fn of(shared: &FlowShared) -> FlowStatus {
+    let (state, error) = shared.state();
+    let (lag_seconds, lag_bytes) = *shared.lag.lock().unwrap_or_else(PoisonError::into_inner);
+    let mappings = shared
+        .mappings()
+        .into_iter()
+        .map(|(name, mapping)| {
+            let stopped = mapping.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let [inserted, updated, deleted] = &mapping.counters.applied;
+            MappingStatus {
+                name,
+                state: if stopped.is_some() { "stopped" } else { state.as_str() }.to_owned(),
+                rows_inserted: inserted.load(Ordering::Relaxed),
+                rows_updated: updated.load(Ordering::Relaxed),
+                rows_deleted: deleted.load(Ordering::Relaxed),
+                rows_filtered: mapping.counters.filtered.load(Ordering::Relaxed),
+                rows_parked: mapping.counters.parked.load(Ordering::Relaxed),
+                exceptions_open: 0,
+                error: stopped.map(Into::into),
+            }
+        })
+        .collect();
+    let text =
+        |position: &Option<tidelock_core::Position>| position.as_ref().map(ToString::to_string);
+    FlowStatus {
+        flow: shared.name.clone(),
+        state: state.as_str().to_owned(),
+        source_position: text(&shared.received.borrow()),
+        applied_position: text(&shared.applied.borrow()),
+        lag_seconds,
+        lag_bytes,
+        exceptions_open: 0,
+        error: error.map(Into::into),
+        mappings,
+    }
+}
+
+impl From<&tidelock_core::Error> for ErrorStatus {
+    fn from(error: &tidelock_core::Error) -> Self {
+        ShownError::from(error).into()
+    }
+}

@@ -1,0 +1,185 @@
+//! Lag: how far the target is behind the source's log, on our clock.
+//!
+//! Once a second the end of the source's log is looked at and kept with the time. The flow is level
+//! when it has applied up to the newest such look; else its lag is the age of the oldest look that it
+//! has not reached. So lag is true on an idle source, grows while a source with unread log cannot be
+//! reached, and needs no clock but ours.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use tidelock_core::{Position, SourceSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::flow::{FlowContext, FlowState};
+
+/// Looks kept; beyond that every second one of the older half goes.
+const SAMPLES_MAX: usize = 600;
+/// Log kept for us beyond which a source that stands still is nudged, in bytes.
+const NUDGE_RETAINED: u64 = 16 << 20;
+
+/// The looks not yet reached, oldest first, and the lag they make.
+#[derive(Debug)]
+pub struct LagTracker<T> {
+    samples: VecDeque<(T, Position)>,
+}
+
+impl<T> Default for LagTracker<T> {
+    fn default() -> Self {
+        LagTracker { samples: VecDeque::new() }
+    }
+}
+
+impl<T: Copy> LagTracker<T> {
+    /// Adds a look.
+    pub fn sample(&mut self, at: T, end: Position) {
+        if self.samples.back().is_some_and(|(_, last)| *last == end) {
+            return;
+        }
+        self.samples.push_back((at, end));
+        if self.samples.len() > SAMPLES_MAX {
+            // The first stays exact; the rest of the older half loses every second look.
+            let half = SAMPLES_MAX / 2;
+            let mut index = 0;
+            self.samples.retain(|_| {
+                index += 1;
+                index == 1 || index > half || index % 2 == 0
+            });
+        }
+    }
+
+    /// Forgets what has been reached; answers the time of the oldest look beyond.
+    pub fn oldest_beyond(&mut self, mut reached: impl FnMut(&Position) -> bool) -> Option<T> {
+        while self.samples.front().is_some_and(|(_, end)| reached(end)) {
+            self.samples.pop_front();
+        }
+        self.samples.front().map(|(at, _)| *at)
+    }
+}
+
+/// Looks once a second until `stop`.
+pub async fn sample(context: FlowContext, stop: CancellationToken) {
+    let mut tracker: LagTracker<Instant> = LagTracker::default();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let spec = SourceSpec {
+        pipeline: context.pipeline.clone(),
+        flow: context.config.name.clone(),
+        slot: context.config.slot.clone(),
+        publication: context.config.publication.clone(),
+        tables: Vec::new(),
+        start_at: None,
+        identity: String::new(),
+    };
+    let flow = context.config.name.clone();
+    let mut looked = Instant::now();
+    let mut applied_before = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let applied = context.shared.applied.borrow().clone();
+        if context.shared.state().0 == FlowState::Starting && applied.is_none() {
+            continue;
+        }
+        let probe =
+            tokio::time::timeout(Duration::from_secs(10), context.source.probe(&spec)).await;
+        let mut bytes = None;
+        if let Ok(Ok(probe)) = probe {
+            looked = Instant::now();
+            bytes = applied.as_ref().and_then(|a| context.source.bytes_between(a, &probe.end));
+            publish_bytes(&context, &flow, &probe, bytes);
+            if probe.retained_bytes.is_some_and(|kept| kept > NUDGE_RETAINED)
+                && applied == applied_before
+            {
+                // A log that others fill moves our position on only if something of it reaches us.
+                if let Err(error) = context.source.heartbeat().await {
+                    tracing::debug!(%flow, %error, "no heartbeat");
+                }
+            }
+            tracker.sample(looked, probe.end);
+        }
+        applied_before.clone_from(&applied);
+        let beyond = tracker.oldest_beyond(|end| {
+            applied
+                .as_ref()
+                .is_some_and(|a| context.source.compare(a, end).is_ok_and(|order| order.reached()))
+        });
+        let seconds = beyond.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        metrics::gauge!("tidelock_lag_seconds", "flow" => flow.clone()).set(seconds);
+        metrics::gauge!("tidelock_lag_probe_age_seconds", "flow" => flow.clone())
+            .set(looked.elapsed().as_secs_f64());
+        *context.shared.lag.lock().unwrap_or_else(PoisonError::into_inner) = (Some(seconds), bytes);
+    }
+}
+
+fn publish_bytes(
+    context: &FlowContext,
+    flow: &str,
+    probe: &tidelock_core::Probe,
+    unapplied: Option<u64>,
+) {
+    let set = |stage: &'static str, bytes: u64| {
+        metrics::gauge!("tidelock_lag_bytes", "flow" => flow.to_owned(), "stage" => stage)
+            .set(bytes as f64);
+    };
+    if let Some(bytes) = unapplied {
+        set("unapplied", bytes);
+    }
+    let received = context.shared.received.borrow().clone();
+    if let Some(bytes) = received.and_then(|r| context.source.bytes_between(&r, &probe.end)) {
+        set("unread", bytes);
+    }
+    if let Some(bytes) = probe.retained_bytes {
+        set("retained", bytes);
+    }
+    let system = || context.config.source.clone();
+    if let Some(bytes) = probe.headroom_bytes {
+        metrics::gauge!("tidelock_log_headroom_bytes", "system" => system()).set(bytes as f64);
+    }
+    if let Some(seconds) = probe.headroom_seconds {
+        metrics::gauge!("tidelock_log_headroom_seconds", "system" => system()).set(seconds);
+    }
+    if let Some(seconds) = probe.open_transaction_seconds {
+        metrics::gauge!("tidelock_open_transaction_age_seconds", "system" => system()).set(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(n: u64) -> Position {
+        Position::new(format!("{n:06}"))
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_first_look_not_reached() {
+        let mut tracker = LagTracker::default();
+        for t in 0..10u64 {
+            tracker.sample(t, at(t));
+        }
+        assert_eq!(tracker.oldest_beyond(|end| *end <= at(3)), Some(4));
+        assert_eq!(tracker.oldest_beyond(|end| *end <= at(9)), None);
+        tracker.sample(20, at(9));
+        tracker.sample(21, at(10));
+        assert_eq!(
+            tracker.oldest_beyond(|end| *end <= at(9)),
+            Some(21),
+            "a reached end seen again is reached"
+        );
+    }
+
+    #[test]
+    fn a_long_outage_keeps_the_first_look_and_stays_small() {
+        let mut tracker = LagTracker::default();
+        for t in 0..100_000u64 {
+            tracker.sample(t, at(t));
+        }
+        assert_eq!(tracker.oldest_beyond(|_| false), Some(0));
+        assert!(tracker.samples.len() <= SAMPLES_MAX);
+    }
+}
