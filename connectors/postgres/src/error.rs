@@ -134,6 +134,8 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
             "08" => (Transient, Code::Unreachable),
             "28" => (Transient, Code::Authentication),
             "57" | "53" | "25" | "40" | "58" => (Transient, Code::ServerBusy),
+            // The mapping's own key is met by ON CONFLICT, so this is another unique key.
+            "23" if write && sqlstate == "23505" => (Data, Code::KeyConflict),
             "23" if write => (Data, Code::Constraint),
             "22" if write => (Data, Code::NotRepresentable),
             "XX" if !write => (Transient, Code::ServerBusy),

@@ -103,6 +103,12 @@ async fn server(
             );
         }
     }
+    if setting(session, "server_encoding").await? == "SQL_ASCII" {
+        findings.push(
+            Finding::problem(format!("database {} has the encoding SQL_ASCII", role.database))
+                .hint("its texts have no known encoding; dump it and load it into a UTF8 database"),
+        );
+    }
     if setting(session, "max_slot_wal_keep_size").await? == "-1" {
         findings.push(Finding::warning("max_slot_wal_keep_size is unlimited").hint(
             "while tidelock is down the server keeps its log without bound and may fill its \

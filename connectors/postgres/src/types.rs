@@ -363,6 +363,19 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_of_any_type_gives_an_answer(
+            type_oid in proptest::sample::select(vec![16u32, 17, 19, 20, 21, 23, 25, 114, 700, 701, 1042,
+                1043, 1082, 1083, 1114, 1184, 1700, 2950, 3802, 1186]),
+            modifier in proptest::prelude::any::<i32>(),
+            text in "[-0-9:. +BCinfyT\\\\xa-f]{0,40}|.{0,20}",
+        ) {
+            let data_type = TypeMap::default().data_type(type_oid, modifier);
+            let _ = value(&data_type, &Bytes::from(text.into_bytes()));
+        }
+    }
+
     #[test]
     fn floats_keep_every_bit() {
         assert_eq!(read(DataType::Float64, "0.30000000000000004"), Some(Value::Float64(0.1 + 0.2)));

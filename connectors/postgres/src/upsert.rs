@@ -40,8 +40,12 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Int { .. } => (Type::INT8_ARRAY, None),
         DataType::Float32 => (Type::FLOAT4_ARRAY, None),
         DataType::Float64 => (Type::FLOAT8_ARRAY, None),
-        DataType::Text { padded: true, .. } => (Type::TEXT_ARRAY, Some("bpchar".to_owned())),
-        DataType::Text { bytes_max: Some(63), .. } => (Type::TEXT_ARRAY, Some("name".to_owned())),
+        DataType::Text { padded: true, .. } => {
+            (Type::TEXT_ARRAY, Some("pg_catalog.bpchar".to_owned()))
+        }
+        DataType::Text { bytes_max: Some(63), .. } => {
+            (Type::TEXT_ARRAY, Some("pg_catalog.name".to_owned()))
+        }
         DataType::Text { .. } => (Type::TEXT_ARRAY, None),
         DataType::Bytes { .. } => (Type::BYTEA_ARRAY, None),
         DataType::Date => (Type::DATE_ARRAY, None),
@@ -49,7 +53,7 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Timestamp { .. } => (Type::TIMESTAMP_ARRAY, None),
         DataType::Instant { .. } => (Type::TIMESTAMPTZ_ARRAY, None),
         DataType::Uuid => (Type::UUID_ARRAY, None),
-        DataType::Decimal { .. } => (Type::TEXT_ARRAY, Some("numeric".to_owned())),
+        DataType::Decimal { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.numeric".to_owned())),
         DataType::Json | DataType::Enum { .. } | DataType::Unsupported { .. } => {
             (Type::TEXT_ARRAY, Some(column.native.clone()))
         }
@@ -105,7 +109,9 @@ fn differs(column: &TargetColumn, other: &str) -> String {
     let name = ident(&column.name);
     match &column.data_type {
         DataType::Text { .. } => {
-            format!("t.{name}::text COLLATE \"C\" IS DISTINCT FROM {other}::text COLLATE \"C\"")
+            format!(
+                "t.{name}::text COLLATE pg_catalog.\"C\" IS DISTINCT FROM {other}::text COLLATE pg_catalog.\"C\""
+            )
         }
         DataType::Json | DataType::Decimal { .. } | DataType::Unsupported { .. } => {
             format!("t.{name}::text IS DISTINCT FROM {other}::text")

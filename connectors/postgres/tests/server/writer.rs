@@ -218,7 +218,7 @@ async fn an_error_about_data_names_its_batch_and_shows_no_value() {
     let cases = [
         (WriteOp::Upsert, vec![0, 1], vec![INT(2), text("geheim!")], Code::NotRepresentable),
         (WriteOp::Upsert, vec![0, 1], vec![INT(2), text("nein")], Code::Constraint),
-        (WriteOp::Upsert, vec![0, 2], vec![INT(2), INT(71)], Code::Constraint),
+        (WriteOp::Upsert, vec![0, 2], vec![INT(2), INT(71)], Code::KeyConflict),
         (WriteOp::Update, vec![1], vec![text("b"), INT(7)], Code::UpdateMissing),
         (WriteOp::Upsert, vec![0, 2], vec![INT(2), INT(1 << 40)], Code::NotRepresentable),
     ];
@@ -324,4 +324,63 @@ async fn catalog_tells_types_keys_and_what_cannot_be_used() {
     assert_eq!(find("part").unique_indexes.len(), 1);
     assert!(!find("part").unique_indexes[0].not_null);
     assert_eq!(g.columns[1].data_type, DataType::Int { bits: 32, unsigned: false });
+}
+
+#[tokio::test]
+async fn a_constraint_that_waits_for_the_commit_is_an_error_of_the_commit() {
+    let field = Field::new(
+        "CREATE TABLE p (id int PRIMARY KEY); \
+         CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .await;
+    let table = target(&field, "t", false).await;
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    let orphan = batch(&table, WriteOp::Upsert, &[0, 1], &[&[INT(1), INT(2)]]);
+    open.sink.write(&[orphan]).await.expect("write");
+    let error = open.sink.commit(&Position::new("0/2"), 0).await.expect_err("refused");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::Constraint));
+    assert_eq!(error.batch(), None);
+    drop(open);
+    let rows = field.connector.read_progress("p").await.expect("progress");
+    assert_eq!((rows[0].seq, rows[0].position.as_str()), (0, "0/1"));
+}
+
+#[tokio::test]
+async fn odd_names_are_quoted_everywhere() {
+    let field = Field::new(
+        r#"CREATE TABLE "Order ""Lines'" ("ID" int, "select" char(3), "a""b" text, PRIMARY KEY ("ID", "select"))"#,
+    )
+    .await;
+    let name = "Order \"Lines'";
+    let (_, _, mut source) = field.stream(&[name]).await;
+    for suppress in [false, true] {
+        let table = target(&field, name, suppress).await;
+        let mut open = if suppress { field.sink().await } else { started(&field).await };
+        open.sink
+            .begin(&mark(1 + u64::from(suppress), 1 + u64::from(suppress)))
+            .await
+            .expect("begin");
+        let batches = [
+            batch(&table, WriteOp::Upsert, &[0, 1, 2], &[&[INT(1), text("x  "), text("y")]]),
+            batch(&table, WriteOp::Update, &[2], &[&[text("z"), INT(1), text("x")]]),
+            batch(&table, WriteOp::Delete, &[0, 1], &[&[INT(1), text("x  ")]]),
+        ];
+        open.sink.write(&batches).await.expect("write");
+        open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
+        drop(open);
+        wait_free(&field).await;
+    }
+    // create_progress is a transaction of its own; the takeover and its mark follow.
+    let (events, _) = crate::field::commits(&mut source, 4).await;
+    let rows = events
+        .iter()
+        .filter(|e| matches!(e, tidelock_core::LogEvent::Change(c) if c.table.name.name == name))
+        .count();
+    assert_eq!(rows, 6);
+    let first = events.iter().find_map(|e| match e {
+        tidelock_core::LogEvent::Change(change) => Some(change.table.name.name.clone()),
+        _ => None,
+    });
+    assert_eq!(first.as_deref(), Some("progress"));
 }
