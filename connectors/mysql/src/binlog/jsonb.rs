@@ -41,7 +41,8 @@ fn value(kind: u8, body: &[u8], depth: usize, out: &mut String) -> Decoded<()> {
         11 => {
             let number = f64::from_bits(buf.le(8)?);
             let text = serde_json::to_string(&number).map_err(|_| Damage("a JSON number"))?;
-            out.push_str(&text);
+            // As the server prints it: 1e300, not 1e+300.
+            out.push_str(&text.replace("e+", "e"));
         }
         12 => {
             let n = varlen(&mut buf)?;
