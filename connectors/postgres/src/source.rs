@@ -37,6 +37,9 @@ use crate::wire::{Frame, Wire};
 const CHUNK_BYTES: usize = 256 * 1024;
 /// A server that does not answer a keepalive for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// So many urgent questions in a second about one and the same place mean that the server wants to
+/// shut down; otherwise it asks at most twice in `wal_sender_timeout`.
+const PRESSED_MAX: u32 = 10;
 /// Log written by others that makes a position worth keeping.
 const GREW_BYTES: u64 = 1 << 20;
 
@@ -75,6 +78,8 @@ pub(crate) struct PgSource {
     /// Log that went by between transactions since that was last told.
     gap_bytes: u64,
     confirmed: Lsn,
+    /// Urgent questions of the server about `reached`, and since when.
+    pressed: (u32, Instant),
     /// When the oldest unanswered question was asked.
     asked: Option<Instant>,
 }
@@ -94,6 +99,7 @@ impl PgSource {
             reached: opening.from,
             gap_bytes: 0,
             confirmed: opening.from,
+            pressed: (0, Instant::now()),
             asked: None,
             opening,
         }
@@ -116,20 +122,38 @@ impl PgSource {
             }
             match self.wire.frame()? {
                 None => return Ok(()),
-                Some(Frame::Keepalive { end, reply }) => self.kept_alive(end, reply),
+                Some(Frame::Keepalive { end, reply }) => self.kept_alive(end, reply)?,
                 Some(Frame::Data(bytes)) => self.message(bytes)?,
             }
         }
     }
 
-    fn kept_alive(&mut self, end: Lsn, reply: bool) {
+    fn kept_alive(&mut self, end: Lsn, reply: bool) -> Result<()> {
         if reply {
             self.wire.queue_status(self.reached.max(self.confirmed), self.confirmed, false);
+            self.press()?;
         }
-        if self.in_transaction || end <= self.reached {
-            return;
+        if !self.in_transaction && end > self.reached {
+            self.idle(end);
         }
-        self.idle(end);
+        Ok(())
+    }
+
+    /// A server that shuts down waits until all it sent is confirmed, and asks without pause. What
+    /// is not stored at the target must not be confirmed, so the way to let it go is to hang up.
+    fn press(&mut self) -> Result<()> {
+        let (count, since) = &mut self.pressed;
+        if since.elapsed() > Duration::from_secs(1) {
+            (*count, *since) = (0, Instant::now());
+        }
+        *count += 1;
+        if *count > PRESSED_MAX {
+            return Err(Error::transient(
+                Code::ServerBusy,
+                format!("{} is shutting down", self.wire.endpoint()),
+            ));
+        }
+        Ok(())
     }
 
     /// Nothing for us up to `end`, between two transactions.

@@ -6,6 +6,8 @@ mod access;
 mod field;
 #[path = "server/log.rs"]
 mod log;
+#[path = "server/silence.rs"]
+mod silence;
 #[path = "server/slot.rs"]
 mod slot;
 #[path = "server/writer.rs"]

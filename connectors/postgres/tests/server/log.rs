@@ -283,3 +283,30 @@ async fn a_long_transaction_comes_in_chunks_and_a_dropped_next_loses_nothing() {
     assert_eq!(expected, 20_001);
     assert!(chunks > 3);
 }
+
+#[tokio::test]
+async fn a_server_that_shuts_down_is_let_go_though_not_all_is_confirmed() {
+    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let (_, _, mut source) = field.stream(&["t"]).await;
+    field.sql("INSERT INTO t VALUES (1)").await;
+    commits(&mut source, 1).await;
+    let both = async {
+        let error = loop {
+            match tokio::time::timeout(Duration::from_millis(500), source.next()).await {
+                Ok(Err(error)) => break error,
+                Ok(Ok(_)) => {}
+                Err(_) => source.keepalive().await.expect("keepalive"),
+            }
+        };
+        drop(source);
+        error
+    };
+    let (stopped, error) = tokio::time::timeout(
+        Duration::from_secs(20),
+        futures_util::future::join(field.server.stop(), both),
+    )
+    .await
+    .expect("in time");
+    stopped.expect("stopped");
+    assert_eq!(error.kind(), tidelock_core::ErrorKind::Transient, "{error}");
+}
