@@ -9,7 +9,7 @@ pub mod work;
 use std::path::Path;
 
 use tidelock_core::{Code, Error, Result};
-use tidelock_scratch::{Mysql, Postgres};
+use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 
 const ERP_SQL: &str = include_str!("../examples/erp-crm/erp.sql");
 const CRM_SQL: &str = include_str!("../examples/erp-crm/crm.sql");
@@ -31,7 +31,16 @@ pub fn trouble(error: impl std::fmt::Display) -> Error {
 impl World {
     /// Starts both servers and loads the schemas.
     pub async fn start() -> Result<World> {
-        let (erp, crm) = tokio::try_join!(Postgres::start(), Mysql::start()).map_err(trouble)?;
+        World::over(PostgresOptions::new(), MysqlOptions::new()).await
+    }
+
+    /// The same with servers that lose nothing in a crash.
+    pub async fn start_durable() -> Result<World> {
+        World::over(PostgresOptions::new().durable(), MysqlOptions::new().durable()).await
+    }
+
+    async fn over(erp: PostgresOptions, crm: MysqlOptions) -> Result<World> {
+        let (erp, crm) = tokio::try_join!(erp.start(), crm.start()).map_err(trouble)?;
         erp.create_database("erp").await.map_err(trouble)?;
         crm.create_database("crm").await.map_err(trouble)?;
         erp.sql("erp", ERP_SQL).await.map_err(trouble)?;

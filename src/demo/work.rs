@@ -30,9 +30,9 @@ pub async fn master_data(world: &World) -> Result<()> {
 pub struct Sales {
     conn: mysql_async::Conn,
     random: StdRng,
+    first: i64,
     last_order: i64,
     last_customer: i64,
-    step: i64,
 }
 
 impl Sales {
@@ -42,10 +42,17 @@ impl Sales {
         Ok(Sales {
             conn,
             random: StdRng::seed_from_u64(seed),
+            first: 0,
             last_order: 0,
             last_customer: 0,
-            step: 1,
         })
+    }
+
+    /// Numbers from here on, so that two people do not use the same.
+    pub fn go_on_from(&mut self, number: i64) {
+        self.first = number;
+        self.last_order = number;
+        self.last_customer = number;
     }
 
     /// One transaction: a new customer, a new order with lines, a change of an old one, a note.
@@ -60,18 +67,18 @@ impl Sales {
     fn statements(&mut self) -> Vec<String> {
         let dice = self.random.random_range(0..10);
         let mut sql = vec!["BEGIN".to_owned()];
-        if self.last_customer == 0 || dice == 0 {
-            self.last_customer += self.step;
+        if self.last_customer == self.first || dice == 0 {
+            self.last_customer += 1;
             let n = self.last_customer;
             sql.push(format!(
                 "INSERT INTO customer (id, name, email, city, country, vip) VALUES ({n}, 'Müller & Söhne {n}', 'c{n}@example.com', 'Köln', 'DE', {})",
                 n % 2
             ));
         }
-        if self.last_order == 0 || dice < 5 {
-            self.last_order += self.step;
+        if self.last_order == self.first || dice < 5 {
+            self.last_order += 1;
             let n = self.last_order;
-            let customer = self.random.random_range(1..=self.last_customer);
+            let customer = self.random.random_range(self.first + 1..=self.last_customer);
             sql.push(format!(
                 "INSERT INTO orders (id, order_no, customer_id, status, ordered_at, wanted_on, total, note) \
                  VALUES ({n}, 'O-{n}', {customer}, 'draft', NOW(6), CURRENT_DATE + INTERVAL 7 DAY, 0, NULL)"
@@ -82,7 +89,7 @@ impl Sales {
                 sql.push(format!("INSERT INTO order_line VALUES ({n}, {line}, 'P-{sku}', {qty}.5, {qty}.99, 2.50)"));
             }
         } else {
-            let n = self.random.random_range(1..=self.last_order);
+            let n = self.random.random_range(self.first + 1..=self.last_order);
             let state = STATES[self.random.random_range(0..STATES.len())];
             let total = self.random.random_range(0..1_000_000);
             sql.push(format!("UPDATE orders SET status = '{state}', total = {total} / 100, note = 'seen {total}' WHERE id = {n}"));
@@ -103,6 +110,7 @@ impl Sales {
 pub struct Warehouse {
     client: tokio_postgres::Client,
     random: StdRng,
+    first: i64,
     last_shipment: i64,
 }
 
@@ -110,7 +118,13 @@ impl Warehouse {
     /// Begins work; what happens follows from the seed.
     pub async fn begin(world: &World, seed: u64) -> Result<Warehouse> {
         let client = world.erp.client("erp").await.map_err(trouble)?;
-        Ok(Warehouse { client, random: StdRng::seed_from_u64(seed), last_shipment: 0 })
+        Ok(Warehouse { client, random: StdRng::seed_from_u64(seed), first: 0, last_shipment: 0 })
+    }
+
+    /// Numbers from here on, so that two people do not use the same.
+    pub fn go_on_from(&mut self, number: i64) {
+        self.first = number;
+        self.last_shipment = number;
     }
 
     /// One transaction: stock moves, a shipment comes or goes on, a price changes, a note.
@@ -119,12 +133,12 @@ impl Warehouse {
         let sku = self.random.random_range(1..=PRODUCTS);
         let mut sql =
             format!("BEGIN; UPDATE stock SET on_hand = on_hand - 0.125 WHERE sku = 'P-{sku}';");
-        if self.last_shipment == 0 || dice < 4 {
+        if self.last_shipment == self.first || dice < 4 {
             self.last_shipment += 1;
             let n = self.last_shipment;
             sql.push_str(&format!("INSERT INTO sale.shipment VALUES ({n}, 'O-{n}', 'DHL', NULL, 'packed', NULL, 1.250);"));
         } else if dice < 8 {
-            let n = self.random.random_range(1..=self.last_shipment);
+            let n = self.random.random_range(self.first + 1..=self.last_shipment);
             sql.push_str(&format!(
                 "UPDATE sale.shipment SET state = 'shipped', shipped_at = clock_timestamp(), tracking_code = 'T{n}' WHERE shipment_no = {n};"
             ));

@@ -1,0 +1,140 @@
+//! What mappings do and refuse: poison rows, pause, check, drop.
+
+use tidelock_scratch::wait_for;
+
+use super::SOON;
+use super::daemon::{Daemon, command};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_row_stops_its_mapping_and_no_other() {
+    let (a, b) = (super::postgres().await, super::mariadb().await);
+    a.sql("db", "CREATE TABLE other (id bigint PRIMARY KEY, qty int NOT NULL)").await.expect("a");
+    b.sql(
+        "db",
+        "CREATE TABLE other (id bigint NOT NULL PRIMARY KEY, qty int NOT NULL, CHECK (qty < 100))",
+    )
+    .await
+    .expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let mut text =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    text.push_str("[[mappings]]\nfrom = \"a.other\"\nto = \"b.other\"\nsnapshot = \"never\"\n");
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql(
+        "db",
+        "BEGIN; INSERT INTO item VALUES (1, 1, 'good'); INSERT INTO other VALUES (1, 1); COMMIT",
+    )
+    .await
+    .expect("good");
+    a.sql(
+        "db",
+        "BEGIN; INSERT INTO item VALUES (2, 2, 'good'); INSERT INTO other VALUES (2, 500); COMMIT",
+    )
+    .await
+    .expect("bad");
+    a.sql(
+        "db",
+        "BEGIN; INSERT INTO item VALUES (3, 3, 'good'); INSERT INTO other VALUES (3, 3); COMMIT",
+    )
+    .await
+    .expect("good");
+    let count = "SELECT count(*) FROM item";
+    wait_for("item", SOON, "3".to_owned(), async || b.one("db", count).await.expect("b"))
+        .await
+        .expect("item");
+    let stopped = |flows: &[serde_json::Value]| {
+        let other = flows[0]["mappings"]
+            .as_array()
+            .and_then(|m| m.iter().find(|m| m["name"] == "other").cloned());
+        other.is_some_and(|m| m["state"] == "stopped" && m["error"]["code"] == "TL0204")
+    };
+    daemon.wait("stopped", SOON, stopped).await;
+    assert_eq!(
+        b.one("db", "SELECT count(*) FROM other").await.expect("b"),
+        "1",
+        "rows before the poison stay, later ones wait"
+    );
+    assert!(!daemon.log().contains("500"), "a row value in the log:\n{}", daemon.log());
+    daemon.kill_and_start();
+    daemon.streaming().await;
+    daemon.wait("still stopped", SOON, stopped).await;
+    a.sql("db", "INSERT INTO item VALUES (4, 4, 'good')").await.expect("good");
+    wait_for("item", SOON, "4".to_owned(), async || b.one("db", count).await.expect("b"))
+        .await
+        .expect("item");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_lasts_over_a_restart_until_resumed_and_drop_leaves_nothing() {
+    let (a, b) = (super::postgres().await, super::postgres().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["pause", "a:b"]).0, 0);
+    daemon.wait("paused", SOON, |flows| flows[0]["state"] == "paused").await;
+    daemon.kill_and_start();
+    daemon.wait("paused", SOON, |flows| flows[0]["state"] == "paused").await;
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'while paused')").await.expect("insert");
+    let (code, text) = daemon.command(&["pause", "b:a"]);
+    assert_eq!(code, 2);
+    assert!(text.contains("known flows: a:b"), "{text}");
+    assert_eq!(daemon.command(&["resume", "a:b"]).0, 0);
+    wait_for("b", SOON, "1".to_owned(), async || {
+        b.one("db", "SELECT count(*) FROM item").await.expect("b")
+    })
+    .await
+    .expect("b");
+    assert_eq!(daemon.command(&["drop"]).0, 2, "a running flow is not dropped");
+    daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    let (code, text) = command(&config, &["status"]);
+    assert!(code == 0 && text.contains("stopped"), "{text}");
+    let (code, text) = command(&config, &["drop"]);
+    assert_eq!(code, 0, "{text}");
+    let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
+    assert_eq!(a.one("db", left).await.expect("a"), "0");
+    assert_eq!(b.one("db", "SELECT count(*) FROM tidelock.progress").await.expect("b"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_every_problem_before_anything_runs() {
+    let (a, b) = (super::postgres().await, super::mariadb().await);
+    b.sql("db", "CREATE TABLE wrong (id bigint NOT NULL PRIMARY KEY, qty point, note varchar(200) NOT NULL, more int NOT NULL)").await.expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, super::config(folder.path(), &systems, &[("a", "b")])).expect("config");
+    let (code, text) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{text}");
+    let bad =
+        super::config(folder.path(), &systems, &[("a", "b")]).replace("\"b.item\"", "\"b.wrong\"");
+    std::fs::write(&config, &bad).expect("config");
+    let (code, text) = command(&config, &["check"]);
+    assert_eq!(code, 1, "{text}");
+    for words in ["qty", "point", "more is NOT NULL without a default"] {
+        assert!(text.contains(words), "{words} not in\n{text}");
+    }
+    std::fs::write(&config, bad.replace("b.wrong", "b.itm")).expect("config");
+    let (code, text) = command(&config, &["check"]);
+    assert!(code == 1 && text.contains("did you mean db.item?"), "{text}");
+    let same =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", a.url("db"))], &[("a", "b")]);
+    let daemon = Daemon::start(folder.path(), &same);
+    assert_eq!(daemon.halted("a:b").await.0, "TL0022");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_need_a_first_copy_are_refused_and_no_slot_is_left() {
+    let (a, b) = (super::postgres().await, super::mariadb().await);
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'was there')").await.expect("insert");
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    let daemon = Daemon::start(folder.path(), &text.replace("\"never\"", "\"initial\""));
+    assert_eq!(daemon.halted("a:b").await.0, "TL0304");
+    assert_eq!(a.one("db", "SELECT count(*) FROM pg_replication_slots").await.expect("a"), "0");
+}
