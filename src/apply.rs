@@ -417,10 +417,6 @@ impl Applier {
                 self.save().await?;
             }
         }
-        if self.careful > 0 {
-            self.careful -= 1;
-            self.batcher = Batcher::new(self.careful > 0);
-        }
         Ok(())
     }
 
@@ -442,6 +438,12 @@ impl Applier {
         };
         self.sink.commit(&position, commit_micros).await?;
         self.after_commit(position, Some(commit_micros));
+        // Only what was committed counts: echoes and foreign transactions in between are read again by
+        // the next attempt, and must not use up the care before the row in question is met.
+        if self.careful > 0 {
+            self.careful = self.careful.saturating_sub(open.transactions);
+            self.batcher = Batcher::new(self.careful > 0);
+        }
         Ok(())
     }
 
@@ -455,9 +457,6 @@ impl Applier {
             let latency = (now_micros() - micros).max(0) as f64 / 1e6;
             metrics::histogram!("tidelock_apply_latency_seconds", "flow" => self.flow.clone())
                 .record(latency);
-            self.shared
-                .applied_commit_micros
-                .store(micros.max(0) as u64, std::sync::atomic::Ordering::Relaxed);
         }
         self.shared.applied.send_replace(Some(position.clone()));
         self.committed.send_replace(Some(Committed { position, epoch: self.epoch, seq: self.seq }));

@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidelock_core::{Error, Position, Result, StoredState};
+use tidelock_core::{Code, Error, ErrorKind, Position, Result, StoredState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::disposition::{Care, Scene};
-use super::start::{self, Started, Systems};
+use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::flow::shared::ShownError;
@@ -70,9 +71,9 @@ pub async fn attempt(
         () = stop.cancelled() => return Ok(Ended::Stopped),
         begun = begin => begun.map_err(Failed::early)?,
     };
-    let Started::Ready { open, progress, spec, states } = started else {
-        let Started::Busy(holder) = started else { return Ok(Ended::Stopped) };
-        return Ok(Ended::Busy(holder));
+    let Ready { open, progress, spec, states, rewound } = match started {
+        Started::Ready(ready) => *ready,
+        Started::Busy(holder) => return Ok(Ended::Busy(holder)),
     };
     if states.iter().any(|s| s.mapping.is_empty() && s.state == StoredState::Paused) {
         return Ok(Ended::Paused);
@@ -91,7 +92,7 @@ pub async fn attempt(
         biased;
         () = stop.cancelled() => return Ok(Ended::Stopped),
         source = context.source.open_source(&spec, &progress.position) =>
-            source.map_err(|e| Failed::early(e.at(&context.config.source)))?,
+            source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source)))?,
     };
     context.shared.set_state(FlowState::Streaming, None);
     context.shared.applied.send_replace(Some(progress.position.clone()));
@@ -123,6 +124,18 @@ pub async fn attempt(
     };
     let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
     stream(context, &systems, applier, source, commits, stop).await
+}
+
+/// A log that does not reach back to a rewound target's position is the rewind's fault, not the slot's.
+fn explain_rewind(error: Error, rewound: bool) -> Error {
+    if !rewound || error.kind() != ErrorKind::Continuity {
+        return error;
+    }
+    Error::continuity(
+        Code::TargetRewound,
+        format!("the target was rewound and the source's log no longer covers what it lost: {}", error.message()),
+    )
+    .with_hint("restore the target to a later state, or `tidelock drop` the flow and start it anew after comparing the data")
 }
 
 /// The three stages side by side; the first to fail ends all.
@@ -241,7 +254,10 @@ async fn keep_checkpoint(
                     tracing::info!(flow = %context.config.name, "checkpoint works again");
                 }
                 failing = false;
-                metrics::gauge!("tidelock_checkpoint_age_seconds", "flow" => context.config.name.clone()).set(0.0);
+                context
+                    .shared
+                    .checkpoint_micros
+                    .store(crate::apply::now_micros(), Ordering::Relaxed);
                 durable.send_replace(Some(committed.position));
             }
             Err(error) => {

@@ -1,10 +1,10 @@
 //! What a flow shows to the rest of the process: its state, counters and positions.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{Connector, OpKind, Position, SystemId};
+use tidelock_core::{Connector, OpKind, Position};
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
@@ -164,12 +164,10 @@ pub struct FlowShared {
     pub received: watch::Sender<Option<Position>>,
     /// Position applied.
     pub applied: watch::Sender<Option<Position>>,
-    /// The source's id once known.
-    pub source_id: Mutex<Option<SystemId>>,
     /// Lag as last computed, in seconds and bytes.
     pub lag: Mutex<(Option<f64>, Option<u64>)>,
-    /// Source commit time of the last applied change, microseconds.
-    pub applied_commit_micros: AtomicU64,
+    /// When the checkpoint was last made durable, microseconds since 1970; 0 if not yet.
+    pub checkpoint_micros: AtomicI64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,9 +183,8 @@ impl FlowShared {
             mappings: Mutex::default(),
             received: watch::Sender::new(None),
             applied: watch::Sender::new(None),
-            source_id: Mutex::default(),
             lag: Mutex::default(),
-            applied_commit_micros: AtomicU64::new(0),
+            checkpoint_micros: AtomicI64::new(0),
         }
     }
 

@@ -26,19 +26,24 @@ pub struct Systems {
     pub plans: Vec<Arc<MappingPlan>>,
 }
 
+/// A flow that is held and knows where it stands.
+pub struct Ready {
+    /// The target session.
+    pub open: OpenSink,
+    /// Where the flow stands.
+    pub progress: Progress,
+    /// What is read.
+    pub spec: SourceSpec,
+    /// Lasting states of the flow and its mappings.
+    pub states: Vec<StateRow>,
+    /// Whether the target is behind what we remember of it.
+    pub rewound: bool,
+}
+
 /// What became of the wish to hold the flow.
 pub enum Started {
-    /// We hold it and know where it stands.
-    Ready {
-        /// The target session.
-        open: OpenSink,
-        /// Where the flow stands.
-        progress: Box<Progress>,
-        /// What is read.
-        spec: SourceSpec,
-        /// Lasting states of the flow and its mappings.
-        states: Vec<StateRow>,
-    },
+    /// We hold it.
+    Ready(Box<Ready>),
     /// Another live process holds it.
     Busy(String),
 }
@@ -152,9 +157,17 @@ pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> 
         Lease::Held(open) => open,
     };
     let remembered = context.checkpoint.load(&context.config.name)?;
+    let mut rewound = false;
     let progress = match open.progress.take() {
         Some(progress) => {
-            judge_rewind(context, systems, &progress, remembered.as_ref());
+            if is_rewound(systems, &progress, remembered.as_ref()) {
+                tracing::error!(
+                    flow = %context.config.name, target = %progress.position,
+                    "the target is behind what it had confirmed: it was restored, or lost commits in a crash; \
+                     resuming from the target's position"
+                );
+                rewound = true;
+            }
             spec.identity.clone_from(&progress.source_identity);
             progress
         }
@@ -162,32 +175,16 @@ pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> 
     };
     let states = context.target.read_states(&context.pipeline).await?;
     let states = states.into_iter().filter(|s| s.flow == context.config.name).collect();
-    Ok(Started::Ready { open, progress: Box::new(progress), spec, states })
+    Ok(Started::Ready(Box::new(Ready { open, progress, spec, states, rewound })))
 }
 
 /// A target behind what we remember was restored from a backup or lost its tail in a crash. The
 /// target's position is what its data match; whether the log still covers it is for the source to
 /// prove.
-fn judge_rewind(
-    context: &FlowContext,
-    systems: &Systems,
-    progress: &Progress,
-    remembered: Option<&FlowRecord>,
-) {
-    let Some(record) = remembered else { return };
-    let ours = record.target_id == systems.target_id.as_str();
-    if ours
-        && (record.epoch, record.seq) > (progress.epoch.saturating_sub(1), progress.seq)
-        && record.seq > progress.seq
-    {
-        tracing::error!(
-            flow = %context.config.name,
-            remembered = %record.position,
-            target = %progress.position,
-            "the target is behind what it had confirmed: it was restored or lost commits in a crash; \
-             resuming from the target's position"
-        );
-    }
+fn is_rewound(systems: &Systems, progress: &Progress, remembered: Option<&FlowRecord>) -> bool {
+    remembered.is_some_and(|record| {
+        record.target_id == systems.target_id.as_str() && record.seq > progress.seq
+    })
 }
 
 async fn first_start(

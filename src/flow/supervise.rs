@@ -18,6 +18,8 @@ const DELAY_FIRST: Duration = Duration::from_millis(250);
 const DELAY_MAX: Duration = Duration::from_secs(30);
 /// How often a halted flow looks whether a setting or a right was mended.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Close looks in a row without a commit after which there is a delay between them.
+const LOOKS_MAX: u32 = 3;
 /// How often a waiting process asks whether the holder is gone.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
@@ -31,6 +33,7 @@ pub async fn supervise(
     let mut delay = DELAY_FIRST;
     let mut care = Care::Normal;
     let mut mapping_stop: Option<MappingStop> = None;
+    let mut looked_closer = 0;
     while !stop.is_cancelled() {
         wake.mark_unchanged();
         let one = stop.child_token();
@@ -70,6 +73,7 @@ pub async fn supervise(
                 if failed.made_progress {
                     delay = DELAY_FIRST;
                     mapping_stop = None;
+                    looked_closer = 0;
                 }
                 let Failed { error, scene, .. } = failed;
                 care = Care::Normal;
@@ -82,6 +86,12 @@ pub async fn supervise(
                     Disposition::Again(next) => {
                         tracing::warn!(flow = %context.config.name, code = %error.code(), %error, "looking closer");
                         care = next;
+                        looked_closer += 1;
+                        if looked_closer > LOOKS_MAX {
+                            // Each close look should end in a commit or in a stop; never spin.
+                            wait(&mut wake, &stop, Some(jitter(delay))).await;
+                            delay = (delay * 2).min(DELAY_MAX);
+                        }
                     }
                     Disposition::StopMapping(mapping) => {
                         tracing::error!(flow = %context.config.name, %mapping, code = %error.code(), %error,

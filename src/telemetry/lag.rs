@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{Position, SourceSpec};
@@ -112,6 +113,11 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
         metrics::gauge!("tidelock_lag_seconds", "flow" => flow.clone()).set(seconds);
         metrics::gauge!("tidelock_lag_probe_age_seconds", "flow" => flow.clone())
             .set(looked.elapsed().as_secs_f64());
+        let saved = context.shared.checkpoint_micros.load(Ordering::Relaxed);
+        if saved > 0 {
+            let age = (crate::apply::now_micros() - saved).max(0) as f64 / 1e6;
+            metrics::gauge!("tidelock_checkpoint_age_seconds", "flow" => flow.clone()).set(age);
+        }
         *context.shared.lag.lock().unwrap_or_else(PoisonError::into_inner) = (Some(seconds), bytes);
     }
 }
@@ -162,12 +168,12 @@ mod tests {
         for t in 0..10u64 {
             tracker.sample(t, at(t));
         }
-        assert_eq!(tracker.oldest_beyond(|end| *end <= at(3)), Some(4));
-        assert_eq!(tracker.oldest_beyond(|end| *end <= at(9)), None);
+        assert_eq!(tracker.oldest_beyond(|end| end.as_str() <= at(3).as_str()), Some(4));
+        assert_eq!(tracker.oldest_beyond(|end| end.as_str() <= at(9).as_str()), None);
         tracker.sample(20, at(9));
         tracker.sample(21, at(10));
         assert_eq!(
-            tracker.oldest_beyond(|end| *end <= at(9)),
+            tracker.oldest_beyond(|end| end.as_str() <= at(9).as_str()),
             Some(21),
             "a reached end seen again is reached"
         );
