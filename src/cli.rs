@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tidelock_core::Error;
 
 use crate::config::{Config, ConfigError};
+use crate::control::Request;
 use crate::telemetry;
 
 /// Keeps tables of PostgreSQL, MySQL and MariaDB in step, in both directions, exactly once in effect.
@@ -67,6 +68,8 @@ pub enum Verb {
         /// The flow, as `crm:erp`; all if left out
         flow: Option<String>,
     },
+    /// Let the daemon take up the changed configuration file, as SIGHUP does
+    Reload,
     /// Remove what tidelock made on the servers for a flow: slot, publication, progress rows
     Drop {
         /// The flow, as `crm:erp`; all if left out
@@ -135,8 +138,9 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Verb::Check => check::check(&cli).await,
         Verb::Run => run::run(&cli).await,
         Verb::Status { watch } => status::status(&cli, *watch).await,
-        Verb::Pause { flow } => steer::steer(&cli, "pause", flow.as_deref()).await,
-        Verb::Resume { flow } => steer::steer(&cli, "resume", flow.as_deref()).await,
+        Verb::Pause { flow } => steer::steer(&cli, Request::Pause { flow: flow.clone() }).await,
+        Verb::Resume { flow } => steer::steer(&cli, Request::Resume { flow: flow.clone() }).await,
+        Verb::Reload => steer::steer(&cli, Request::Reload).await,
         Verb::Drop { flow } => drop::drop(&cli, flow.as_deref()).await,
         Verb::Demo { seconds } => demo::demo(*seconds).await,
     };

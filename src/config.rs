@@ -31,7 +31,7 @@ pub struct Config {
 }
 
 /// All mappings from one system to another.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowConfig {
     /// `crm:erp`.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct FlowConfig {
 }
 
 /// One mapping.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappingConfig {
     /// Its name, unique in the flow.
     pub name: String,

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidelock_core::{Code, Error, Result};
+use tidelock_core::{Code, Error, ErrorKind, Result};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::engine::Engine;
 use crate::status::{ErrorStatus, PipelineStatus};
 
@@ -29,6 +30,8 @@ pub enum Request {
         /// One flow, or all.
         flow: Option<String>,
     },
+    /// Take up the changed configuration file.
+    Reload,
     /// Resume flows.
     Resume {
         /// One flow, or all.
@@ -60,6 +63,7 @@ fn trouble(path: &Path, error: impl std::fmt::Display) -> Error {
 pub fn serve(
     state_dir: &Path,
     engine: Arc<Engine>,
+    file: Option<PathBuf>,
     stop: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let path = socket(state_dir);
@@ -81,11 +85,13 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let engine = engine.clone();
+                    let (engine, file) = (engine.clone(), file.clone());
                     tokio::spawn(async move {
-                        let answered =
-                            tokio::time::timeout(Duration::from_secs(60), answer(stream, &engine))
-                                .await;
+                        let answered = tokio::time::timeout(
+                            Duration::from_secs(60),
+                            answer(stream, &engine, file.as_deref()),
+                        )
+                        .await;
                         if let Ok(Err(error)) = answered {
                             tracing::debug!(%error, "control connection");
                         }
@@ -102,12 +108,13 @@ pub fn serve(
     }))
 }
 
-async fn answer(stream: UnixStream, engine: &Engine) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, engine: &Engine, file: Option<&Path>) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     let reply = match serde_json::from_str::<Request>(&line) {
-        Ok(Request::Status) => Reply::Status(engine.status()),
+        Ok(Request::Status) => Reply::Status(engine.status().await),
+        Ok(Request::Reload) => done(reload(engine, file).await),
         Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
         Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
         Err(error) => done(Err(Error::setup(Code::Control, format!("not a request: {error}")))),
@@ -115,6 +122,15 @@ async fn answer(stream: UnixStream, engine: &Engine) -> std::io::Result<()> {
     let mut text = serde_json::to_string(&reply)?;
     text.push('\n');
     write.write_all(text.as_bytes()).await
+}
+
+/// Reads the file again and takes up what changed; a file with a fault changes nothing.
+pub async fn reload(engine: &Engine, file: Option<&Path>) -> Result<String> {
+    let file =
+        file.ok_or_else(|| Error::setup(Code::Config, "this process was not started from a file"))?;
+    let config = Config::load(file)
+        .map_err(|e| Error::new(ErrorKind::Config, Code::Config, e.to_string()))?;
+    engine.reload(&config).await
 }
 
 fn done(result: Result<String>) -> Reply {

@@ -1,12 +1,12 @@
 //! All flows of a pipeline: start, watch, pause, stop.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock_core::{Code, Connector, Error, ErrorKind, Result, StateRow, StoredState};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -18,16 +18,23 @@ use crate::registry;
 use crate::status::{self, PipelineStatus};
 use crate::telemetry::lag;
 
+/// How long a flow may take to commit what is complete when it is asked to stop.
+const DRAIN: Duration = Duration::from_secs(25);
+
 /// One running flow, seen from outside.
 struct Running {
     context: FlowContext,
     wake: watch::Sender<u64>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
 }
 
 /// A running pipeline.
 pub struct Engine {
     name: String,
-    flows: BTreeMap<String, Running>,
+    state_dir: PathBuf,
+    checkpoint: Arc<Checkpoint>,
+    flows: RwLock<BTreeMap<String, Running>>,
 }
 
 /// A name for us that a person at the target understands.
@@ -46,101 +53,128 @@ pub fn open_checkpoint(state_dir: &Path) -> Result<Arc<Checkpoint>> {
 }
 
 impl Engine {
-    /// Makes the flows of a configuration, not yet running.
+    /// Makes a pipeline; its flows begin with [`Engine::begin`].
     pub fn new(config: &Config, checkpoint: Arc<Checkpoint>) -> Result<Engine> {
-        let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
-        for (name, system) in &config.systems {
-            connectors.insert(name, registry::connector(system)?);
+        let flows = contexts(config, &checkpoint)?
+            .into_iter()
+            .map(|context| (context.config.name.clone(), Running::idle(context)))
+            .collect();
+        Ok(Engine {
+            name: config.name.clone(),
+            state_dir: config.state_dir.clone(),
+            checkpoint,
+            flows: RwLock::new(flows),
+        })
+    }
+
+    /// Starts every flow.
+    pub async fn begin(&self) {
+        for running in self.flows.write().await.values_mut() {
+            running.start();
         }
-        let connector = |name: &str| {
-            connectors
-                .get(name)
-                .cloned()
-                .ok_or_else(|| Error::bug(format!("no connector for system {name}")))
-        };
-        let mut flows = BTreeMap::new();
-        for flow in &config.flows {
-            let context = FlowContext {
-                pipeline: config.name.clone(),
-                config: Arc::new(flow.clone()),
-                config_hash: config.hash.clone(),
-                holder: holder(),
-                source: connector(&flow.source)?,
-                target: connector(&flow.target)?,
-                source_meta: config
-                    .systems
-                    .get(&flow.source)
-                    .map(|s| s.meta_schema.clone())
-                    .unwrap_or_default(),
-                target_is_read: config.flows.iter().any(|other| other.source == flow.target),
-                checkpoint: checkpoint.clone(),
-                shared: Arc::new(FlowShared::new(&flow.name)),
-            };
-            flows.insert(flow.name.clone(), Running { context, wake: watch::Sender::new(0) });
-        }
-        Ok(Engine { name: config.name.clone(), flows })
     }
 
     /// Runs all flows until `stop`; returns when each has drained, or after the deadline.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut tasks = JoinSet::new();
-        for running in self.flows.values() {
-            tasks.spawn(supervise(running.context.clone(), running.wake.subscribe(), stop.clone()));
-            tasks.spawn(lag::sample(running.context.clone(), stop.clone()));
-        }
+        self.begin().await;
         stop.cancelled().await;
-        let drained = tokio::time::timeout(Duration::from_secs(25), async {
-            while let Some(ended) = tasks.join_next().await {
-                if let Err(panic) = ended {
-                    tracing::error!(%panic, "a flow ended in a panic");
-                }
-            }
-        });
-        if drained.await.is_err() {
-            tracing::error!(
-                "not all flows drained in time; what was not committed is read again at the next start"
-            );
-            tasks.abort_all();
+        let mut flows = self.flows.write().await;
+        for running in flows.values() {
+            running.stop.cancel();
+        }
+        for running in flows.values_mut() {
+            running.end().await;
         }
     }
 
+    /// Takes up a changed configuration: stops flows that are gone or changed, starts those that are
+    /// new or changed, and leaves the others alone. Name and state folder cannot change.
+    pub async fn reload(&self, config: &Config) -> Result<String> {
+        if config.name != self.name || config.state_dir != self.state_dir {
+            return Err(Error::new(
+                ErrorKind::Config,
+                Code::Config,
+                "name and state_dir cannot change while running",
+            )
+            .with_hint("restart instead"));
+        }
+        let mut wanted: BTreeMap<String, FlowContext> = contexts(config, &self.checkpoint)?
+            .into_iter()
+            .map(|c| (c.config.name.clone(), c))
+            .collect();
+        let mut flows = self.flows.write().await;
+        let mut touched = Vec::new();
+        let names: Vec<String> = flows.keys().cloned().collect();
+        for name in names {
+            let same = wanted
+                .get(&name)
+                .is_some_and(|new| flows.get(&name).is_some_and(|old| old.context.same_as(new)));
+            if same {
+                wanted.remove(&name);
+            } else if let Some(mut old) = flows.remove(&name) {
+                old.stop.cancel();
+                old.end().await;
+                touched.push(name);
+            }
+        }
+        for (name, context) in wanted {
+            let mut running = Running::idle(context);
+            running.start();
+            if !touched.contains(&name) {
+                touched.push(name.clone());
+            }
+            flows.insert(name, running);
+        }
+        touched.sort();
+        Ok(if touched.is_empty() {
+            "nothing changed".to_owned()
+        } else {
+            format!("took up {}", touched.join(", "))
+        })
+    }
+
     /// Whether every flow streams or is paused by a person.
-    pub fn ready(&self) -> bool {
-        self.flows
+    pub async fn ready(&self) -> bool {
+        let flows = self.flows.read().await;
+        flows
             .values()
             .all(|f| matches!(f.context.shared.state().0, FlowState::Streaming | FlowState::Paused))
     }
 
     /// What `status` shows.
-    pub fn status(&self) -> PipelineStatus {
+    pub async fn status(&self) -> PipelineStatus {
+        let flows = self.flows.read().await;
         PipelineStatus {
             name: self.name.clone(),
-            flows: self.flows.values().map(|f| status::of(&f.context.shared)).collect(),
+            flows: flows.values().map(|f| status::of(&f.context.shared)).collect(),
         }
     }
 
-    fn chosen(&self, flow: Option<&str>) -> Result<Vec<&Running>> {
-        match flow {
-            None => Ok(self.flows.values().collect()),
-            Some(name) => match self.flows.get(name) {
-                Some(running) => Ok(vec![running]),
-                None if self.flows.values().any(|f| f.context.shared.mappings().contains_key(name)) => {
-                    Err(Error::new(ErrorKind::Config, Code::Control, format!("{name} is a mapping, and a single mapping cannot be paused or resumed yet"))
-                        .with_hint("rejoining a running flow needs a backfill of the mapping, which this version does not have; pause the flow"))
-                }
-                None => {
-                    let known = self.flows.keys().cloned().collect::<Vec<_>>().join(", ");
-                    Err(Error::new(ErrorKind::Config, Code::Control, format!("there is no flow {name}")).with_hint(format!("known flows: {known}")))
-                }
-            },
+    /// The flows that a person means: context, and how to wake it.
+    async fn chosen(&self, flow: Option<&str>) -> Result<Vec<(FlowContext, watch::Sender<u64>)>> {
+        let flows = self.flows.read().await;
+        let of = |f: &Running| (f.context.clone(), f.wake.clone());
+        let Some(name) = flow else { return Ok(flows.values().map(of).collect()) };
+        if let Some(running) = flows.get(name) {
+            return Ok(vec![of(running)]);
         }
+        if flows.values().any(|f| f.context.shared.mappings().contains_key(name)) {
+            let message = format!(
+                "{name} is a mapping, and a single mapping cannot be paused or resumed yet"
+            );
+            return Err(Error::new(ErrorKind::Config, Code::Control, message).with_hint(
+                "rejoining a running flow needs a backfill of the mapping, which this version does not have; pause the flow",
+            ));
+        }
+        let known = flows.keys().cloned().collect::<Vec<_>>().join(", ");
+        Err(Error::new(ErrorKind::Config, Code::Control, format!("there is no flow {name}"))
+            .with_hint(format!("known flows: {known}")))
     }
 
     /// Pauses flows, durably: a row at the target first, then the running attempt.
     pub async fn pause(&self, flow: Option<&str>) -> Result<String> {
         let mut names = Vec::new();
-        for running in self.chosen(flow)? {
-            let context = &running.context;
+        for (context, wake) in self.chosen(flow).await? {
             let row = StateRow {
                 pipeline: context.pipeline.clone(),
                 flow: context.config.name.clone(),
@@ -158,7 +192,7 @@ impl Engine {
                     .unwrap_or_default(),
             };
             context.target.write_state(&row).await?;
-            running.wake.send_modify(|n| *n += 1);
+            wake.send_modify(|n| *n += 1);
             names.push(context.config.name.clone());
         }
         Ok(format!("paused {}", names.join(", ")))
@@ -167,12 +201,79 @@ impl Engine {
     /// Resumes flows: takes the row away, then wakes what waits.
     pub async fn resume(&self, flow: Option<&str>) -> Result<String> {
         let mut names = Vec::new();
-        for running in self.chosen(flow)? {
-            let context = &running.context;
+        for (context, wake) in self.chosen(flow).await? {
             context.target.clear_state(&context.pipeline, &context.config.name, "").await?;
-            running.wake.send_modify(|n| *n += 1);
+            wake.send_modify(|n| *n += 1);
             names.push(context.config.name.clone());
         }
         Ok(format!("resumed {}", names.join(", ")))
     }
+}
+
+impl Running {
+    fn idle(context: FlowContext) -> Running {
+        Running {
+            context,
+            wake: watch::Sender::new(0),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    fn start(&mut self) {
+        self.tasks.spawn(supervise(self.context.clone(), self.wake.subscribe(), self.stop.clone()));
+        self.tasks.spawn(lag::sample(self.context.clone(), self.stop.clone()));
+    }
+
+    /// Waits until the flow has drained, or gives up on it.
+    async fn end(&mut self) {
+        let drained = tokio::time::timeout(DRAIN, async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(panic) = ended {
+                    tracing::error!(%panic, "a flow ended in a panic");
+                }
+            }
+        });
+        if drained.await.is_err() {
+            tracing::error!(flow = %self.context.config.name, "did not drain in time; what was not committed is read again");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+/// The contexts of a configuration's flows, each with connectors of its systems.
+fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowContext>> {
+    let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
+    for (name, system) in &config.systems {
+        connectors.insert(name, registry::connector(system)?);
+    }
+    let connector = |name: &str| {
+        connectors
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::bug(format!("no connector for system {name}")))
+    };
+    config
+        .flows
+        .iter()
+        .map(|flow| {
+            Ok(FlowContext {
+                pipeline: config.name.clone(),
+                config: Arc::new(flow.clone()),
+                config_hash: config.hash.clone(),
+                holder: holder(),
+                source: connector(&flow.source)?,
+                target: connector(&flow.target)?,
+                source_meta: config
+                    .systems
+                    .get(&flow.source)
+                    .map(|s| s.meta_schema.clone())
+                    .unwrap_or_default(),
+                target_is_read: config.flows.iter().any(|other| other.source == flow.target),
+                checkpoint: checkpoint.clone(),
+                shared: Arc::new(FlowShared::new(&flow.name)),
+                systems: [&flow.source, &flow.target].map(|name| config.systems.get(name).cloned()),
+            })
+        })
+        .collect()
 }

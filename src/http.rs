@@ -76,7 +76,7 @@ async fn metrics_text(State(shown): State<Shown>) -> String {
 }
 
 async fn ready(State(shown): State<Shown>) -> Response {
-    if shown.engine.ready() {
+    if shown.engine.ready().await {
         (StatusCode::OK, "ready\n").into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
@@ -84,5 +84,5 @@ async fn ready(State(shown): State<Shown>) -> Response {
 }
 
 async fn status(State(shown): State<Shown>) -> Response {
-    Json(shown.engine.status()).into_response()
+    Json(shown.engine.status().await).into_response()
 }

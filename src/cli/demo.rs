@@ -35,7 +35,7 @@ pub async fn demo(seconds: u64) -> Outcome {
     let (stop_flows, stop_work) = (CancellationToken::new(), CancellationToken::new());
     let serving = tokio::spawn({
         let (config, stop) = (config.clone(), stop_flows.clone());
-        async move { run::serve(&config, stop).await }
+        async move { run::serve(&config, None, stop).await }
     });
     wait_until_streaming(&config).await?;
     master_data(&world).await?;

@@ -1,5 +1,6 @@
 //! `tidelock run`: the daemon.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,20 +18,26 @@ pub async fn run(cli: &Cli) -> Outcome {
     let config = super::config(cli)?;
     let stop = CancellationToken::new();
     watch_signals(stop.clone())?;
-    serve(&config, stop).await?;
+    serve(&config, Some(Config::find(cli.config.as_deref())?), stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the flows of a configuration until `stop`.
-pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Refusal> {
+pub async fn serve(
+    config: &Config,
+    file: Option<PathBuf>,
+    stop: CancellationToken,
+) -> Result<(), Refusal> {
     let metrics = telemetry::install_metrics()?;
     let checkpoint = open_checkpoint(&config.state_dir)?;
     let engine = Arc::new(Engine::new(config, checkpoint)?);
-    let controlling = control::serve(&config.state_dir, engine.clone(), stop.clone())?;
+    let controlling =
+        control::serve(&config.state_dir, engine.clone(), file.clone(), stop.clone())?;
     if let Some(listen) = &config.listen {
         http::serve(listen, engine.clone(), metrics, stop.clone()).await?;
     }
     tokio::spawn(announce(engine.clone(), stop.clone()));
+    watch_hangup(engine.clone(), file, stop.clone())?;
     tracing::info!(pipeline = %config.name, flows = config.flows.len(), version = env!("CARGO_PKG_VERSION"), "running");
     engine.run(stop).await;
     notify("STOPPING=1");
@@ -66,11 +73,35 @@ fn watch_signals(stop: CancellationToken) -> Result<(), Error> {
     Ok(())
 }
 
+/// SIGHUP takes up the changed file.
+fn watch_hangup(
+    engine: Arc<Engine>,
+    file: Option<PathBuf>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|e| Error::setup(Code::Bug, format!("signals cannot be watched: {e}")))?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = hangup.recv() => {}
+            }
+            match control::reload(&engine, file.as_deref()).await {
+                Ok(done) => tracing::info!(%done, "reload"),
+                Err(error) => tracing::error!(%error, "the changed configuration is not taken up"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Tells systemd when every flow streams.
 async fn announce(engine: Arc<Engine>, stop: CancellationToken) {
     let mut told = false;
     while !stop.is_cancelled() {
-        if !told && engine.ready() {
+        if !told && engine.ready().await {
             notify("READY=1");
             told = true;
         }

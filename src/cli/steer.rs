@@ -1,4 +1,4 @@
-//! `tidelock pause` and `tidelock resume`.
+//! `tidelock pause`, `tidelock resume`, `tidelock reload`.
 
 use std::process::ExitCode;
 
@@ -9,14 +9,8 @@ use crate::control::{Reply, Request, ask};
 use crate::engine::{Engine, open_checkpoint};
 
 /// Asks the daemon, or does it at the targets where no daemon runs.
-pub async fn steer(cli: &Cli, verb: &str, flow: Option<&str>) -> Outcome {
+pub async fn steer(cli: &Cli, request: Request) -> Outcome {
     let config = super::config(cli)?;
-    let flow_name = flow.map(str::to_owned);
-    let request = if verb == "pause" {
-        Request::Pause { flow: flow_name }
-    } else {
-        Request::Resume { flow: flow_name }
-    };
     match ask(&config.state_dir, &request).await? {
         Some(Reply::Done(text)) => {
             say(text);
@@ -34,10 +28,12 @@ pub async fn steer(cli: &Cli, verb: &str, flow: Option<&str>) -> Outcome {
         }
         None => {
             let engine = Engine::new(&config, open_checkpoint(&config.state_dir)?)?;
-            let text = if verb == "pause" {
-                engine.pause(flow).await?
-            } else {
-                engine.resume(flow).await?
+            let text = match &request {
+                Request::Pause { flow } => engine.pause(flow.as_deref()).await?,
+                Request::Resume { flow } => engine.resume(flow.as_deref()).await?,
+                Request::Reload | Request::Status => {
+                    return Err(Error::setup(Code::Control, "no daemon is running").into());
+                }
             };
             say(format!("{text} (no daemon is running)"));
             Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{Connector, OpKind, Position};
+use tidelock_core::{Connector, OpKind, Position, SystemConfig};
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
@@ -33,6 +33,17 @@ pub struct FlowContext {
     pub checkpoint: Arc<Checkpoint>,
     /// What others see.
     pub shared: Arc<FlowShared>,
+    /// Source and target as configured: to see whether a reload changes them.
+    pub systems: [Option<SystemConfig>; 2],
+}
+
+impl FlowContext {
+    /// Whether a reload would change nothing for this flow.
+    pub fn same_as(&self, other: &FlowContext) -> bool {
+        self.config == other.config
+            && self.systems == other.systems
+            && self.target_is_read == other.target_is_read
+    }
 }
 
 /// The word for what a flow is doing.

@@ -138,3 +138,41 @@ async fn rows_that_need_a_first_copy_are_refused_and_no_slot_is_left() {
     assert_eq!(daemon.halted("a:b").await.0, "TL0304");
     assert_eq!(a.one("db", "SELECT count(*) FROM pg_replication_slots").await.expect("a"), "0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
+    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(
+        folder.path(),
+        &[("a", a.url("db")), ("b", b.url("db"))],
+        &[("a", "b"), ("b", "a")],
+    );
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, text.replace("version = 1", "version = 2")).expect("config");
+    let (code, said) = daemon.command(&["reload"]);
+    assert!(code == 2 && said.contains("version must be 1"), "{said}");
+    std::fs::write(&config, &text).expect("config");
+    assert!(daemon.command(&["reload"]).1.contains("nothing changed"));
+    let changed = text.replacen(
+        "snapshot = \"never\"\n",
+        "snapshot = \"never\"\non_delete = \"ignore\"\n",
+        1,
+    );
+    std::fs::write(&config, changed).expect("config");
+    let (code, said) = daemon.command(&["reload"]);
+    assert!(code == 0 && said.contains("took up a:b") && !said.contains("b:a"), "{said}");
+    daemon.streaming().await;
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'x'), (2, 2, 'y')").await.expect("insert");
+    a.sql("db", "DELETE FROM item WHERE id = 1; UPDATE item SET qty = 5 WHERE id = 2")
+        .await
+        .expect("delete");
+    wait_for("b", SOON, "6".to_owned(), async || {
+        b.one("db", "SELECT sum(qty) FROM item").await.expect("b")
+    })
+    .await
+    .expect("b");
+    daemon.stop();
+}

@@ -67,7 +67,7 @@ pub struct Tls {
 }
 
 /// How to reach one system.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemConfig {
     /// Its name in the configuration.
     pub name: String,
