@@ -84,7 +84,7 @@ impl From<ShownError> for ErrorStatus {
 pub fn of(shared: &FlowShared) -> FlowStatus {
     let (state, error) = shared.state();
     let (lag_seconds, lag_bytes) = *shared.lag.lock().unwrap_or_else(PoisonError::into_inner);
-    let mappings = shared
+    let mappings: Vec<MappingStatus> = shared
         .mappings()
         .into_iter()
         .map(|(name, mapping)| {
@@ -98,7 +98,7 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
                 rows_deleted: deleted.load(Ordering::Relaxed),
                 rows_filtered: mapping.counters.filtered.load(Ordering::Relaxed),
                 rows_parked: mapping.counters.parked.load(Ordering::Relaxed),
-                exceptions_open: 0,
+                exceptions_open: u64::from(stopped.is_some()),
                 error: stopped.map(Into::into),
             }
         })
@@ -112,7 +112,7 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
         applied_position: text(&shared.applied.borrow()),
         lag_seconds,
         lag_bytes,
-        exceptions_open: 0,
+        exceptions_open: mappings.iter().map(|m| m.exceptions_open).sum(),
         error: error.map(Into::into),
         mappings,
     }

@@ -78,6 +78,11 @@ pub async fn attempt(
     if states.iter().any(|s| s.mapping.is_empty() && s.state == StoredState::Paused) {
         return Ok(Ended::Paused);
     }
+    for name in context.shared.mappings().into_keys() {
+        if !states.iter().any(|s| s.mapping == name) {
+            context.shared.set_stopped(&name, None);
+        }
+    }
     let mut stopped = HashSet::new();
     for row in states.iter().filter(|s| !s.mapping.is_empty()) {
         stopped.insert(row.mapping.clone());

@@ -228,12 +228,17 @@ impl FlowShared {
         let mut mappings = lock(&self.mappings);
         let old = std::mem::take(&mut *mappings);
         for name in names {
+            if !old.contains_key(name) {
+                metrics::gauge!("tidelock_exceptions_open", "flow" => self.name.clone(), "mapping" => name.to_owned()).set(0.0);
+            }
             mappings.insert(name.to_owned(), old.get(name).cloned().unwrap_or_default());
         }
     }
 
     /// Marks a mapping as stopped, or as running again.
     pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>) {
+        let open = if why.is_some() { 1.0 } else { 0.0 };
+        metrics::gauge!("tidelock_exceptions_open", "flow" => self.name.clone(), "mapping" => mapping.to_owned()).set(open);
         if let Some(entry) = lock(&self.mappings).get(mapping) {
             *lock(&entry.stopped) = why;
         }
