@@ -25,7 +25,7 @@ test: deps ## Format, lints, and all tests on real servers
 	$(CARGO) test --workspace --locked
 
 soak: deps ## The long ones: random kills under load, idle silence, huge transactions, traffic of others
-	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test e2e soak:: -- --nocapture --test-threads=1
+	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test e2e -- soak:: echo:: --nocapture --test-threads=1
 
 test-matrix: deps ## The end-to-end tests against other server versions, MySQL among them (downloads them once)
 	./scripts/matrix.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The end-to-end tests against server versions that the distribution at hand does not bring.
 #
-#   scripts/matrix.sh [VERSION...]          run the tests of tests/matrix.rs once per version (default: all below)
+#   scripts/matrix.sh [VERSION...]          run connector and end-to-end tests once per version (default: all below)
 #   scripts/matrix.sh --fetch [VERSION...]  only fetch and unpack
 #
 # Packages come from Debian's suites, from the mirror this machine's apt already uses, signatures checked. They are
@@ -153,7 +153,11 @@ run() {
   # shellcheck disable=SC2046
   local -x $(surroundings "$1")
   cargo test --locked -p tidelock-scratch --test versions -- --ignored --nocapture || return
-  [ ! -e tests/matrix.rs ] || cargo test --locked --test matrix -- --include-ignored
+  case $1 in
+    postgres-*) cargo test --locked -p tidelock-postgres || return ;;
+    *) cargo test --locked -p tidelock-mysql || return ;;
+  esac
+  cargo test --locked --test e2e
 }
 
 only_fetch=

@@ -34,12 +34,8 @@ impl World {
         World::over(PostgresOptions::new(), MysqlOptions::new()).await
     }
 
-    /// The same with servers that lose nothing in a crash.
-    pub async fn start_durable() -> Result<World> {
-        World::over(PostgresOptions::new().durable(), MysqlOptions::new().durable()).await
-    }
-
-    async fn over(erp: PostgresOptions, crm: MysqlOptions) -> Result<World> {
+    /// The same with servers started by these options.
+    pub async fn over(erp: PostgresOptions, crm: MysqlOptions) -> Result<World> {
         let (erp, crm) = tokio::try_join!(erp.start(), crm.start()).map_err(trouble)?;
         erp.create_database("erp").await.map_err(trouble)?;
         crm.create_database("crm").await.map_err(trouble)?;

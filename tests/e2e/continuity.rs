@@ -9,7 +9,7 @@ const COUNT: &str = "SELECT count(*) FROM item";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_or_moved_slot_halts_the_flow_by_name() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");
     let text =
         super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
@@ -43,7 +43,7 @@ async fn a_lost_or_moved_slot_halts_the_flow_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purged_binlog_halts_the_flow_by_name() {
-    let (a, b) = (super::mariadb().await, super::postgres().await);
+    let (a, b) = (super::mysql().await, super::postgres().await);
     let folder = tempfile::tempdir().expect("folder");
     let text =
         super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
@@ -115,7 +115,7 @@ async fn a_connection_cut_around_commit_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_is_gone_old_or_damaged_is_survived() {
-    let (a, b) = (super::mariadb().await, super::postgres().await);
+    let (a, b) = (super::mysql().await, super::postgres().await);
     let folder = tempfile::tempdir().expect("folder");
     let text =
         super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);

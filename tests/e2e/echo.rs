@@ -2,14 +2,42 @@
 
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tidelock_scratch::wait_for;
 
 use super::daemon::Daemon;
 use super::{ITEMS, SOON};
 
+/// Inserts, updates, deletes and key moves of rows with keys from `base` on.
+fn random_writes(random: &mut StdRng, base: i64, count: usize) -> Vec<String> {
+    let mut rows: Vec<i64> = Vec::new();
+    let mut next = base;
+    (0..count)
+        .map(|n| {
+            let at = random.random_range(0..rows.len().max(1));
+            let choice = if rows.len() < 5 { 0 } else { random.random_range(0..10) };
+            match choice {
+                0..5 => {
+                    next += 1;
+                    rows.push(next);
+                    format!("INSERT INTO item VALUES ({next}, {n}, 'written {n}')")
+                }
+                5..8 => format!("UPDATE item SET qty = qty + 1 WHERE id = {}", rows[at]),
+                8 => {
+                    next += 1;
+                    let old = std::mem::replace(&mut rows[at], next);
+                    format!("UPDATE item SET id = {next} WHERE id = {old}")
+                }
+                _ => format!("DELETE FROM item WHERE id = {}", rows.swap_remove(at)),
+            }
+        })
+        .collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_way_writes_meet_and_then_there_is_silence() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");
     let text = super::config(
         folder.path(),
@@ -18,38 +46,32 @@ async fn two_way_writes_meet_and_then_there_is_silence() {
     );
     let daemon = Daemon::start(folder.path(), &text);
     daemon.streaming().await;
-    let rows = 2_000;
-    let left = async {
-        for n in 0..rows / 10 {
-            let sql = format!(
-                "INSERT INTO item SELECT i, i, 'left' FROM generate_series({}, {}) i",
-                n * 10,
-                n * 10 + 9
-            );
-            a.sql("db", &sql).await.expect("left");
+    let writes = if super::soaking() { 10_000 } else { 2_000 };
+    let seed = rand::rng().random();
+    println!("seed {seed}, {writes} writes on each side");
+    let mut random = StdRng::seed_from_u64(seed);
+    let (left, right) =
+        (random_writes(&mut random, 0, writes), random_writes(&mut random, 1_000_000, writes));
+    let work_left = async {
+        for sql in &left {
+            a.sql("db", sql).await.expect("left");
         }
     };
-    let right = async {
-        for n in 0..rows {
-            b.sql("db", &format!("INSERT INTO item VALUES ({}, {n}, 'right')", 1_000_000 + n))
-                .await
-                .expect("right");
+    let work_right = async {
+        for sql in &right {
+            b.sql("db", sql).await.expect("right");
         }
     };
-    tokio::join!(left, right);
-    let both = (2 * rows).to_string();
-    for _ in 0..2 {
-        wait_for("a", SOON, both.clone(), async || {
-            a.one("db", "SELECT count(*) FROM item").await.expect("a")
-        })
+    tokio::join!(work_left, work_right);
+    a.sql("db", "INSERT INTO item VALUES (-1, 0, 'last of a')").await.expect("left");
+    b.sql("db", "INSERT INTO item VALUES (-2, 0, 'last of b')").await.expect("right");
+    let last = "SELECT count(*) FROM item WHERE id < 0";
+    wait_for("a", SOON, "2".to_owned(), async || a.one("db", last).await.expect("a"))
         .await
         .expect("a");
-        wait_for("b", SOON, both.clone(), async || {
-            b.one("db", "SELECT count(*) FROM item").await.expect("b")
-        })
+    wait_for("b", SOON, "2".to_owned(), async || b.one("db", last).await.expect("b"))
         .await
         .expect("b");
-    }
     assert_eq!(a.rows("db", ITEMS).await.expect("a"), b.rows("db", ITEMS).await.expect("b"));
     daemon.wait("level", SOON, |flows| flows.iter().all(|f| f["lag_seconds"] == 0.0)).await;
     // Positions are written at most every ten seconds, and then no more, for they do not wake each other.
@@ -59,7 +81,7 @@ async fn two_way_writes_meet_and_then_there_is_silence() {
         (a.one("db", sql).await.expect("a"), b.one("db", sql).await.expect("b"))
     };
     let before = seqs().await;
-    let gtid = b.one("db", "SELECT @@gtid_binlog_pos").await.expect("gtid");
+    let gtid = super::logged(&b).await;
     tokio::time::sleep(Duration::from_secs(if super::soaking() { 60 } else { 15 })).await;
     assert_eq!(
         seqs().await,
@@ -67,17 +89,13 @@ async fn two_way_writes_meet_and_then_there_is_silence() {
         "an idle pair of flows goes on writing positions\n{}",
         daemon.log()
     );
-    assert_eq!(
-        b.one("db", "SELECT @@gtid_binlog_pos").await.expect("gtid"),
-        gtid,
-        "something was written to an idle log"
-    );
+    assert_eq!(super::logged(&b).await, gtid, "something was written to an idle log");
     daemon.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ring_of_three_systems_carries_every_change_round_once_and_rests() {
-    let (a, b, c) = (super::postgres().await, super::mariadb().await, super::postgres().await);
+    let (a, b, c) = (super::postgres().await, super::mysql().await, super::postgres().await);
     let folder = tempfile::tempdir().expect("folder");
     let systems = [("a", a.url("db")), ("b", b.url("db")), ("c", c.url("db"))];
     let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "c"), ("c", "a")]);

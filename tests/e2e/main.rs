@@ -12,7 +12,7 @@ mod takeover;
 use std::path::Path;
 use std::time::Duration;
 
-use tidelock_scratch::{Mysql, Postgres};
+use tidelock_scratch::{Flavour, Mysql, MysqlOptions, Postgres};
 
 /// How long something may take that takes a moment on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -34,9 +34,9 @@ pub async fn postgres() -> Postgres {
     server
 }
 
-/// A MariaDB with database `db` and table `item`.
-pub async fn mariadb() -> Mysql {
-    let server = Mysql::start().await.expect("mariadb");
+/// A MariaDB, or the MySQL that the version matrix asks for, with database `db` and table `item`.
+pub async fn mysql() -> Mysql {
+    let server = MysqlOptions::of_matrix().start().await.expect("mysql");
     server.create_database("db").await.expect("database");
     server.sql("db", ITEM).await.expect("table");
     server
@@ -62,3 +62,12 @@ pub fn config(state: &Path, systems: &[(&str, String)], flows: &[(&str, &str)]) 
 
 /// The rows of `item`, as text.
 pub const ITEMS: &str = "SELECT id, qty, note FROM item ORDER BY id";
+
+/// What stands in a MySQL's or MariaDB's log, as GTIDs.
+pub async fn logged(server: &Mysql) -> String {
+    let variable = match server.flavour() {
+        Flavour::MariaDb => "gtid_binlog_pos",
+        Flavour::MySql => "global.gtid_executed",
+    };
+    server.one("db", &format!("SELECT @@{variable}")).await.expect("gtid")
+}

@@ -7,7 +7,7 @@ use super::daemon::{Daemon, command};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_row_stops_its_mapping_and_no_other() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     a.sql("db", "CREATE TABLE other (id bigint PRIMARY KEY, qty int NOT NULL)").await.expect("a");
     b.sql(
         "db",
@@ -102,7 +102,7 @@ async fn a_pause_lasts_over_a_restart_until_resumed_and_drop_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_names_every_problem_before_anything_runs() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     b.sql("db", "CREATE TABLE wrong (id bigint NOT NULL PRIMARY KEY, qty point, note varchar(200) NOT NULL, more int NOT NULL)").await.expect("b");
     let folder = tempfile::tempdir().expect("folder");
     let systems = [("a", a.url("db")), ("b", b.url("db"))];
@@ -129,7 +129,7 @@ async fn check_names_every_problem_before_anything_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_need_a_first_copy_are_refused_and_no_slot_is_left() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     a.sql("db", "INSERT INTO item VALUES (1, 1, 'was there')").await.expect("insert");
     let folder = tempfile::tempdir().expect("folder");
     let text =
@@ -141,7 +141,7 @@ async fn rows_that_need_a_first_copy_are_refused_and_no_slot_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");
     let text = super::config(
         folder.path(),

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use tidelock::demo::World;
 use tidelock::demo::compare::{agree, compare};
 use tidelock::demo::work::{Sales, Warehouse, master_data};
+use tidelock_scratch::{MysqlOptions, PostgresOptions, wait_until};
 
 use super::daemon::Daemon;
 use super::{SOON, soaking};
@@ -50,7 +51,8 @@ async fn no_kill_of_tidelock_loses_or_doubles_a_change() {
     let seed = rand::rng().random();
     println!("seed {seed}, {rounds} kills");
     let mut random = StdRng::seed_from_u64(seed);
-    let world = World::start().await.expect("world");
+    let world =
+        World::over(PostgresOptions::new(), MysqlOptions::of_matrix()).await.expect("world");
     world.erp.sql("erp", COUNT_ERP).await.expect("erp triggers");
     world.crm.sql("crm", COUNT_CRM).await.expect("crm triggers");
     let folder = tempfile::tempdir().expect("folder");
@@ -83,7 +85,9 @@ async fn no_kill_of_tidelock_loses_or_doubles_a_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_crash_of_a_database_loses_a_change() {
-    let world = World::start_durable().await.expect("world");
+    let world = World::over(PostgresOptions::new().durable(), MysqlOptions::of_matrix().durable())
+        .await
+        .expect("world");
     let folder = tempfile::tempdir().expect("folder");
     let daemon = Daemon::start(folder.path(), &world.config(folder.path(), None));
     daemon.streaming().await;
@@ -111,7 +115,7 @@ async fn no_crash_of_a_database_loses_a_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_transaction_is_applied_whole_in_bounded_memory() {
     let rows = if soaking() { 2_000_000 } else { 60_000 };
-    let (source, target) = (super::postgres().await, super::mariadb().await);
+    let (source, target) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");
     let text = super::config(
         folder.path(),
@@ -145,5 +149,63 @@ async fn a_huge_transaction_is_applied_whole_in_bounded_memory() {
         daemon.peak_rss_kb()
     );
     assert!(daemon.peak_rss_kb() < 256 << 10, "peak {} kB", daemon.peak_rss_kb());
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_of_others_pins_no_log_and_makes_no_lag() {
+    let wal = if soaking() { 2048u64 } else { 160 } << 20;
+    let (source, target) = (super::postgres().await, super::mysql().await);
+    source.sql("db", "CREATE TABLE noise (id bigint PRIMARY KEY, note text)").await.expect("noise");
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(
+        folder.path(),
+        &[("a", source.url("db")), ("b", target.url("db"))],
+        &[("a", "b")],
+    );
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let number = async |sql: &str| -> u64 {
+        source.one("db", sql).await.expect("number").parse().expect("number")
+    };
+    let written = "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint";
+    let begin = number(written).await;
+    let (mut id, mut most) = (0u64, 0.0f64);
+    let began = Instant::now();
+    while number(written).await - begin < wal {
+        let sql = format!(
+            "INSERT INTO noise SELECT n, repeat(md5(n::text), 4) FROM generate_series({id}, {}) n",
+            id + 4_999
+        );
+        source.sql("db", &sql).await.expect("noise");
+        id += 5_000;
+        for flow in daemon.flows() {
+            most = most.max(flow["lag_seconds"].as_f64().unwrap_or(0.0));
+        }
+    }
+    let wrote = began.elapsed();
+    let ended = Instant::now();
+    let retained = "SELECT (pg_current_wal_lsn() - restart_lsn)::bigint FROM pg_replication_slots";
+    wait_until("retained WAL below 64 MB", Duration::from_secs(60), async || {
+        number(retained).await < 64 << 20
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
+    println!(
+        "{} MB of foreign WAL in {:.1} s, lag at most {most:.1} s, retained WAL below 64 MB {:.1} s later",
+        wal >> 20,
+        wrote.as_secs_f64(),
+        ended.elapsed().as_secs_f64()
+    );
+    daemon.wait("level", SOON, |flows| flows.iter().all(|f| f["lag_seconds"] == 0.0)).await;
+    if soaking() {
+        assert!(most <= 2.0, "foreign traffic made a lag of {most} s");
+    }
+    source.sql("db", "INSERT INTO item VALUES (1, 1, 'after the noise')").await.expect("item");
+    wait_until("the mapped row", SOON, async || {
+        target.one("db", "SELECT count(*) FROM item").await.expect("count") == "1"
+    })
+    .await
+    .expect("item");
     daemon.stop();
 }

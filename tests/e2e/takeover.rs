@@ -11,7 +11,7 @@ const COUNT: &str = "SELECT count(*) FROM item";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_waits_and_takes_over_from_a_frozen_one() {
-    let (a, b) = (super::postgres().await, super::mariadb().await);
+    let (a, b) = (super::postgres().await, super::mysql().await);
     let (one, two) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let systems = [("a", a.url("db")), ("b", b.url("db"))];
     let flows = [("a", "b"), ("b", "a")];

@@ -12,11 +12,7 @@ use tidelock_core::{
 use tidelock_scratch::{Mysql, MysqlOptions};
 
 async fn server() -> Mysql {
-    let mut options = MysqlOptions::new().setting("binlog_row_metadata", "FULL");
-    // As scripts/matrix.sh names the version at hand.
-    if std::env::var("TIDELOCK_MATRIX").is_ok_and(|v| v.starts_with("mysql")) {
-        options = options.flavour(tidelock_scratch::Flavour::MySql);
-    }
+    let options = MysqlOptions::of_matrix().setting("binlog_row_metadata", "FULL");
     let server = options.start().await.unwrap();
     server.create_database("crm").await.unwrap();
     println!("server {}", server.one("crm", "SELECT VERSION()").await.unwrap());

@@ -78,6 +78,12 @@ pub struct MysqlOptions {
 }
 
 impl MysqlOptions {
+    /// The default options, for the server that the version matrix asks for (`TIDELOCK_MATRIX=mysql-…`), else MariaDB.
+    pub fn of_matrix() -> Self {
+        let mysql = std::env::var("TIDELOCK_MATRIX").is_ok_and(|v| v.starts_with("mysql"));
+        MysqlOptions::new().flavour(if mysql { Flavour::MySql } else { Flavour::MariaDb })
+    }
+
     /// The defaults: MariaDB, row binlog with GTIDs, relaxed durability.
     pub fn new() -> Self {
         Self::default()
