@@ -16,6 +16,7 @@ pub mod batch;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
@@ -247,7 +248,7 @@ impl Applier {
                 self.commit(commit.position, commit.commit_micros, more).await
             }
             LogEvent::Idle(idle) => {
-                self.unsaved |= idle.grew;
+                self.unsaved |= idle.grew || self.shared.save_wanted.swap(false, Ordering::Relaxed);
                 self.reached = idle.position;
                 if !more {
                     self.finish().await?;

@@ -1,7 +1,7 @@
 //! What a flow shows to the rest of the process: its state, counters and positions.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidelock_core::{Connector, OpKind, Position, SystemConfig};
@@ -179,6 +179,8 @@ pub struct FlowShared {
     pub lag: Mutex<(Option<f64>, Option<u64>)>,
     /// When the checkpoint was last made durable, microseconds since 1970; 0 if not yet.
     pub checkpoint_micros: AtomicI64,
+    /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
+    pub save_wanted: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -196,6 +198,7 @@ impl FlowShared {
             applied: watch::Sender::new(None),
             lag: Mutex::default(),
             checkpoint_micros: AtomicI64::new(0),
+            save_wanted: AtomicBool::new(false),
         }
     }
 

@@ -19,6 +19,40 @@ use crate::flow::{FlowContext, FlowState};
 const SAMPLES_MAX: usize = 600;
 /// Log kept for us beyond which a source that stands still is nudged, in bytes.
 const NUDGE_RETAINED: u64 = 16 << 20;
+/// Between nudges; after [`NUDGES`] that freed nothing (somebody's open transaction keeps the log), longer.
+const NUDGE_EVERY: Duration = Duration::from_secs(5);
+const NUDGE_RARELY: Duration = Duration::from_secs(300);
+const NUDGES: u32 = 12;
+
+/// Moves on a log that others fill: the server frees it only after a position beyond its own next snapshot of running
+/// transactions is confirmed, and without changes of ours no such position comes up by itself.
+#[derive(Debug, Default)]
+struct Nudging {
+    given: u32,
+    last: Option<Instant>,
+    least: u64,
+}
+
+impl Nudging {
+    /// Whether to nudge now, with so much kept for us.
+    fn due(&mut self, retained: u64, now: Instant) -> bool {
+        if retained <= NUDGE_RETAINED {
+            *self = Nudging::default();
+            return false;
+        }
+        if self.given == 0 || retained < self.least {
+            self.given = 0;
+            self.least = retained;
+        }
+        let spacing = if self.given < NUDGES { NUDGE_EVERY } else { NUDGE_RARELY };
+        if self.last.is_some_and(|last| now.duration_since(last) < spacing) {
+            return false;
+        }
+        self.given += 1;
+        self.last = Some(now);
+        true
+    }
+}
 
 /// The looks not yet reached, oldest first, and the lag they make.
 #[derive(Debug)]
@@ -75,7 +109,7 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
     };
     let flow = context.config.name.clone();
     let mut looked = Instant::now();
-    let mut applied_before = None;
+    let mut nudging = Nudging::default();
     loop {
         tokio::select! {
             biased;
@@ -93,17 +127,14 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
             looked = Instant::now();
             bytes = applied.as_ref().and_then(|a| context.source.bytes_between(a, &probe.end));
             publish_bytes(&context, &flow, &probe, bytes);
-            if probe.retained_bytes.is_some_and(|kept| kept > NUDGE_RETAINED)
-                && applied == applied_before
-            {
-                // A log that others fill moves our position on only if something of it reaches us.
+            if probe.retained_bytes.is_some_and(|kept| nudging.due(kept, looked)) {
+                context.shared.save_wanted.store(true, Ordering::Relaxed);
                 if let Err(error) = context.source.heartbeat().await {
                     tracing::debug!(%flow, %error, "no heartbeat");
                 }
             }
             tracker.sample(looked, probe.end);
         }
-        applied_before.clone_from(&applied);
         let beyond = tracker.oldest_beyond(|end| {
             applied
                 .as_ref()
@@ -160,6 +191,20 @@ mod tests {
 
     fn at(n: u64) -> Position {
         Position::new(format!("{n:06}"))
+    }
+
+    #[test]
+    fn nudges_become_rare_while_they_free_nothing() {
+        let start = Instant::now();
+        let mut nudging = Nudging::default();
+        let mut given = 0;
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            given += u32::from(nudging.due((100 << 20) + second, now));
+        }
+        assert_eq!(given, NUDGES + 1);
+        assert!(nudging.due(50 << 20, start + Duration::from_secs(610)), "something was freed");
+        assert!(!nudging.due(1 << 20, start + Duration::from_secs(700)));
     }
 
     #[test]
