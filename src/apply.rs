@@ -10,7 +10,7 @@
 //! without a progress row begins a list with our source alone.
 //!
 //! **Idle.** A position that moved without changes is written at most every ten seconds, and only if
-//! the log grew by more than progress rows: else two flows in a ring would wake each other for ever.
+//! the log grew by more than progress rows, or the source asks by keeping too much: else two flows in a ring would wake each other for ever.
 
 pub mod batch;
 
@@ -230,6 +230,10 @@ impl Applier {
     async fn event(&mut self, event: LogEvent, more: bool) -> Result<()> {
         match event {
             LogEvent::Begin(begin) => {
+                if self.open.is_none() {
+                    // The first of a batch is the oldest that is not applied.
+                    self.shared.begun_micros.store(begin.commit_micros, Ordering::Relaxed);
+                }
                 self.source = SourceTransaction {
                     inside: true,
                     commit_micros: begin.commit_micros,

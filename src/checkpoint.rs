@@ -11,5 +11,5 @@
 mod codec;
 mod store;
 
-pub use codec::FlowRecord;
+pub use codec::{FlowRecord, LagRecord};
 pub use store::Checkpoint;

@@ -25,6 +25,15 @@ pub struct FlowRecord {
     pub saved_at_ms: i64,
 }
 
+/// The oldest look at the source's log end that the target had not reached: so lag goes on over a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LagRecord {
+    /// The log's end at that look.
+    pub end: Position,
+    /// When it was, milliseconds since 1970 on our clock.
+    pub at_ms: i64,
+}
+
 /// The kinds of records, never renumbered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -32,6 +41,8 @@ pub enum Kind {
     Flow = 1,
     /// A slot that is about to be made.
     Intent = 2,
+    /// A [`LagRecord`].
+    Lag = 3,
 }
 
 /// A record as bytes.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tidelock_core::{Code, Error, Result};
 
-use super::codec::{FlowRecord, Kind, decode, encode};
+use super::codec::{FlowRecord, Kind, LagRecord, decode, encode};
 
 /// The local checkpoint. All calls block for a disk write at most.
 pub struct Checkpoint {
@@ -77,8 +77,19 @@ impl Checkpoint {
         self.remove(Kind::Intent, flow)
     }
 
+    /// The oldest look at the source's log that was not reached when we ended.
+    pub fn lag(&self, flow: &str) -> Result<Option<LagRecord>> {
+        self.get(Kind::Lag, flow)
+    }
+
+    /// Keeps such a look, not yet durable.
+    pub fn save_lag(&self, flow: &str, record: &LagRecord) -> Result<()> {
+        self.put(Kind::Lag, flow, record)
+    }
+
     /// Forgets a flow.
     pub fn forget(&self, flow: &str) -> Result<()> {
+        self.remove(Kind::Lag, flow)?;
         self.remove(Kind::Flow, flow)?;
         self.remove(Kind::Intent, flow)
     }

@@ -179,6 +179,8 @@ pub struct FlowShared {
     pub lag: Mutex<(Option<f64>, Option<u64>)>,
     /// When the checkpoint was last made durable, microseconds since 1970; 0 if not yet.
     pub checkpoint_micros: AtomicI64,
+    /// When the source committed the transaction last taken in hand, microseconds since 1970; 0 if none yet.
+    pub begun_micros: AtomicI64,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
     pub save_wanted: AtomicBool,
 }
@@ -198,6 +200,7 @@ impl FlowShared {
             applied: watch::Sender::new(None),
             lag: Mutex::default(),
             checkpoint_micros: AtomicI64::new(0),
+            begun_micros: AtomicI64::new(0),
             save_wanted: AtomicBool::new(false),
         }
     }

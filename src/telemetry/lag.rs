@@ -4,6 +4,10 @@
 //! when it has applied up to the newest such look; else its lag is the age of the oldest look that it
 //! has not reached. So lag is true on an idle source, grows while a source with unread log cannot be
 //! reached, and needs no clock but ours.
+//!
+//! **After a start** there are no looks of the time before, but two witnesses: the oldest look not reached
+//! when we ended, kept in the checkpoint, and, until the flow has once been level, the time at which the
+//! source committed what is now being applied (its clock, so only until then).
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -13,6 +17,8 @@ use std::time::{Duration, Instant};
 use tidelock_core::{Position, SourceSpec};
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::now_micros;
+use crate::checkpoint::LagRecord;
 use crate::flow::{FlowContext, FlowState};
 
 /// Looks kept; beyond that every second one of the older half goes.
@@ -84,6 +90,11 @@ impl<T: Copy> LagTracker<T> {
         }
     }
 
+    /// The oldest look left by [`LagTracker::oldest_beyond`].
+    pub fn oldest(&self) -> Option<&Position> {
+        self.samples.front().map(|(_, end)| end)
+    }
+
     /// Forgets what has been reached; answers the time of the oldest look beyond.
     pub fn oldest_beyond(&mut self, mut reached: impl FnMut(&Position) -> bool) -> Option<T> {
         while self.samples.front().is_some_and(|(_, end)| reached(end)) {
@@ -109,6 +120,11 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
     };
     let flow = context.config.name.clone();
     let mut looked = Instant::now();
+    let mut kept = context.checkpoint.lag(&flow).ok().flatten();
+    if let Some(record) = &kept {
+        tracker.sample(ago(now_micros() - record.at_ms * 1000), record.end.clone());
+    }
+    let mut been_level = false;
     let mut nudging = Nudging::default();
     loop {
         tokio::select! {
@@ -140,16 +156,55 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
                 .as_ref()
                 .is_some_and(|a| context.source.compare(a, end).is_ok_and(|order| order.reached()))
         });
-        let seconds = beyond.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        been_level |= beyond.is_none() && applied.is_some();
+        let mut seconds = beyond.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        let begun = context.shared.begun_micros.load(Ordering::Relaxed);
+        if !been_level && begun > 0 {
+            seconds = seconds.max((now_micros() - begun) as f64 / 1e6);
+        }
+        keep_oldest(&context, &tracker, seconds, &mut kept).await;
         metrics::gauge!("tidelock_lag_seconds", "flow" => flow.clone()).set(seconds);
         metrics::gauge!("tidelock_lag_probe_age_seconds", "flow" => flow.clone())
             .set(looked.elapsed().as_secs_f64());
         let saved = context.shared.checkpoint_micros.load(Ordering::Relaxed);
         if saved > 0 {
-            let age = (crate::apply::now_micros() - saved).max(0) as f64 / 1e6;
+            let age = (now_micros() - saved).max(0) as f64 / 1e6;
             metrics::gauge!("tidelock_checkpoint_age_seconds", "flow" => flow.clone()).set(age);
         }
         *context.shared.lag.lock().unwrap_or_else(PoisonError::into_inner) = (Some(seconds), bytes);
+    }
+}
+
+/// A moment so many microseconds ago, as far as this machine's clock reaches back.
+fn ago(micros: i64) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_micros(u64::try_from(micros).unwrap_or(0))).unwrap_or(now)
+}
+
+/// Keeps the oldest look not reached in the checkpoint, as old as the lag is.
+async fn keep_oldest(
+    context: &FlowContext,
+    tracker: &LagTracker<Instant>,
+    seconds: f64,
+    kept: &mut Option<LagRecord>,
+) {
+    let Some(end) = tracker.oldest() else { return };
+    let record =
+        LagRecord { end: end.clone(), at_ms: now_micros() / 1000 - (seconds * 1e3) as i64 };
+    // The same look stays as old as it was at most; a second more or less is not worth a write.
+    if kept.as_ref().is_some_and(|k| k.end == record.end && k.at_ms - record.at_ms < 1000) {
+        return;
+    }
+    let (checkpoint, flow, saved) =
+        (context.checkpoint.clone(), context.config.name.clone(), record.clone());
+    let saving = tokio::task::spawn_blocking(move || {
+        checkpoint.save_lag(&flow, &saved)?;
+        checkpoint.make_durable()
+    });
+    match saving.await {
+        Ok(Ok(())) => *kept = Some(record),
+        Ok(Err(error)) => tracing::debug!(flow = %context.config.name, %error, "lag not kept"),
+        Err(panic) => tracing::error!(flow = %context.config.name, %panic, "lag not kept"),
     }
 }
 

@@ -5,6 +5,7 @@
 mod continuity;
 mod daemon;
 mod echo;
+mod lag;
 mod mappings;
 mod soak;
 mod takeover;

@@ -1,0 +1,49 @@
+//! Lag that a DBA can trust: over restarts, and while the source is away.
+
+use std::time::{Duration, Instant};
+
+use tidelock_scratch::wait_for;
+
+use super::SOON;
+use super::daemon::Daemon;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_counts_from_the_sources_commit_over_restarts_and_while_the_source_is_away() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'first')").await.expect("insert");
+    let quantity = async || b.one("db", "SELECT coalesce(max(qty), 0) FROM item").await.expect("b");
+    wait_for("first", SOON, "1".to_owned(), quantity).await.expect("first");
+    daemon.kill();
+
+    // Changed while nobody looked; then the target is held, so that it cannot be applied.
+    a.sql("db", "UPDATE item SET qty = 2").await.expect("update");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let mut holder = b.conn("db").await.expect("conn");
+    let lock = "BEGIN; SELECT * FROM item WHERE id = 1 FOR UPDATE";
+    mysql_async::prelude::Queryable::query_drop(&mut holder, lock).await.expect("lock");
+    let more_than_our_own_time = |began: Instant| {
+        move |flows: &[serde_json::Value]| {
+            let lag = flows[0]["lag_seconds"].as_f64().unwrap_or(0.0);
+            lag > began.elapsed().as_secs_f64() + 3.0
+        }
+    };
+    daemon.start_again();
+    daemon.wait("lag since the commit", SOON, more_than_our_own_time(Instant::now())).await;
+
+    // Known before, so known after, though the source cannot be asked.
+    daemon.kill();
+    a.stop().await.expect("stop");
+    daemon.start_again();
+    daemon.wait("lag without a source", SOON, more_than_our_own_time(Instant::now())).await;
+
+    a.start_again().await.expect("start");
+    drop(holder);
+    wait_for("second", SOON, "2".to_owned(), quantity).await.expect("second");
+    daemon.wait("level", SOON, |flows| flows[0]["lag_seconds"] == 0.0).await;
+    daemon.stop();
+}
