@@ -26,6 +26,8 @@ pub struct Config {
     pub systems: BTreeMap<String, SystemConfig>,
     /// The flows in the order of their first mapping.
     pub flows: Vec<FlowConfig>,
+    /// Systems whose password stands in the file itself.
+    pub inline_passwords: Vec<String>,
     /// A hash of the file's text.
     pub hash: String,
 }

@@ -147,6 +147,7 @@ impl Engine {
         PipelineStatus {
             name: self.name.clone(),
             flows: flows.values().map(|f| status::of(&f.context.shared)).collect(),
+            leftovers: Vec::new(),
         }
     }
 

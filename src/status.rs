@@ -15,6 +15,18 @@ pub struct PipelineStatus {
     pub name: String,
     /// Its flows.
     pub flows: Vec<FlowStatus>,
+    /// Slots and publications with this pipeline's prefix that none of its flows uses.
+    #[serde(default)]
+    pub leftovers: Vec<Leftover>,
+}
+
+/// Something on a server that was made for this pipeline and is used by no flow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Leftover {
+    /// The system.
+    pub system: String,
+    /// What it is and its name (`replication slot tidelock_a_b`).
+    pub name: String,
 }
 
 /// An error as shown.

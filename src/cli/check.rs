@@ -45,6 +45,12 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
             place: format!("system {name} ({})", connector.endpoint()),
             findings: Vec::new(),
         };
+        if config.inline_passwords.contains(name) {
+            report.findings.push(
+                Finding::warning("its password stands in the configuration file")
+                    .hint("use password = { file = \"...\" } or { env = \"...\" }"),
+            );
+        }
         match connector.identify().await {
             Ok(_) => {
                 if let Ok(Some(id)) = connector.system_id().await

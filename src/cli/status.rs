@@ -1,6 +1,7 @@
 //! `tidelock status`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tidelock_core::{Code, Error};
 
@@ -8,13 +9,16 @@ use super::{Cli, Outcome, Refusal, say};
 use crate::config::Config;
 use crate::control::{Reply, Request, ask};
 use crate::registry;
-use crate::status::{FlowStatus, PipelineStatus};
+use crate::status::{FlowStatus, Leftover, PipelineStatus};
 
 /// Shows the status once, or every second.
 pub async fn status(cli: &Cli, watch: bool) -> Outcome {
     let config = super::config(cli)?;
     loop {
-        let status = look(&config).await?;
+        let mut status = look(&config).await?;
+        if !watch {
+            status.leftovers = leftovers(&config).await;
+        }
         if watch {
             say("\x1b[2J\x1b[H");
         }
@@ -28,7 +32,7 @@ pub async fn status(cli: &Cli, watch: bool) -> Outcome {
         if !watch {
             return Ok(ExitCode::SUCCESS);
         }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -68,7 +72,31 @@ async fn stopped(config: &Config) -> Result<PipelineStatus, Refusal> {
             mappings: Vec::new(),
         });
     }
-    Ok(PipelineStatus { name: config.name.clone(), flows })
+    Ok(PipelineStatus { name: config.name.clone(), flows, leftovers: Vec::new() })
+}
+
+/// Slots and publications of ours that no flow uses: they hold log for nobody. A system that cannot be asked
+/// within two seconds is left out; its flows tell that it is away.
+async fn leftovers(config: &Config) -> Vec<Leftover> {
+    let mut found = Vec::new();
+    for (name, system) in &config.systems {
+        let Ok(connector) = registry::connector(system) else { continue };
+        let asked = tokio::time::timeout(Duration::from_secs(2), connector.leftovers(&config.name));
+        let Ok(Ok(names)) = asked.await else { continue };
+        let used = |left: &str| {
+            config.flows.iter().filter(|f| f.source == *name).any(|f| {
+                left == format!("replication slot {}", f.slot)
+                    || left == format!("publication {}", f.publication)
+            })
+        };
+        found.extend(
+            names
+                .into_iter()
+                .filter(|left| !used(left))
+                .map(|left| Leftover { system: name.clone(), name: left }),
+        );
+    }
+    found
 }
 
 /// For people.
@@ -108,6 +136,9 @@ pub fn render(status: &PipelineStatus) -> String {
                 text.push_str(&format!("    {} {}\n", error.code, error.message));
             }
         }
+    }
+    for left in &status.leftovers {
+        text.push_str(&format!("\nleft over at {}: {}; no flow uses it\n", left.system, left.name));
     }
     text
 }

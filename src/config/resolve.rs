@@ -42,6 +42,12 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
     for (key, system) in &parsed.systems {
         systems.insert(key.clone(), resolve_system(key, system, source)?);
     }
+    let inline_passwords = parsed
+        .systems
+        .iter()
+        .filter(|(_, s)| has_password(s))
+        .map(|(name, _)| name.clone())
+        .collect();
     let flows = resolve_flows(&parsed, &systems, source)?;
     let hash = hex::encode(&Sha256::digest(source.text.as_bytes())[..8]);
     Ok(Config {
@@ -50,7 +56,16 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
         listen: parsed.listen.clone(),
         systems,
         flows,
+        inline_passwords,
         hash,
+    })
+}
+
+/// Whether the file itself holds the system's password.
+fn has_password(system: &file::System) -> bool {
+    let file::Text::Plain(url) = system.url.get_ref() else { return false };
+    url::Url::parse(url).is_ok_and(|url| {
+        url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password")
     })
 }
 

@@ -92,7 +92,16 @@ async fn a_pause_lasts_over_a_restart_until_resumed_and_drop_leaves_nothing() {
     daemon.stop();
     let config = folder.path().join("tidelock.toml");
     let (code, text) = command(&config, &["status"]);
-    assert!(code == 0 && text.contains("stopped"), "{text}");
+    assert!(code == 0 && text.contains("stopped") && !text.contains("left over"), "{text}");
+    a.sql("db", "SELECT pg_create_logical_replication_slot('tidelock_test_gone', 'pgoutput')")
+        .await
+        .expect("slot");
+    let (_, text) = command(&config, &["status"]);
+    assert!(
+        text.contains("left over at a: replication slot tidelock_test_gone; no flow uses it"),
+        "{text}"
+    );
+    a.sql("db", "SELECT pg_drop_replication_slot('tidelock_test_gone')").await.expect("drop");
     let (code, text) = command(&config, &["drop"]);
     assert_eq!(code, 0, "{text}");
     let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";

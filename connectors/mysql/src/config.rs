@@ -33,7 +33,9 @@ pub(crate) fn endpoint(config: &SystemConfig) -> Result<Endpoint> {
             Code::Config,
             format!("url of system {}: {what}", config.name),
         )
-        .with_hint("write mariadb://user@host:3306/database or mysql:///database?socket=/path")
+        .with_hint(
+            "write mariadb://user@host:3306/database or mysql:///database?socket=/path&user=name",
+        )
     };
     let url = url::Url::parse(config.url.expose()).map_err(|_| bad("not a URL"))?;
     if !matches!(url.scheme(), "mysql" | "mariadb") {
@@ -50,14 +52,17 @@ pub(crate) fn endpoint(config: &SystemConfig) -> Result<Endpoint> {
         return Err(bad("it names no database"));
     }
     let mut socket = None;
+    let mut user = decode(url.username())?;
     for (key, value) in url.query_pairs() {
         match &*key {
             "socket" => socket = Some(value.into_owned()),
+            // A URL without a host has no room for a user in front of it.
+            "user" if user.is_empty() => user = value.into_owned(),
+            "user" => return Err(bad("it names the user twice")),
             other => return Err(bad(&format!("unknown parameter '{other}'"))),
         }
     }
     let host = url.host_str().filter(|h| !h.is_empty()).map(decode).transpose()?;
-    let user = decode(url.username())?;
     let password = match (&config.password, url.password()) {
         (Some(secret), _) => Some(secret.expose().to_owned()),
         (None, Some(text)) => Some(decode(text)?),
@@ -108,6 +113,14 @@ mod tests {
             tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
             meta_schema: "tidelock".into(),
         })
+    }
+
+    #[test]
+    fn a_socket_url_names_its_user_as_a_parameter() {
+        let e = parse("mysql:///crm?socket=/run/s&user=tl%40x").unwrap();
+        assert_eq!((e.opts.user(), e.opts.socket()), (Some("tl@x"), Some("/run/s")));
+        assert!(parse("mysql://me@/crm?socket=/run/s&user=you").is_err());
+        assert!(parse("mysql://me@db/crm?user=you").is_err());
     }
 
     #[test]
