@@ -16,12 +16,12 @@ struct Pair {
 const PAIRS: &[Pair] = &[
     Pair {
         name: "customers",
-        erp: "SELECT customer_no, name, email, city, country_code, is_vip::int, extract(epoch FROM since)::numeric(20,6), remarks FROM customer",
+        erp: "SELECT customer_no, name, email, city, country_code, is_vip::int, extract(epoch FROM date_trunc('second', since))::bigint || to_char(since, '.US'), remarks FROM customer",
         crm: "SELECT id, name, email, city, country, vip, CAST(UNIX_TIMESTAMP(created_at) AS DECIMAL(20,6)), remarks FROM customer",
     },
     Pair {
         name: "orders",
-        erp: "SELECT id, contract_no, customer_no, state, to_char(signed_at, 'YYYY-MM-DD HH24:MI:SS.US'), deliver_by, amount, terms, extract(epoch FROM entered_at)::numeric(20,6) FROM sale.contract",
+        erp: "SELECT id, contract_no, customer_no, state, to_char(signed_at, 'YYYY-MM-DD HH24:MI:SS.US'), deliver_by, amount, terms, extract(epoch FROM date_trunc('second', entered_at))::bigint || to_char(entered_at, '.US') FROM sale.contract",
         crm: "SELECT id, order_no, customer_id, status, DATE_FORMAT(ordered_at, '%Y-%m-%d %H:%i:%s.%f'), wanted_on, total, note, CAST(UNIX_TIMESTAMP(entered_at) AS DECIMAL(20,6)) FROM orders",
     },
     Pair {
@@ -41,12 +41,12 @@ const PAIRS: &[Pair] = &[
     },
     Pair {
         name: "shipments",
-        erp: "SELECT shipment_no, contract_no, carrier_code, tracking_code, state, extract(epoch FROM shipped_at)::numeric(20,6), weight_kg FROM sale.shipment",
+        erp: "SELECT shipment_no, contract_no, carrier_code, tracking_code, state, extract(epoch FROM date_trunc('second', shipped_at))::bigint || to_char(shipped_at, '.US'), weight_kg FROM sale.shipment",
         crm: "SELECT id, order_no, carrier, tracking, state, CAST(UNIX_TIMESTAMP(shipped_at) AS DECIMAL(20,6)), weight_kg FROM shipment",
     },
     Pair {
         name: "notes (both ways)",
-        erp: "SELECT origin, note_no, customer_no, body, extract(epoch FROM written_at)::numeric(20,6) FROM customer_note",
+        erp: "SELECT origin, note_no, customer_no, body, extract(epoch FROM date_trunc('second', written_at))::bigint || to_char(written_at, '.US') FROM customer_note",
         crm: "SELECT origin, note_no, customer_no, body, CAST(UNIX_TIMESTAMP(written_at) AS DECIMAL(20,6)) FROM customer_note",
     },
     Pair {
