@@ -129,3 +129,41 @@ async fn a_ring_of_three_systems_carries_every_change_round_once_and_rests() {
     assert_eq!(b.one("db", sum).await.expect("b"), "10");
     daemon.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_forwards_what_came_from_before_and_sends_nothing_back() {
+    let (a, b, c) = (super::mysql().await, super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db")), ("c", c.url("db"))];
+    let flows = [("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")];
+    let text = super::config(folder.path(), &systems, &flows);
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    for n in 1..=300 {
+        a.sql("db", &format!("INSERT INTO item VALUES ({n}, 0, 'a')")).await.expect("a");
+        c.sql("db", &format!("INSERT INTO item VALUES ({}, 0, 'c')", 1000 + n)).await.expect("c");
+        if n == 150 {
+            daemon.kill_and_start();
+        }
+    }
+    let count = "SELECT count(*) FROM item";
+    for server in [&a, &c] {
+        wait_for("end", SOON, "600".to_owned(), async || {
+            server.one("db", count).await.expect("end")
+        })
+        .await
+        .expect("end");
+    }
+    let all = b.rows("db", ITEMS).await.expect("b");
+    assert_eq!(a.rows("db", ITEMS).await.expect("a"), all);
+    assert_eq!(c.rows("db", ITEMS).await.expect("c"), all);
+    daemon.wait("level", SOON, |flows| flows.iter().all(|f| f["lag_seconds"] == 0.0)).await;
+    // What began at `a` comes back there as echoes only: nothing but the rows of `c` is applied.
+    daemon
+        .wait("rows", SOON, |flows| {
+            let back = flows.iter().find(|f| f["flow"] == "b:a").map(|f| &f["mappings"][0]);
+            back.is_some_and(|m| m["rows_inserted"].as_u64().is_some_and(|n| n <= 300))
+        })
+        .await;
+    daemon.stop();
+}
