@@ -74,6 +74,15 @@ async fn two_way_writes_meet_and_then_there_is_silence() {
         .expect("b");
     assert_eq!(a.rows("db", ITEMS).await.expect("a"), b.rows("db", ITEMS).await.expect("b"));
     daemon.wait("level", SOON, |flows| flows.iter().all(|f| f["lag_seconds"] == 0.0)).await;
+    let logs = b.rows("db", "SHOW BINARY LOGS").await.expect("logs");
+    daemon
+        .wait("a position in one of the server's files", SOON, |flows| {
+            let position =
+                flows.iter().find(|f| f["flow"] == "b:a").map(|f| &f["applied_position"]);
+            let file = position.and_then(|p| p.as_str()?.split_once('|')?.1.split_once(':'));
+            file.is_some_and(|(file, _)| logs.iter().any(|log| log[0].as_deref() == Some(file)))
+        })
+        .await;
     // Positions are written at most every ten seconds, and then no more, for they do not wake each other.
     tokio::time::sleep(Duration::from_secs(25)).await;
     let seqs = async || {

@@ -257,6 +257,25 @@ async fn dump(
     within(CONNECT, &place, session.conn.get_binlog_stream(request)).await
 }
 
+/// CRC-32 of anything followed by its own CRC-32.
+const CRC_RESIDUE: u32 = 0x2144_df1c;
+
+/// An event's data without checksum. The driver learns of checksums from the format description, and the
+/// artificial ROTATE that opens a stream comes before it: its checksum would become part of the file's name.
+fn data_of(event: &Event) -> &[u8] {
+    use mysql_async::binlog::BinlogChecksumAlg as Alg;
+    let data = event.data();
+    let known =
+        matches!(event.footer().get_checksum_alg(), Ok(Some(Alg::BINLOG_CHECKSUM_ALG_CRC32)));
+    if event.header().event_type_raw() == kind::ROTATE
+        && !known
+        && event.calc_checksum(Alg::BINLOG_CHECKSUM_ALG_CRC32) == CRC_RESIDUE
+    {
+        return data.split_last_chunk::<4>().map_or(data, |(name, _)| name);
+    }
+    data
+}
+
 impl MySqlSource {
     fn take(&mut self, item: Option<mysql_async::Result<Event>>) -> Result<()> {
         self.heard = Instant::now();
@@ -283,7 +302,7 @@ impl MySqlSource {
             ignorable: header.flags_raw() & 0x80 != 0,
             inner,
             gtid: None,
-            data: event.data(),
+            data: data_of(&event),
         };
         if frame.kind == kind::GTID_TAGGED {
             // A serialization of its own, read by the driver; it may fail but not take us along.
