@@ -161,7 +161,7 @@ async fn a_chain_forwards_what_came_from_before_and_sends_nothing_back() {
             server.one("db", count).await.expect("end")
         })
         .await
-        .expect("end");
+        .unwrap_or_else(|e| panic!("{e}\n{:#?}\n{}", daemon.flows(), daemon.log()));
     }
     let all = b.rows("db", ITEMS).await.expect("b");
     assert_eq!(a.rows("db", ITEMS).await.expect("a"), all);
