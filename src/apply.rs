@@ -9,6 +9,9 @@
 //! echo and only moves the position; else it goes on, with our source added to the list. A transaction
 //! without a progress row begins a list with our source alone.
 //!
+//! **Copies.** Between two source transactions the applier answers the copier and writes the pieces
+//! whose place in the log has come ([`crate::copy`]).
+//!
 //! **Idle.** A position that moved without changes is written at most every ten seconds, and only if
 //! the log grew by more than progress rows, or the source asks by keeping too much: else two flows in a ring would wake each other for ever.
 
@@ -21,15 +24,17 @@ use std::time::{Duration, Instant};
 
 use tidelock_core::{
     Change, Code, Error, HopList, LogEvent, Mark, Op, Position, Result, Row, Sink, StateRow,
-    StoredState, SystemId, TableName, TableSchema, Value, progress::HOP_LIST_COLUMN,
+    StoredState, SystemId, TableName, TableSchema, TransactionId, Value, progress::HOP_LIST_COLUMN,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OnTruncate;
-use crate::flow::FlowShared;
+use crate::copy::region::{Meeting, Outcome, Ready};
+use crate::copy::{Regions, Request};
 use crate::flow::disposition::Care;
 use crate::flow::shared::{ShownError, Tally};
+use crate::flow::{FlowShared, FlowState};
 use crate::mapping::{BoundPlan, MappingPlan};
 use crate::reader::Queue;
 use batch::Batcher;
@@ -69,6 +74,10 @@ pub struct Begin {
     pub stop_mapping: Option<StateRow>,
     /// Mappings that are stopped already.
     pub stopped: HashSet<String>,
+    /// What is being copied.
+    pub regions: Regions,
+    /// What the copier asks.
+    pub requests: mpsc::Receiver<Request>,
 }
 
 /// The applier of one attempt.
@@ -78,6 +87,8 @@ pub struct Applier {
     source_id: SystemId,
     target_id: SystemId,
     progress_table: TableName,
+    snapshot_table: TableName,
+    held_for: HashMap<(String, String), String>,
     plans: HashMap<TableName, Arc<MappingPlan>>,
     bound: HashMap<(TableName, u64), Option<BoundPlan>>,
     shared: Arc<FlowShared>,
@@ -102,6 +113,10 @@ pub struct Applier {
     last_save: Instant,
     /// The mapping being worked on, for blame.
     blame: Option<String>,
+    regions: Regions,
+    requests: mpsc::Receiver<Request>,
+    /// A piece is being written: whatever fails is about its mapping.
+    in_piece: bool,
 }
 
 struct OpenTransaction {
@@ -116,6 +131,7 @@ struct OpenTransaction {
 struct SourceTransaction {
     inside: bool,
     commit_micros: i64,
+    id: Option<TransactionId>,
     hops: Option<HopList>,
     echo: bool,
     changes: u64,
@@ -132,6 +148,11 @@ pub struct Scope {
     pub target_id: SystemId,
     /// The progress table of the source system.
     pub progress_table: TableName,
+    /// The copy table of the source system, and what ends when it tells that a copy of this pipeline
+    /// has ended there: the flow and mapping named, and the mapping of ours that waits for it.
+    pub snapshot_table: TableName,
+    /// See above: `(flow, mapping)` to our mapping.
+    pub held_for: HashMap<(String, String), String>,
     /// The mappings.
     pub plans: Vec<Arc<MappingPlan>>,
 }
@@ -155,6 +176,8 @@ impl Applier {
             source_id: scope.source_id,
             target_id: scope.target_id,
             progress_table: scope.progress_table,
+            snapshot_table: scope.snapshot_table,
+            held_for: scope.held_for,
             plans: scope.plans.into_iter().map(|p| (p.source.clone(), p)).collect(),
             bound: HashMap::new(),
             shared,
@@ -173,12 +196,15 @@ impl Applier {
             last_write: Instant::now(),
             last_save: Instant::now(),
             blame: None,
+            regions: begin.regions,
+            requests: begin.requests,
+            in_piece: false,
         }
     }
 
     /// Whether rows go one by one.
     pub fn is_careful(&self) -> bool {
-        self.careful > 0
+        self.careful > 0 || self.in_piece
     }
 
     /// The mapping an error is about, if the failing statement belonged to one.
@@ -202,6 +228,11 @@ impl Applier {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.drain().await,
+                // Before the log: a few questions, and a copy that waits keeps nothing back.
+                Some(request) = self.requests.recv(), if !self.source.inside => {
+                    self.regions.take(request, &self.reached);
+                    self.copy().await?;
+                }
                 queued = queue.recv() => {
                     let Some(queued) = queued else { return self.drain().await };
                     let last = queued.chunk.events.len();
@@ -237,6 +268,7 @@ impl Applier {
                 self.source = SourceTransaction {
                     inside: true,
                     commit_micros: begin.commit_micros,
+                    id: begin.id,
                     ..Default::default()
                 };
                 Ok(())
@@ -249,7 +281,8 @@ impl Applier {
                 Ok(())
             }
             LogEvent::Commit(commit) => {
-                self.commit(commit.position, commit.commit_micros, more).await
+                self.commit(commit.position, commit.commit_micros, more).await?;
+                self.copy().await
             }
             LogEvent::Idle(idle) => {
                 self.unsaved |= idle.grew || self.shared.save_wanted.swap(false, Ordering::Relaxed);
@@ -260,6 +293,7 @@ impl Applier {
                 if self.open.is_none() {
                     self.shared.applied.send_replace(Some(self.reached.clone()));
                 }
+                self.copy().await?;
                 self.idle().await
             }
             LogEvent::TableFault(fault) => match self.plans.get(&fault.table) {
@@ -281,23 +315,44 @@ impl Applier {
             }
             return Ok(());
         }
+        if change.table.name == self.snapshot_table {
+            return self.meet_copy_row(&change).await;
+        }
         self.source.others_than_progress = true;
         let Some(plan) = self.plans.get(&change.table.name).cloned() else { return Ok(()) };
         let kind = change.op.kind();
+        if self.is_stopped(&plan.name) {
+            let result = if self.source.echo { "echo" } else { "parked" };
+            self.tally.add(&plan.name, kind, result);
+            return Ok(());
+        }
+        if !self.regions.is_empty()
+            && let Some(id) = self.source.id
+        {
+            self.regions.note(id);
+        }
+        self.blame = Some(plan.name.to_string());
+        let meeting = self.regions.meet(&plan.name, &change, self.source.echo).await?;
         if self.source.echo {
             self.tally.add(&plan.name, kind, "echo");
             return Ok(());
         }
-        if self.is_stopped(&plan.name) {
-            self.tally.add(&plan.name, kind, "parked");
-            return Ok(());
-        }
-        self.blame = Some(plan.name.to_string());
-        let Some(write) = self.bound(&plan, &change.table)?.write(&change.op)? else {
+        let bound = self.bound(&plan, &change.table)?;
+        let write = match (meeting, &change.op) {
+            (Meeting::Later, _) => {
+                self.tally.add(&plan.name, kind, "superseded");
+                return Ok(());
+            }
+            (Meeting::Insert(insert), _) => bound.write(&Op::Insert(insert))?,
+            (Meeting::Erase, Op::Update(update)) => Some(bound.erase(&update.old, &update.new)?),
+            (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
+        };
+        let Some(write) = write else {
             self.tally.add(&plan.name, kind, "filtered");
             return Ok(());
         };
         self.blame = None;
+        self.regions.wrote(&plan.name, write.keys);
         self.tally.add(&plan.name, kind, "applied");
         self.open_transaction().await?;
         self.batcher.push(&plan, write);
@@ -323,6 +378,104 @@ impl Applier {
         Ok(())
     }
 
+    /// A copy of the other direction has ended: what waited for it is followed from here on.
+    async fn meet_copy_row(&mut self, change: &Change) -> Result<()> {
+        let row = match &change.op {
+            Op::Insert(insert) => &insert.new,
+            Op::Update(update) => &update.new,
+            Op::Delete(_) => return Ok(()),
+        };
+        let cell = |name: &str| {
+            let at = change.table.columns.iter().position(|c| c.name == name)?;
+            match row.0.get(at)? {
+                Value::Text(text) => Some(text.to_string()),
+                _ => None,
+            }
+        };
+        let (Some(flow), Some(mapping), Some(phase)) =
+            (cell("flow"), cell("mapping"), cell("phase"))
+        else {
+            return Ok(());
+        };
+        if phase != tidelock_core::CopyPhase::Done.as_str() {
+            return Ok(());
+        }
+        let Some(ours) = self.held_for.get(&(flow, mapping)).cloned() else { return Ok(()) };
+        if let Some(row) = self.regions.release(&ours) {
+            self.open_transaction().await?;
+            self.flush().await?;
+            self.sink.record_copy(&row).await?;
+            self.shared.show_copy(&ours, &row);
+            self.regions.committed(&ours, row);
+            self.show_copies();
+        }
+        Ok(())
+    }
+
+    /// Between two source transactions: answers the copier, and writes what is ready.
+    async fn copy(&mut self) -> Result<()> {
+        if self.regions.is_empty() || self.source.inside {
+            return Ok(());
+        }
+        loop {
+            while let Ok(request) = self.requests.try_recv() {
+                self.regions.take(request, &self.reached);
+            }
+            let Some(ready) = self.regions.ready(&self.reached)? else { return Ok(()) };
+            self.finish().await?;
+            self.in_piece = true;
+            let (mapping, row, reply) = match ready {
+                Ready::Rows { mapping, table, rows, row, reply } => {
+                    self.blame = Some(mapping.to_string());
+                    self.open_transaction().await?;
+                    let plan = self.plan_of(&mapping)?;
+                    let bound = BoundPlan::new(&plan, &table)?;
+                    for source in &rows {
+                        let write = bound.load(source)?;
+                        self.batcher.push(&plan, write);
+                    }
+                    (mapping, row, reply)
+                }
+                Ready::Sweep { mapping, keys, row, reply } => {
+                    self.blame = Some(mapping.to_string());
+                    self.open_transaction().await?;
+                    let plan = self.plan_of(&mapping)?;
+                    for key in keys {
+                        let write = BoundPlan::remove(&plan, &key);
+                        if !self.regions.touched(&mapping, write.keys[0]) {
+                            self.batcher.push(&plan, write);
+                        }
+                    }
+                    (mapping, row, reply)
+                }
+            };
+            self.flush().await?;
+            self.blame = None;
+            self.sink.record_copy(&row).await?;
+            self.open = None;
+            let position = self.reached.clone();
+            self.sink.commit(&position, 0).await?;
+            self.in_piece = false;
+            self.after_commit(position, None);
+            self.regions.committed(&mapping, row.clone());
+            self.shared.show_copy(&mapping, &row);
+            self.show_copies();
+            // A copier that has gone away is not told; the attempt ends then.
+            let _gone = reply.send(Outcome::Written);
+        }
+    }
+
+    fn show_copies(&self) {
+        let state =
+            if self.regions.is_empty() { FlowState::Streaming } else { FlowState::Snapshotting };
+        self.shared.set_state(state, None);
+    }
+
+    fn plan_of(&self, mapping: &str) -> Result<Arc<MappingPlan>> {
+        let plan = self.plans.values().find(|p| &*p.name == mapping).cloned();
+        plan.ok_or_else(|| Error::bug("a copy without its mapping"))
+    }
+
     fn is_stopped(&self, mapping: &str) -> bool {
         self.stopped.contains(mapping)
             || self.stop_mapping.as_ref().is_some_and(|row| row.mapping == mapping)
@@ -344,7 +497,13 @@ impl Applier {
         self.source.changes += 1;
         self.source.others_than_progress = true;
         let Some(plan) = self.plans.get(table).cloned() else { return Ok(()) };
-        if self.source.echo || self.is_stopped(&plan.name) {
+        if self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        if plan.on_truncate == OnTruncate::Delete && !self.regions.meet_truncate(&plan.name) {
+            return Ok(());
+        }
+        if self.source.echo {
             return Ok(());
         }
         match plan.on_truncate {
@@ -469,7 +628,8 @@ impl Applier {
 
     fn note_stopped(&mut self) {
         let Some(row) = self.stop_mapping.take() else { return };
-        self.shared.set_stopped(&row.mapping, Some(shown(&row)));
+        self.regions.drop_mapping(&row.mapping);
+        self.shared.set_stopped(&row.mapping, Some(shown(&row)), false);
         self.stopped.insert(row.mapping);
     }
 

@@ -58,15 +58,31 @@ pub enum Verb {
         #[arg(long)]
         watch: bool,
     },
-    /// Pause a flow, durably, until resumed
+    /// Pause a flow or a mapping, durably, until resumed
     Pause {
-        /// The flow, as `crm:erp`; all if left out
+        /// The flow, as `crm:erp`, or the mapping; all flows if left out
+        #[arg(value_name = "FLOW|MAPPING")]
         flow: Option<String>,
     },
-    /// Resume a paused or halted flow
+    /// Resume a paused or halted flow, or a paused or stopped mapping
     Resume {
-        /// The flow, as `crm:erp`; all if left out
+        /// The flow, as `crm:erp`, or the mapping; all flows if left out
+        #[arg(value_name = "FLOW|MAPPING")]
         flow: Option<String>,
+    },
+    /// Read a table's rows again while everything streams
+    Backfill {
+        /// The mapping, or `FLOW/MAPPING`
+        mapping: String,
+        /// Only rows that meet this condition, in the source's SQL
+        #[arg(long = "where", value_name = "SQL")]
+        filter: Option<String>,
+    },
+    /// Bring a mapping, or a flow whose log was lost, back in step: compare and patch, deletes included
+    Resync {
+        /// The flow, as `crm:erp`, or the mapping
+        #[arg(value_name = "FLOW|MAPPING")]
+        name: String,
     },
     /// Let the daemon take up the changed configuration file, as SIGHUP does
     Reload,
@@ -140,6 +156,11 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Verb::Status { watch } => status::status(&cli, *watch).await,
         Verb::Pause { flow } => steer::steer(&cli, Request::Pause { flow: flow.clone() }).await,
         Verb::Resume { flow } => steer::steer(&cli, Request::Resume { flow: flow.clone() }).await,
+        Verb::Backfill { mapping, filter } => {
+            let (name, filter) = (mapping.clone(), filter.clone());
+            steer::steer(&cli, Request::Backfill { name, filter }).await
+        }
+        Verb::Resync { name } => steer::steer(&cli, Request::Resync { name: name.clone() }).await,
         Verb::Reload => steer::steer(&cli, Request::Reload).await,
         Verb::Drop { flow } => drop::drop(&cli, flow.as_deref()).await,
         Verb::Demo { seconds } => demo::demo(*seconds).await,

@@ -47,6 +47,8 @@ pub struct FlowConfig {
     pub publication: String,
     /// Where to start instead of at the log's end.
     pub start_at: Option<String>,
+    /// Rows a second that copies may read; unlimited if absent.
+    pub snapshot_rows_per_second: Option<u64>,
     /// The mappings.
     pub mappings: Vec<MappingConfig>,
 }

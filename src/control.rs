@@ -30,6 +30,18 @@ pub enum Request {
         /// One flow, or all.
         flow: Option<String>,
     },
+    /// Compare and patch a mapping or a flow.
+    Resync {
+        /// The flow or mapping.
+        name: String,
+    },
+    /// Read rows of a mapping again.
+    Backfill {
+        /// The mapping.
+        name: String,
+        /// The condition that rows must meet.
+        filter: Option<String>,
+    },
     /// Take up the changed configuration file.
     Reload,
     /// Resume flows.
@@ -117,6 +129,10 @@ async fn answer(stream: UnixStream, engine: &Engine, file: Option<&Path>) -> std
         Ok(Request::Reload) => done(reload(engine, file).await),
         Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
         Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
+        Ok(Request::Resync { name }) => done(engine.resync(&name).await),
+        Ok(Request::Backfill { name, filter }) => {
+            done(engine.backfill(&name, filter.as_deref()).await)
+        }
         Err(error) => done(Err(Error::setup(Code::Control, format!("not a request: {error}")))),
     };
     let mut text = serde_json::to_string(&reply)?;

@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelock_core::{Code, Connector, Error, ErrorKind, Result, StateRow, StoredState};
+use tidelock_core::{
+    Code, Connector, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Result, StateRow,
+    StoredState,
+};
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
+use crate::flow::start;
 use crate::flow::supervise::supervise;
 use crate::flow::{FlowContext, FlowShared, FlowState};
 use crate::registry;
@@ -136,9 +140,10 @@ impl Engine {
     /// Whether every flow streams or is paused by a person.
     pub async fn ready(&self) -> bool {
         let flows = self.flows.read().await;
-        flows
-            .values()
-            .all(|f| matches!(f.context.shared.state().0, FlowState::Streaming | FlowState::Paused))
+        flows.values().all(|f| {
+            let state = f.context.shared.state().0;
+            matches!(state, FlowState::Streaming | FlowState::Snapshotting | FlowState::Paused)
+        })
     }
 
     /// What `status` shows.
@@ -151,64 +156,201 @@ impl Engine {
         }
     }
 
-    /// The flows that a person means: context, and how to wake it.
-    async fn chosen(&self, flow: Option<&str>) -> Result<Vec<(FlowContext, watch::Sender<u64>)>> {
-        let flows = self.flows.read().await;
-        let of = |f: &Running| (f.context.clone(), f.wake.clone());
-        let Some(name) = flow else { return Ok(flows.values().map(of).collect()) };
-        if let Some(running) = flows.get(name) {
-            return Ok(vec![of(running)]);
+    /// What a person means by a name: all flows, one flow, or one mapping (`FLOW/MAPPING` where two
+    /// flows have one of that name).
+    async fn chosen(&self, name: Option<&str>) -> Result<Vec<Chosen>> {
+        let mut all: Vec<Chosen> = Vec::new();
+        for running in self.flows.read().await.values() {
+            let (context, wake) = (running.context.clone(), running.wake.clone());
+            all.push(Chosen { context, wake, mapping: None });
         }
-        if flows.values().any(|f| f.context.shared.mappings().contains_key(name)) {
-            let message = format!(
-                "{name} is a mapping, and a single mapping cannot be paused or resumed yet"
-            );
-            return Err(Error::new(ErrorKind::Config, Code::Control, message).with_hint(
-                "rejoining a running flow needs a backfill of the mapping, which this version does not have; pause the flow",
-            ));
+        let Some(name) = name else { return Ok(all) };
+        if let Some(at) = all.iter().position(|c| c.context.config.name == name) {
+            return Ok(vec![all.swap_remove(at)]);
         }
-        let known = flows.keys().cloned().collect::<Vec<_>>().join(", ");
-        Err(Error::new(ErrorKind::Config, Code::Control, format!("there is no flow {name}"))
-            .with_hint(format!("known flows: {known}")))
+        let (flow, mapping) = match name.split_once('/') {
+            Some((flow, mapping)) if all.iter().any(|c| c.context.config.name == flow) => {
+                (Some(flow), mapping)
+            }
+            _ => (None, name),
+        };
+        let mut found = Vec::new();
+        for chosen in &all {
+            if flow.is_none_or(|flow| chosen.context.config.name == flow)
+                && mappings(&chosen.context).await?.iter().any(|m| m == mapping)
+            {
+                found.push(Chosen { mapping: Some(mapping.to_owned()), ..chosen.clone() });
+            }
+        }
+        let flows = || all.iter().map(|c| c.context.config.name.as_str()).collect::<Vec<_>>();
+        match found.len() {
+            1 => Ok(found),
+            0 => Err(Error::new(
+                ErrorKind::Config,
+                Code::Control,
+                format!("there is no flow or mapping {name}"),
+            )
+            .with_hint(format!("known flows: {}", flows().join(", ")))),
+            _ => {
+                let names: Vec<String> =
+                    found.iter().map(|c| format!("{}/{mapping}", c.context.config.name)).collect();
+                Err(Error::new(
+                    ErrorKind::Config,
+                    Code::Control,
+                    format!("more than one flow has a mapping {mapping}"),
+                )
+                .with_hint(format!("name one: {}", names.join(", "))))
+            }
+        }
     }
 
-    /// Pauses flows, durably: a row at the target first, then the running attempt.
-    pub async fn pause(&self, flow: Option<&str>) -> Result<String> {
+    /// Pauses flows or a mapping, durably: a row at the target first, then the running attempt.
+    pub async fn pause(&self, name: Option<&str>) -> Result<String> {
         let mut names = Vec::new();
-        for (context, wake) in self.chosen(flow).await? {
+        for chosen in self.chosen(name).await? {
+            let context = &chosen.context;
+            let applied = context.shared.applied.borrow().as_ref().map(ToString::to_string);
             let row = StateRow {
                 pipeline: context.pipeline.clone(),
                 flow: context.config.name.clone(),
-                mapping: String::new(),
+                mapping: chosen.mapping.clone().unwrap_or_default(),
                 state: StoredState::Paused,
                 code: None,
                 message: "paused by a person".to_owned(),
-                hint: String::new(),
-                position: context
-                    .shared
-                    .applied
-                    .borrow()
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
+                hint: "`tidelock resume` goes on".to_owned(),
+                position: applied.unwrap_or_default(),
             };
             context.target.write_state(&row).await?;
-            wake.send_modify(|n| *n += 1);
-            names.push(context.config.name.clone());
+            names.push(chosen.named());
         }
         Ok(format!("paused {}", names.join(", ")))
     }
 
-    /// Resumes flows: takes the row away, then wakes what waits.
-    pub async fn resume(&self, flow: Option<&str>) -> Result<String> {
+    /// Resumes flows: takes the row away, then wakes what waits. A mapping comes back by a resync, as
+    /// its changes went by meanwhile.
+    pub async fn resume(&self, name: Option<&str>) -> Result<String> {
         let mut names = Vec::new();
-        for (context, wake) in self.chosen(flow).await? {
-            context.target.clear_state(&context.pipeline, &context.config.name, "").await?;
-            wake.send_modify(|n| *n += 1);
-            names.push(context.config.name.clone());
+        for chosen in self.chosen(name).await? {
+            let context = &chosen.context;
+            match &chosen.mapping {
+                None => {
+                    context.target.clear_state(&context.pipeline, &context.config.name, "").await?;
+                }
+                Some(mapping) => {
+                    let states = context.target.read_states(&context.pipeline).await?;
+                    let there = states
+                        .iter()
+                        .any(|s| s.flow == context.config.name && s.mapping == *mapping);
+                    if !there {
+                        return Err(Error::new(
+                            ErrorKind::Config,
+                            Code::Control,
+                            format!("mapping {mapping} is neither paused nor stopped"),
+                        ));
+                    }
+                    rejoin(context, mapping).await?;
+                }
+            }
+            names.push(chosen.named());
         }
         Ok(format!("resumed {}", names.join(", ")))
     }
+
+    /// Brings a mapping, or a whole flow at a new position, back in step: compares and patches, deletes
+    /// included.
+    pub async fn resync(&self, name: &str) -> Result<String> {
+        let mut names = Vec::new();
+        for chosen in self.chosen(Some(name)).await? {
+            let context = &chosen.context;
+            match &chosen.mapping {
+                Some(mapping) => rejoin(context, mapping).await?,
+                None => {
+                    // First what is to be repaired, then the position: whatever happens in between, no
+                    // position is lost without its repair being on record.
+                    for mapping in mappings(context).await? {
+                        rejoin(context, &mapping).await?;
+                    }
+                    let flow = &context.config.name;
+                    context.checkpoint.forget(flow)?;
+                    context.checkpoint.put_intent(flow, &context.config.slot)?;
+                    context.target.forget_progress(&context.pipeline, flow).await?;
+                    context.target.clear_state(&context.pipeline, flow, "").await?;
+                }
+            }
+            tracing::warn!(flow = %context.config.name, mapping = chosen.mapping.as_deref().unwrap_or("all"), "resync asked for by a person");
+            names.push(chosen.named());
+        }
+        Ok(format!("resyncing {}; `tidelock status` shows how far it has come", names.join(", ")))
+    }
+
+    /// Reads rows of a mapping again while everything streams.
+    pub async fn backfill(&self, name: &str, filter: Option<&str>) -> Result<String> {
+        let refuse = |words: String| Err(Error::new(ErrorKind::Config, Code::Control, words));
+        let mut names = Vec::new();
+        for chosen in self.chosen(Some(name)).await? {
+            let context = &chosen.context;
+            let flow = &context.config.name;
+            let Some(mapping) = &chosen.mapping else {
+                return refuse(format!("{name} is a flow; name one of its mappings"));
+            };
+            let stopped = context.target.read_states(&context.pipeline).await?;
+            if stopped.iter().any(|s| s.flow == *flow && s.mapping == *mapping) {
+                return refuse(format!(
+                    "mapping {mapping} is stopped: `tidelock resync {mapping}` brings it back"
+                ));
+            }
+            let copies = context.target.read_copies(&context.pipeline).await?;
+            let copy = copies.iter().find(|c| c.flow == *flow && c.mapping == *mapping);
+            if copy.is_none_or(|c| c.phase != CopyPhase::Done) {
+                return refuse(format!("mapping {mapping} is being copied already"));
+            }
+            let row = CopyRow {
+                filter: filter.unwrap_or_default().to_owned(),
+                ..start::copy_row(context, mapping, CopyReason::Backfill)
+            };
+            start::try_copy(context, &row).await?;
+            context.target.write_copy(&row).await?;
+            names.push(chosen.named());
+        }
+        Ok(format!("backfilling {}; `tidelock status` shows how far it has come", names.join(", ")))
+    }
+}
+
+/// A flow, or a mapping of it, that a person means.
+#[derive(Clone)]
+struct Chosen {
+    context: FlowContext,
+    wake: watch::Sender<u64>,
+    mapping: Option<String>,
+}
+
+impl Chosen {
+    /// Its name; and as what was asked is written by now, wakes the flow.
+    fn named(&self) -> String {
+        self.wake.send_modify(|n| *n += 1);
+        match &self.mapping {
+            None => self.context.config.name.clone(),
+            Some(mapping) => format!("{}/{mapping}", self.context.config.name),
+        }
+    }
+}
+
+/// The names of a flow's mappings: as it runs, or as its catalogs tell.
+async fn mappings(context: &FlowContext) -> Result<Vec<String>> {
+    let known: Vec<String> = context.shared.mappings().into_keys().collect();
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let planned = start::plan(&context.config, &*context.source, &*context.target, false).await?;
+    Ok(planned.mappings.iter().map(|p| p.name.to_string()).collect())
+}
+
+/// Lets a mapping come back: its rows are compared and patched, and then it is followed again.
+async fn rejoin(context: &FlowContext, mapping: &str) -> Result<()> {
+    let row = start::copy_row(context, mapping, CopyReason::Resync);
+    start::try_copy(context, &row).await?;
+    context.target.write_copy(&row).await?;
+    context.target.clear_state(&context.pipeline, &context.config.name, mapping).await
 }
 
 impl Running {
@@ -254,10 +396,24 @@ fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowCon
             .cloned()
             .ok_or_else(|| Error::bug(format!("no connector for system {name}")))
     };
+    let shared: BTreeMap<&str, Arc<FlowShared>> = config
+        .flows
+        .iter()
+        .map(|flow| (flow.name.as_str(), Arc::new(FlowShared::new(&flow.name))))
+        .collect();
     config
         .flows
         .iter()
         .map(|flow| {
+            let reverse = config
+                .flows
+                .iter()
+                .find(|other| other.source == flow.target && other.target == flow.source)
+                .and_then(|other| {
+                    let shared = shared.get(other.name.as_str())?.clone();
+                    Some((shared, Arc::new(other.clone())))
+                });
+            let own = shared.get(flow.name.as_str()).cloned();
             Ok(FlowContext {
                 pipeline: config.name.clone(),
                 config: Arc::new(flow.clone()),
@@ -272,7 +428,9 @@ fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowCon
                     .unwrap_or_default(),
                 target_is_read: config.flows.iter().any(|other| other.source == flow.target),
                 checkpoint: checkpoint.clone(),
-                shared: Arc::new(FlowShared::new(&flow.name)),
+                shared: own.ok_or_else(|| Error::bug("a flow without its state"))?,
+                copy_rows_per_second: flow.snapshot_rows_per_second,
+                reverse,
                 systems: [&flow.source, &flow.target].map(|name| config.systems.get(name).cloned()),
             })
         })

@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod copy;
 pub mod demo;
 pub mod engine;
 pub mod flow;

@@ -3,7 +3,7 @@
 //! It takes room first and reads then, so a slow target stops the reading and with that the server's
 //! sending; while it waits for room it still keeps the session alive and confirms what became
 //! durable. One `select!`, in this order of urgency: stop, confirm (a freed log matters more than one
-//! more row), keepalive, room, read.
+//! more row), keepalive (by the clock, or because a copy waits for a place of the log), room, read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub async fn read(
                 }
             }
             _ = tick.tick() => source.keepalive().await?,
+            () = shared.nudge.notified() => source.keepalive().await?,
             () = tokio::time::sleep(Duration::from_millis(5)), if !may_read => {}
             chunk = source.next(), if may_read => {
                 let chunk = chunk?;

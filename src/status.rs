@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::FlowShared;
+use tidelock_core::{CopyPhase, CopyRow};
+
 use crate::flow::shared::ShownError;
+use crate::flow::{FlowShared, FlowState};
 
 /// A pipeline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,6 +86,39 @@ pub struct MappingStatus {
     pub exceptions_open: u64,
     /// Why it is stopped.
     pub error: Option<ErrorStatus>,
+    /// How far its copy has come; absent if there was none.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// How far a copy has come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Rows copied.
+    pub done: u64,
+    /// Rows there are, about.
+    pub total: u64,
+    /// `initial`, `backfill` or `resync`.
+    pub reason: String,
+    /// `held`, `rows`, `sweep` or `done`.
+    pub phase: String,
+    /// Seconds until its end at the speed so far, while it runs.
+    pub eta_seconds: Option<f64>,
+}
+
+impl From<&CopyRow> for SnapshotStatus {
+    fn from(row: &CopyRow) -> Self {
+        let elapsed = (crate::apply::now_micros() - row.started_micros).max(0) as f64 / 1e6;
+        let left = row.rows_total.saturating_sub(row.rows_done) as f64;
+        let running = row.phase == CopyPhase::Rows && row.rows_done > 0;
+        SnapshotStatus {
+            done: row.rows_done,
+            total: row.rows_total,
+            reason: row.reason.as_str().to_owned(),
+            phase: row.phase.as_str().to_owned(),
+            eta_seconds: running.then(|| left * elapsed / row.rows_done as f64),
+        }
+    }
 }
 
 impl From<ShownError> for ErrorStatus {
@@ -102,16 +137,30 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
         .map(|(name, mapping)| {
             let stopped = mapping.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let [inserted, updated, deleted] = &mapping.counters.applied;
+            let copy = mapping.copy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let paused = mapping.paused.load(Ordering::Relaxed);
+            let copied = copy.as_ref().is_none_or(|row| row.phase == CopyPhase::Done);
+            let shown = match state {
+                FlowState::Streaming | FlowState::Snapshotting if copied => FlowState::Streaming,
+                FlowState::Streaming | FlowState::Snapshotting => FlowState::Snapshotting,
+                other => other,
+            };
             MappingStatus {
                 name,
-                state: if stopped.is_some() { "stopped" } else { state.as_str() }.to_owned(),
+                state: match &stopped {
+                    Some(_) if paused => "paused",
+                    Some(_) => "stopped",
+                    None => shown.as_str(),
+                }
+                .to_owned(),
+                snapshot: copy.as_ref().map(SnapshotStatus::from),
                 rows_inserted: inserted.load(Ordering::Relaxed),
                 rows_updated: updated.load(Ordering::Relaxed),
                 rows_deleted: deleted.load(Ordering::Relaxed),
                 rows_filtered: mapping.counters.filtered.load(Ordering::Relaxed),
                 rows_parked: mapping.counters.parked.load(Ordering::Relaxed),
-                exceptions_open: u64::from(stopped.is_some()),
-                error: stopped.map(Into::into),
+                exceptions_open: u64::from(stopped.is_some() && !paused),
+                error: stopped.filter(|_| !paused).map(Into::into),
             }
         })
         .collect();

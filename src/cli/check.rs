@@ -8,7 +8,7 @@ use serde_json::json;
 use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 
 use super::{Cli, FINDINGS, Outcome, say};
-use crate::config::{Config, FlowConfig};
+use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::start;
 use crate::registry;
 
@@ -71,7 +71,9 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
             (connectors.get(flow.source.as_str()), connectors.get(flow.target.as_str()))
         {
             let two_way = config.flows.iter().any(|other| other.source == flow.target);
-            reports.push(check_flow(config, flow, &**source, &**target, two_way).await);
+            let mut report = check_flow(config, flow, &**source, &**target, two_way).await;
+            report.findings.extend(check_mirror(config, flow, &**source, &**target).await?);
+            reports.push(report);
         }
     }
     Ok(reports)
@@ -110,6 +112,33 @@ async fn check_flow(
         Err(error) => report.findings.push(finding(&error.at(&flow.target))),
     }
     report
+}
+
+/// Mappings of both directions whose first copies would swap values; told once, at the flow that comes
+/// first.
+async fn check_mirror(
+    config: &Config,
+    flow: &FlowConfig,
+    source: &dyn Connector,
+    target: &dyn Connector,
+) -> Result<Vec<Finding>, Error> {
+    let mut later = config.flows.iter().skip_while(|f| f.name != flow.name).skip(1);
+    let Some(reverse) =
+        later.find(|other| other.source == flow.target && other.target == flow.source)
+    else {
+        return Ok(Vec::new());
+    };
+    let ours = start::plan(flow, source, target, true).await?.mappings;
+    let theirs = start::plan(reverse, target, source, true).await?.mappings;
+    let found = start::mirrors_of(&ours, &theirs, &reverse.name);
+    Ok(found
+        .iter()
+        .filter(|mirror| {
+            mirror.snapshot == SnapshotMode::Initial
+                && ours.iter().any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
+        })
+        .map(|mirror| finding(&start::both_initial(&mirror.ours, mirror)))
+        .collect())
 }
 
 fn finding(error: &Error) -> Finding {

@@ -1,4 +1,4 @@
-//! `tidelock pause`, `tidelock resume`, `tidelock reload`.
+//! `tidelock pause`, `resume`, `resync`, `backfill`, `reload`.
 
 use std::process::ExitCode;
 
@@ -31,6 +31,10 @@ pub async fn steer(cli: &Cli, request: Request) -> Outcome {
             let text = match &request {
                 Request::Pause { flow } => engine.pause(flow.as_deref()).await?,
                 Request::Resume { flow } => engine.resume(flow.as_deref()).await?,
+                Request::Resync { name } => engine.resync(name).await?,
+                Request::Backfill { name, filter } => {
+                    engine.backfill(name, filter.as_deref()).await?
+                }
                 Request::Reload | Request::Status => {
                     return Err(Error::setup(Code::Control, "no daemon is running").into());
                 }

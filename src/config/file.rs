@@ -102,6 +102,8 @@ pub struct Settings {
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
     pub exclude: Option<Vec<String>>,
+    /// Rows a second that copies may read, a flow.
+    pub snapshot_rows_per_second: Option<u64>,
 }
 
 /// A `[flows."a:b"]` table: mapping defaults, and what belongs to the flow alone.
@@ -116,6 +118,8 @@ pub struct Flow {
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
     pub exclude: Option<Vec<String>>,
+    /// Rows a second that copies may read.
+    pub snapshot_rows_per_second: Option<u64>,
     /// The slot's name.
     pub slot: Option<Spanned<String>>,
     /// The publication's name.

@@ -172,6 +172,7 @@ fn resolve_flows(
                     &from.system,
                     &to.system,
                     own,
+                    &parsed.defaults,
                     source,
                 )?);
                 flows.len() - 1
@@ -211,6 +212,7 @@ fn new_flow(
     from: &str,
     to: &str,
     own: Option<&file::Flow>,
+    defaults: &file::Settings,
     source: &Source<'_>,
 ) -> Result<FlowConfig> {
     let made = legal_name(pipeline, to);
@@ -229,6 +231,9 @@ fn new_flow(
         slot: given(own.and_then(|f| f.slot.as_ref()))?,
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
         start_at: own.and_then(|f| f.start_at.clone()),
+        snapshot_rows_per_second: own
+            .and_then(|f| f.snapshot_rows_per_second)
+            .or(defaults.snapshot_rows_per_second),
         mappings: Vec::new(),
     })
 }

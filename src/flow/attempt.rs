@@ -6,15 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidelock_core::{Code, Error, ErrorKind, Position, Result, StoredState};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::disposition::{Care, Scene};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
+use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
 use crate::reader;
+
+/// How long a reader that has closed its queue may take to end.
+const READER_END: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 pub enum Ended {
@@ -58,7 +63,7 @@ pub struct MappingStop {
 pub async fn attempt(
     context: &FlowContext,
     care: Care,
-    mapping_stop: Option<&MappingStop>,
+    mapping_stop: Option<MappingStop>,
     stop: &CancellationToken,
 ) -> std::result::Result<Ended, Failed> {
     let begin = async {
@@ -71,7 +76,7 @@ pub async fn attempt(
         () = stop.cancelled() => return Ok(Ended::Stopped),
         begun = begin => begun.map_err(Failed::early)?,
     };
-    let Ready { open, progress, spec, states, rewound } = match started {
+    let Ready { open, progress, spec, states, rewound, copies } = match started {
         Started::Ready(ready) => *ready,
         Started::Busy(holder) => return Ok(Ended::Busy(holder)),
     };
@@ -80,7 +85,7 @@ pub async fn attempt(
     }
     for name in context.shared.mappings().into_keys() {
         if !states.iter().any(|s| s.mapping == name) {
-            context.shared.set_stopped(&name, None);
+            context.shared.set_stopped(&name, None, false);
         }
     }
     let mut stopped = HashSet::new();
@@ -91,7 +96,8 @@ pub async fn attempt(
             message: row.message.clone(),
             hint: row.hint.clone(),
         };
-        context.shared.set_stopped(&row.mapping, Some(shown));
+        let paused = row.state == StoredState::Paused;
+        context.shared.set_stopped(&row.mapping, Some(shown), paused);
     }
     let source = tokio::select! {
         biased;
@@ -99,12 +105,33 @@ pub async fn attempt(
         source = context.source.open_source(&spec, &progress.position) =>
             source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source)))?,
     };
-    context.shared.set_state(FlowState::Streaming, None);
+    for row in &copies.settled {
+        context.target.write_copy(row).await.map_err(Failed::early)?;
+    }
+    let stops = |mapping: &str| {
+        stopped.contains(mapping) || mapping_stop.as_ref().is_some_and(|s| s.mapping == mapping)
+    };
+    let jobs: Vec<Job> = copies.jobs.into_iter().filter(|job| !stops(&job.mapping)).collect();
+    let state = if jobs.is_empty() { FlowState::Streaming } else { FlowState::Snapshotting };
+    context.shared.set_state(state, None);
     context.shared.applied.send_replace(Some(progress.position.clone()));
     tracing::info!(flow = %context.config.name, position = %progress.position, epoch = progress.epoch, "streaming");
 
     let (committed, commits) = watch::channel(None);
+    let (requests, requested) = mpsc::channel(8);
+    let copying = Copying {
+        flow: context.config.name.clone(),
+        source: context.source.clone(),
+        target: context.target.clone(),
+        plans: systems.plans.clone(),
+        rows_per_second: context.copy_rows_per_second,
+        shared: context.shared.clone(),
+        reverse: reverse(context),
+        requests,
+    };
     let begin = Begin {
+        regions: Regions::new(context.source.clone(), jobs.iter().cloned()),
+        requests: requested,
         epoch: progress.epoch,
         seq: progress.seq,
         position: progress.position.clone(),
@@ -125,10 +152,20 @@ pub async fn attempt(
         source_id: systems.source_id.clone(),
         target_id: systems.target_id.clone(),
         progress_table: start::progress_table(&context.source_meta),
+        snapshot_table: start::snapshot_table(&context.source_meta),
+        held_for: copies.held_for,
         plans: systems.plans.clone(),
     };
     let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
-    stream(context, &systems, applier, source, commits, stop).await
+    let copying = copy(copying, jobs);
+    stream(context, &systems, applier, source, copying, commits, stop).await
+}
+
+/// The flow of the other direction, as the copier asks for it.
+fn reverse(context: &FlowContext) -> Option<Reverse> {
+    let (shared, config) = context.reverse.as_ref()?;
+    let spec = start::source_spec(&context.pipeline, config, &[], "");
+    Some(Reverse { shared: shared.clone(), spec })
 }
 
 /// A log that does not reach back to a rewound target's position is the rewind's fault, not the slot's.
@@ -143,12 +180,13 @@ fn explain_rewind(error: Error, rewound: bool) -> Error {
     .with_hint("restore the target to a later state, or `tidelock drop` the flow and start it anew after comparing the data")
 }
 
-/// The three stages side by side; the first to fail ends all.
+/// The stages and the copier side by side; the first to fail ends all.
 async fn stream(
     context: &FlowContext,
     systems: &Systems,
     mut applier: Applier,
     source: Box<dyn tidelock_core::Source>,
+    copying: impl Future<Output = CopyFailed> + Send + 'static,
     commits: watch::Receiver<Option<Committed>>,
     stop: &CancellationToken,
 ) -> std::result::Result<Ended, Failed> {
@@ -173,21 +211,39 @@ async fn stream(
         durable_sender,
     ));
 
+    // Ended with us; it works for the applier and holds nothing that must be saved.
+    let mut copier = AbortOnDropHandle::new(tokio::spawn(copying));
+    let mut copier_blame = None;
     let outcome = tokio::select! {
         biased;
         applied = applier.run(&mut queue, stop) => applied,
         read = &mut reading => joined(read).and_then(|()| Err(Error::bug("the reader ended by itself"))),
         kept = &mut checkpointing => joined(kept).and_then(|()| Err(Error::bug("the checkpoint ended by itself"))),
+        failed = &mut copier => match failed {
+            Ok(CopyFailed { error, mapping }) => {
+                copier_blame = mapping;
+                Err(error)
+            }
+            Err(panic) => Err(Error::bug(format!("copying ended in a panic: {panic}"))),
+        },
     };
-    // A reader's error reaches the applier as the end of its queue.
+    drop(copier);
+    // A reader's error reaches the applier as the end of its queue, a moment before the reader's task
+    // has ended: without a wish to stop there is always an error to be had there.
     let outcome = match outcome {
-        Ok(()) if !stop.is_cancelled() && reading.is_finished() => joined((&mut reading).await)
-            .and_then(|()| Err(Error::bug("the reader ended by itself"))),
+        Ok(()) if !stop.is_cancelled() => {
+            match tokio::time::timeout(READER_END, &mut reading).await {
+                Ok(read) => {
+                    joined(read).and_then(|()| Err(Error::bug("the reader ended by itself")))
+                }
+                Err(_) => Err(Error::bug("the reader closed its queue and did not end")),
+            }
+        }
         other => other,
     };
     let scene = Scene {
-        mapping: applier.blame().map(str::to_owned),
-        careful: applier.is_careful(),
+        careful: applier.is_careful() || copier_blame.is_some(),
+        mapping: copier_blame.map(|m| m.to_string()).or_else(|| applier.blame().map(str::to_owned)),
         transactions: applier.open_transactions(),
     };
     let made_progress = seen.borrow().is_some();

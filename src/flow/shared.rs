@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{Connector, OpKind, Position, SystemConfig};
-use tokio::sync::watch;
+use tidelock_core::{Connector, CopyRow, OpKind, Position, SystemConfig};
+use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::FlowConfig;
@@ -33,6 +33,10 @@ pub struct FlowContext {
     pub checkpoint: Arc<Checkpoint>,
     /// What others see.
     pub shared: Arc<FlowShared>,
+    /// Rows a second that copies may read, if limited.
+    pub copy_rows_per_second: Option<u64>,
+    /// The flow of the other direction: what it shows, and its configuration.
+    pub reverse: Option<(Arc<FlowShared>, Arc<FlowConfig>)>,
     /// Source and target as configured: to see whether a reload changes them.
     pub systems: [Option<SystemConfig>; 2],
 }
@@ -51,6 +55,8 @@ impl FlowContext {
 pub enum FlowState {
     /// Connecting, proving continuity.
     Starting,
+    /// Following the log, and copying tables meanwhile.
+    Snapshotting,
     /// Following the log.
     Streaming,
     /// A person asked for it.
@@ -65,8 +71,9 @@ pub enum FlowState {
 
 impl FlowState {
     /// Every state.
-    pub const ALL: [FlowState; 6] = [
+    pub const ALL: [FlowState; 7] = [
         FlowState::Starting,
+        FlowState::Snapshotting,
         FlowState::Streaming,
         FlowState::Paused,
         FlowState::Retrying,
@@ -78,6 +85,7 @@ impl FlowState {
     pub fn as_str(self) -> &'static str {
         match self {
             FlowState::Starting => "starting",
+            FlowState::Snapshotting => "snapshotting",
             FlowState::Streaming => "streaming",
             FlowState::Paused => "paused",
             FlowState::Retrying => "retrying",
@@ -126,6 +134,10 @@ pub struct MappingShared {
     pub counters: MappingCounters,
     /// Why it is stopped, if it is.
     pub stopped: Mutex<Option<ShownError>>,
+    /// Whether that is because a person paused it.
+    pub paused: AtomicBool,
+    /// How far its copy has come, if there is one.
+    pub copy: Mutex<Option<CopyRow>>,
 }
 
 /// Rows counted inside a target transaction and published after its commit.
@@ -181,6 +193,8 @@ pub struct FlowShared {
     pub checkpoint_micros: AtomicI64,
     /// When the source committed the transaction last taken in hand, microseconds since 1970; 0 if none yet.
     pub begun_micros: AtomicI64,
+    /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
+    pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
     pub save_wanted: AtomicBool,
 }
@@ -201,6 +215,7 @@ impl FlowShared {
             lag: Mutex::default(),
             checkpoint_micros: AtomicI64::new(0),
             begun_micros: AtomicI64::new(0),
+            nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
         }
     }
@@ -242,11 +257,24 @@ impl FlowShared {
     }
 
     /// Marks a mapping as stopped, or as running again.
-    pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>) {
-        let open = if why.is_some() { 1.0 } else { 0.0 };
+    pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>, paused: bool) {
+        let open = if why.is_some() && !paused { 1.0 } else { 0.0 };
         metrics::gauge!("tidelock_exceptions_open", "flow" => self.name.clone(), "mapping" => mapping.to_owned()).set(open);
         if let Some(entry) = lock(&self.mappings).get(mapping) {
+            entry.paused.store(paused && why.is_some(), Ordering::Relaxed);
             *lock(&entry.stopped) = why;
+        }
+    }
+
+    /// Shows how far the copy of a mapping has come.
+    pub fn show_copy(&self, mapping: &str, row: &CopyRow) {
+        for (stage, rows) in [("done", row.rows_done), ("total", row.rows_total)] {
+            metrics::gauge!("tidelock_snapshot_rows", "flow" => self.name.clone(),
+                "mapping" => mapping.to_owned(), "stage" => stage)
+            .set(rows as f64);
+        }
+        if let Some(entry) = lock(&self.mappings).get(mapping) {
+            *lock(&entry.copy) = Some(row.clone());
         }
     }
 

@@ -37,8 +37,11 @@ pub async fn supervise(
     while !stop.is_cancelled() {
         wake.mark_unchanged();
         let one = stop.child_token();
+        // For one attempt only: a stop that was written must not be written again after the mapping came
+        // back, and one that was not comes up again by itself.
+        let stop_now = mapping_stop.take();
         let ended = {
-            let running = attempt(&context, care.clone(), mapping_stop.as_ref(), &one);
+            let running = attempt(&context, care.clone(), stop_now, &one);
             tokio::pin!(running);
             tokio::select! {
                 biased;
@@ -55,7 +58,11 @@ pub async fn supervise(
             continue;
         }
         match ended {
-            Ok(Ended::Stopped) => break,
+            Ok(Ended::Stopped) if stop.is_cancelled() => break,
+            Ok(Ended::Stopped) => {
+                tracing::error!(flow = %context.config.name, "the attempt ended by itself; trying again");
+                wait(&mut wake, &stop, Some(jitter(delay))).await;
+            }
             Ok(Ended::Paused) => {
                 context.shared.set_state(FlowState::Paused, None);
                 wait(&mut wake, &stop, None).await;
@@ -72,7 +79,6 @@ pub async fn supervise(
             Err(failed) => {
                 if failed.made_progress {
                     delay = DELAY_FIRST;
-                    mapping_stop = None;
                     looked_closer = 0;
                 }
                 let Failed { error, scene, .. } = failed;

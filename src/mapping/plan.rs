@@ -1,13 +1,13 @@
 //! Compiling a flow's mappings against both catalogs: every fault that can be known before a row
 //! moves is a [`Finding`] here, each with the place in the configuration it comes from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, Finding, Generated, RowIdentity, SourceTable, Table, TableKind, TableName,
-    TargetColumn, TargetTable,
+    Column, CopyTable, DataType, Finding, Generated, Index, RowIdentity, SourceTable, Table,
+    TableKind, TableName, TargetColumn, TargetTable,
 };
 
 use super::convert::compatible;
@@ -36,6 +36,14 @@ pub struct MappingPlan {
     pub snapshot: SnapshotMode,
     /// Whether source and target are the same kind of server.
     pub same_family: bool,
+    /// The source type of each target column.
+    pub source_types: Vec<DataType>,
+    /// How the source table is read in pieces; `None` if it has no key for it.
+    pub copy: Option<CopyTable>,
+    /// The types of the key that pieces are cut by.
+    pub copy_key_types: Vec<DataType>,
+    /// The tables that the target's foreign keys point to.
+    pub references: Vec<TableName>,
 }
 
 impl MappingPlan {
@@ -44,6 +52,7 @@ impl MappingPlan {
         SourceTable {
             name: self.source.clone(),
             key_columns: self.target.key.iter().map(|&i| self.sources[i].clone()).collect(),
+            joins: false,
         }
     }
 }
@@ -195,14 +204,25 @@ fn plan_table(
         let columns = pair_columns(mapping, source_table, target_table, &mut problems);
         let key = key_of(mapping, source_table, target_table, &columns, &mut problems);
         unfilled(target_table, &columns, &mut problems);
+        let copy = copy_table(source_table, &columns, &key);
+        if copy.is_none() && mapping.snapshot == SnapshotMode::Initial {
+            problems.push(
+                Finding::problem(format!(
+                    "{} has no key by which its rows could be copied in pieces",
+                    source_table.name
+                ))
+                .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\""),
+            );
+        }
         if problems.is_empty() {
             outcome.mappings.push(Arc::new(build(
                 mapping,
                 name,
-                source,
+                source_table,
                 target_table,
                 &columns,
                 &key,
+                copy,
                 catalogs,
             )));
         }
@@ -420,15 +440,90 @@ fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Finding>) {
     }
 }
 
+/// How a table is read in pieces: by a unique index whose columns the log tells the old values of; by
+/// the mapping's own key where that is one.
+fn copy_table(source: &Table, pairs: &[Pair<'_>], key: &[usize]) -> Option<CopyTable> {
+    let told = |index: &Index| match &source.identity {
+        RowIdentity::Full => true,
+        RowIdentity::Columns(columns) => index.columns.iter().all(|c| columns.contains(c)),
+        RowIdentity::Nothing => false,
+    };
+    let usable = |index: &&Index| index.immediate && index.not_null && told(index);
+    let feeds: Vec<&String> =
+        key.iter().filter_map(|&i| Some(&pairs.get(i)?.source.name)).collect();
+    let own = |index: &&Index| {
+        index.columns.len() == feeds.len() && index.columns.iter().all(|c| feeds.contains(&c))
+    };
+    let indexes = || source.unique_indexes.iter().filter(usable);
+    let index = indexes().find(own).or_else(|| indexes().next())?;
+    let mut columns: Vec<String> = pairs.iter().map(|p| p.source.name.clone()).collect();
+    columns.extend(index.columns.iter().cloned());
+    let mut seen = HashSet::new();
+    columns.retain(|c| seen.insert(c.clone()));
+    Some(CopyTable { name: source.name.clone(), columns, key: index.columns.clone(), filter: None })
+}
+
+/// Mappings of two flows in opposite directions that write one and the same column both ways: indexes
+/// into `ours` and `theirs`.
+pub fn mirrored(ours: &[Arc<MappingPlan>], theirs: &[Arc<MappingPlan>]) -> Vec<(usize, usize)> {
+    let pairs = |p: &MappingPlan| -> Vec<(String, String)> {
+        p.sources.iter().cloned().zip(p.target.columns.iter().map(|c| c.name.clone())).collect()
+    };
+    let mut found = Vec::new();
+    for (i, our) in ours.iter().enumerate() {
+        for (j, their) in theirs.iter().enumerate() {
+            if our.source != their.target.name || our.target.name != their.source {
+                continue;
+            }
+            let theirs = pairs(their);
+            if pairs(our).into_iter().any(|(a, b)| theirs.contains(&(b, a))) {
+                found.push((i, j));
+            }
+        }
+    }
+    found
+}
+
+/// The order in which tables are copied: those that foreign keys point to come first; else as in the
+/// file. In a cycle the file's order decides.
+pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
+    fn visit(
+        plan: &Arc<MappingPlan>,
+        plans: &[Arc<MappingPlan>],
+        seen: &mut HashSet<Arc<str>>,
+        order: &mut Vec<Arc<MappingPlan>>,
+    ) {
+        if !seen.insert(plan.name.clone()) {
+            return;
+        }
+        for parent in plans.iter().filter(|p| plan.references.contains(&p.target.name)) {
+            visit(parent, plans, seen, order);
+        }
+        order.push(plan.clone());
+    }
+    let (mut seen, mut order) = (HashSet::new(), Vec::new());
+    for plan in plans {
+        visit(plan, plans, &mut seen, &mut order);
+    }
+    order
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a plan, each found by its own step")]
 fn build(
     mapping: &MappingConfig,
     name: &str,
-    source: &TableName,
+    source: &Table,
     target: &Table,
     pairs: &[Pair<'_>],
     key: &[usize],
+    copy: Option<CopyTable>,
     catalogs: &Catalogs<'_>,
 ) -> MappingPlan {
+    let copy_key_types = copy
+        .iter()
+        .flat_map(|copy| &copy.key)
+        .filter_map(|name| source.column(name).map(|c| c.data_type.clone()))
+        .collect();
     let columns = pairs
         .iter()
         .map(|p| TargetColumn {
@@ -440,7 +535,11 @@ fn build(
         .collect();
     MappingPlan {
         name: Arc::from(name),
-        source: source.clone(),
+        source: source.name.clone(),
+        source_types: pairs.iter().map(|p| p.source.data_type.clone()).collect(),
+        copy,
+        copy_key_types,
+        references: target.references.clone(),
         sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
         nullable: pairs.iter().map(|p| p.target.nullable).collect(),
         target: Arc::new(TargetTable {

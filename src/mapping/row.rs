@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Code, Delete, Error, Insert, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
+    Code, Delete, Error, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
 };
 
 use super::convert::{Conversion, compatible};
@@ -80,6 +80,13 @@ impl BoundPlan {
         })
     }
 
+    /// A row that a copy brings.
+    pub fn load(&self, row: &Row) -> Result<Write> {
+        let mut write = self.insert(row)?;
+        write.op = WriteOp::Load;
+        Ok(write)
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Arc<MappingPlan> {
         &self.plan
@@ -89,7 +96,7 @@ impl BoundPlan {
     /// nothing that is mapped.
     pub fn write(&mut self, op: &Op) -> Result<Option<Write>> {
         match op {
-            Op::Insert(insert) => self.insert(insert).map(Some),
+            Op::Insert(insert) => self.insert(&insert.new).map(Some),
             Op::Update(update) => self.update(update),
             Op::Delete(delete) => match self.plan.on_delete {
                 OnDelete::Ignore => Ok(None),
@@ -98,8 +105,8 @@ impl BoundPlan {
         }
     }
 
-    fn insert(&mut self, insert: &Insert) -> Result<Write> {
-        let row = self.convert_all(&insert.new)?;
+    fn insert(&self, new: &Row) -> Result<Write> {
+        let row = self.convert_all(new)?;
         if row.iter().any(Value::is_unchanged) {
             return Err(self
                 .error(Code::Rejected, "an inserted row came without all mapped columns")
@@ -149,6 +156,21 @@ impl BoundPlan {
         let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
         cells.extend(old_key);
         Ok(Some(Write { op, columns, row: cells.into(), keys }))
+    }
+
+    /// The removal of the row before a change, whatever `on_delete` says.
+    pub fn erase(&self, old: &OldRow, new: &Row) -> Result<Write> {
+        let new = self.convert_all(new)?;
+        let row: Box<[Value]> = self.old_key(old, &new)?.into();
+        let key = hash(row.iter());
+        Ok(Write { op: WriteOp::Delete, columns: self.key.clone(), row, keys: [key, key] })
+    }
+
+    /// The removal of a row by its key at the target.
+    pub fn remove(plan: &MappingPlan, key: &[Value]) -> Write {
+        let hash = hash(key.iter());
+        let columns = plan.target.key.iter().copied().collect();
+        Write { op: WriteOp::Delete, columns, row: key.into(), keys: [hash, hash] }
     }
 
     fn delete(&self, delete: &Delete) -> Result<Write> {

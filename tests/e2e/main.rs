@@ -7,6 +7,7 @@ mod daemon;
 mod echo;
 mod lag;
 mod mappings;
+mod snapshot;
 mod soak;
 mod takeover;
 

@@ -137,18 +137,6 @@ async fn check_names_every_problem_before_anything_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_need_a_first_copy_are_refused_and_no_slot_is_left() {
-    let (a, b) = (super::postgres().await, super::mysql().await);
-    a.sql("db", "INSERT INTO item VALUES (1, 1, 'was there')").await.expect("insert");
-    let folder = tempfile::tempdir().expect("folder");
-    let text =
-        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
-    let daemon = Daemon::start(folder.path(), &text.replace("\"never\"", "\"initial\""));
-    assert_eq!(daemon.halted("a:b").await.0, "TL0304");
-    assert_eq!(a.one("db", "SELECT count(*) FROM pg_replication_slots").await.expect("a"), "0");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
     let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");

@@ -3,7 +3,8 @@
 //! A [`Connector`] is made once a system and shared by all flows. Its methods open a connection of
 //! their own or use a cached one for administration; each has a deadline and each may be called
 //! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`],
-//! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::write_state`] and
+//! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::forget_progress`], [`Connector::write_state`],
+//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`] and
 //! [`Connector::heartbeat`] write; everything `check` uses is read-only.
 
 use std::fmt;
@@ -11,12 +12,13 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
+use crate::copy::{Copier, CopyRow};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
-use crate::schema::Table;
+use crate::schema::{DataType, Table};
 use crate::sink::{Lease, SinkSpec};
-use crate::source::{Source, SourceSpec, StartPoint};
+use crate::source::{Source, SourceSpec};
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -195,12 +197,12 @@ pub trait Connector: Send + Sync {
     /// What stands in the way of writing to this system. Read-only.
     async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>>;
 
-    /// Makes what the server must hold for this stream (slot, publication) and tells where it
-    /// starts, and which of `spec.tables` hold rows at exactly that position. With `spec.start_at`
-    /// it starts there instead, if the log reaches back so far. An existing slot of that name is
-    /// taken over only if `adopt` is set (the engine has a durable record of its own intent), else
-    /// it is [`crate::Code::SlotDiverged`].
-    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<StartPoint>;
+    /// Makes what the server must hold for this stream (slot, publication) and tells the position
+    /// after which everything committed will be delivered. With `spec.start_at` it starts there
+    /// instead, if the log reaches back so far. An existing slot of that name is taken over only if
+    /// `adopt` is set (the engine has a durable record of its own intent), else it is
+    /// [`crate::Code::SlotDiverged`].
+    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<Position>;
 
     /// Opens the log at `from`, after proving that it continues there: same server, same history,
     /// nothing lost in between, tables and progress table included. Any doubt is
@@ -222,6 +224,21 @@ pub trait Connector: Send + Sync {
     /// Removes the lasting state of a flow (`mapping` empty) or mapping.
     async fn clear_state(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()>;
 
+    /// Opens a connection that reads tables in pieces.
+    async fn copier(&self) -> Result<Box<dyn Copier>>;
+
+    /// Whether [`crate::copy::key_order`] is the database's own order of such values. Pure.
+    fn orders_alike(&self, data_type: &DataType) -> bool;
+
+    /// How far the copies of a pipeline at this system have come. Read-only.
+    async fn read_copies(&self, pipeline: &str) -> Result<Vec<CopyRow>>;
+
+    /// Writes how far a copy has come, replacing what was there for the same flow and mapping.
+    async fn write_copy(&self, row: &CopyRow) -> Result<()>;
+
+    /// Forgets the copy of a mapping.
+    async fn clear_copy(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()>;
+
     /// One look at the log's end and what is kept for us.
     async fn probe(&self, spec: &SourceSpec) -> Result<Probe>;
 
@@ -235,7 +252,10 @@ pub trait Connector: Send + Sync {
     /// Removes what [`Connector::create_stream`] made; tells what was removed.
     async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>>;
 
-    /// Removes the flow's progress and state rows from this target; tells how many.
+    /// Removes the flow's progress row alone: the flow will begin at a new position.
+    async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()>;
+
+    /// Removes the flow's progress, state and copy rows from this target; tells how many.
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64>;
 
     /// How two positions of this system's log lie to each other. Pure.

@@ -12,6 +12,7 @@
 //! whether or not a mapping asks for it.
 
 use crate::change::Change;
+use crate::copy::TransactionId;
 use crate::error::Error;
 use crate::position::Position;
 use crate::schema::TableName;
@@ -21,6 +22,8 @@ use crate::schema::TableName;
 pub struct Begin {
     /// When the source committed it, in microseconds since 1970 UTC on the source's clock.
     pub commit_micros: i64,
+    /// The source's own number for it, where a snapshot of the source can be asked about such.
+    pub id: Option<TransactionId>,
 }
 
 /// A transaction is complete.

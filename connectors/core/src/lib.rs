@@ -11,10 +11,11 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], and [`error`] for what may go wrong.
 
 pub mod change;
 pub mod connector;
+pub mod copy;
 pub mod error;
 pub mod event;
 pub mod position;
@@ -30,14 +31,19 @@ pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
 pub use connector::{
     Connector, Finding, Identity, Probe, Secret, Severity, SystemConfig, Tls, TlsMode,
 };
+pub use copy::{
+    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
+};
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
 pub use position::{Position, PositionOrder};
-pub use progress::{HopList, Mark, PROGRESS_TABLE, Progress, StateRow, StoredState, SystemId};
+pub use progress::{
+    HopList, Mark, PROGRESS_TABLE, Progress, SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
+};
 pub use schema::{
     Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
     TableSchema,
 };
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
-pub use source::{Source, SourceSpec, SourceTable, StartPoint};
+pub use source::{Source, SourceSpec, SourceTable};
 pub use value::{Date, Instant, Time, Timestamp, Value};

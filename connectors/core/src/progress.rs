@@ -16,6 +16,8 @@ use crate::position::Position;
 
 /// The table that holds one row a flow, in each target's meta schema.
 pub const PROGRESS_TABLE: &str = "progress";
+/// The table that holds one row a copied mapping, in each target's meta schema.
+pub const SNAPSHOT_TABLE: &str = "snapshot";
 /// The column of the progress table that carries sequence and hop list.
 pub const HOP_LIST_COLUMN: &str = "hop_list";
 

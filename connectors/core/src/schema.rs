@@ -186,6 +186,8 @@ pub struct Table {
     pub unique_indexes: Vec<Index>,
     /// What the log tells of old rows.
     pub identity: RowIdentity,
+    /// The tables that its foreign keys point to.
+    pub references: Vec<TableName>,
     /// Why this table cannot be followed or written safely, in the server's terms; empty if it can
     /// (a system-versioned table, an engine without transactions, …).
     pub refusals: Vec<String>,

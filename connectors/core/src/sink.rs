@@ -3,7 +3,7 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | record } ─> commit | save_position | ping }
+//! open_sink ─> [create_progress] ─> { begin ─> { write | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
 //! After **any** error the session is dropped: the server rolls back, and the flow starts over from
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::copy::CopyRow;
 use crate::error::Result;
 use crate::position::Position;
 use crate::progress::{Mark, Progress, StateRow};
@@ -69,6 +70,9 @@ pub enum WriteOp {
     /// Insert, or update the row of the same mapping key. `columns` holds all key columns. A row that
     /// meets another row by any other unique key is an error, never an update of that other row.
     Upsert,
+    /// Like `Upsert`, for rows that are believed to be new: the sink may try its fastest way first, as
+    /// long as a row that is there after all is upserted.
+    Load,
     /// Update `columns` of the row whose key follows them in the row; every row must be there
     /// ([`crate::Code::UpdateMissing`]). Used for partial images; may set key columns (a move).
     Update,
@@ -134,6 +138,9 @@ pub trait Sink: Send {
 
     /// Writes a lasting state inside the open transaction.
     async fn record(&mut self, row: &StateRow) -> Result<()>;
+
+    /// Writes how far a copy has come inside the open transaction.
+    async fn record_copy(&mut self, row: &CopyRow) -> Result<()>;
 
     /// Sets position and commits, and makes sure that the server said COMMIT. After an error the
     /// outcome is unknown: the next holder reads it from the progress row.

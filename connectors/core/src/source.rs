@@ -14,6 +14,10 @@ pub struct SourceTable {
     pub name: TableName,
     /// The source columns that feed the target's key: the log must carry their old values.
     pub key_columns: Vec<String>,
+    /// Whether it joins the stream only now: its rows are copied after the log was opened, so a server
+    /// that must be told of each table may be told now. For any other table that the server leaves
+    /// out, changes are missing.
+    pub joins: bool,
 }
 
 /// What a flow reads, and by what names.
@@ -33,15 +37,6 @@ pub struct SourceSpec {
     pub start_at: Option<Position>,
     /// Server and history the stored position belongs to ([`crate::Identity::history`]).
     pub identity: String,
-}
-
-/// Where a new stream starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartPoint {
-    /// Everything committed after this position will be delivered.
-    pub position: Position,
-    /// Tables that hold at least one row at this position.
-    pub with_rows: Vec<TableName>,
 }
 
 /// An open log. One task owns it: the reader.

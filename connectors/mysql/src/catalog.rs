@@ -63,6 +63,7 @@ pub(crate) async fn read(
                 columns: Vec::new(),
                 unique_indexes: Vec::new(),
                 identity: RowIdentity::Full,
+                references: Vec::new(),
                 refusals: refusals(&kind, &engine),
             },
             charsets: Vec::new(),
@@ -70,6 +71,7 @@ pub(crate) async fn read(
     }
     read_columns(session, &list, &mut found, &at).await?;
     read_indexes(session, &list, &mut found, &at).await?;
+    read_references(session, &list, &mut found, &at).await?;
     if !full_image {
         for t in &mut found {
             t.table.identity = match t.table.primary_key() {
@@ -212,6 +214,27 @@ async fn read_indexes(
     for (i, index) in partial {
         if let Some(table) = found.get_mut(i) {
             table.table.unique_indexes.retain(|x| x.name != index);
+        }
+    }
+    Ok(())
+}
+
+async fn read_references(
+    session: &mut Session,
+    list: &str,
+    found: &mut [CatalogTable],
+    at: &HashMap<(String, String), usize>,
+) -> Result<()> {
+    let rows: Vec<(String, String, String, String)> = session
+        .query(&format!(
+            "SELECT DISTINCT table_schema, table_name, referenced_table_schema, \
+             referenced_table_name FROM information_schema.key_column_usage \
+             WHERE table_schema IN ({list}) AND referenced_table_name IS NOT NULL"
+        ))
+        .await?;
+    for (schema, name, to_schema, to_name) in rows {
+        if let Some(table) = at.get(&(schema, name)).and_then(|i| found.get_mut(*i)) {
+            table.table.references.push(TableName::new(to_schema, to_name));
         }
     }
     Ok(())

@@ -12,6 +12,7 @@
 mod binlog;
 mod catalog;
 mod config;
+mod copy;
 mod error;
 pub mod gtid;
 mod meta;
@@ -25,8 +26,8 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
-    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Finding, Identity, Lease, Position, PositionOrder, Probe,
+    Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
 };
 
 use config::Endpoint;
@@ -106,7 +107,7 @@ impl Connector for MySqlConnector {
         preflight::target(&mut self.session().await?, &self.endpoint, spec).await
     }
 
-    async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<StartPoint> {
+    async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<Position> {
         stream::create(&mut self.session().await?, &self.endpoint, spec).await
     }
 
@@ -135,6 +136,27 @@ impl Connector for MySqlConnector {
         meta::clear_state(&mut self.session().await?, self.meta(), key).await
     }
 
+    async fn copier(&self) -> Result<Box<dyn Copier>> {
+        Ok(Box::new(copy::MySqlCopier::open(&self.endpoint).await?))
+    }
+
+    fn orders_alike(&self, data_type: &DataType) -> bool {
+        copy::orders_alike(data_type)
+    }
+
+    async fn read_copies(&self, pipeline: &str) -> Result<Vec<CopyRow>> {
+        meta::read_copies(&mut self.session().await?, self.meta(), pipeline).await
+    }
+
+    async fn write_copy(&self, row: &CopyRow) -> Result<()> {
+        meta::write_copy(&mut self.session().await?, self.meta(), row).await
+    }
+
+    async fn clear_copy(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        let key = (pipeline, flow, mapping);
+        meta::clear_copy(&mut self.session().await?, self.meta(), key).await
+    }
+
     async fn probe(&self, _spec: &SourceSpec) -> Result<Probe> {
         stream::probe(&mut self.session().await?).await
     }
@@ -151,6 +173,10 @@ impl Connector for MySqlConnector {
 
     async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
+        meta::forget_progress(&mut self.session().await?, self.meta(), pipeline, flow).await
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

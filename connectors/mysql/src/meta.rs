@@ -2,7 +2,8 @@
 
 use mysql_async::Row;
 use tidelock_core::{
-    Code, Error, PROGRESS_TABLE, Position, Progress, Result, StateRow, StoredState, SystemId,
+    Code, CopyPhase, CopyReason, CopyRow, Error, PROGRESS_TABLE, Position, Progress, Result,
+    SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 
 use crate::session::{Session, quote};
@@ -35,6 +36,15 @@ pub(crate) fn ddl(meta: &str) -> Vec<String> {
              hint text NOT NULL, position mediumtext NOT NULL, at timestamp(6) NOT NULL \
              DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (pipeline, flow, mapping)) {tail}"
         ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {db}.`snapshot` (pipeline varchar(64) NOT NULL, \
+             flow varchar(128) NOT NULL, mapping varchar(190) NOT NULL, \
+             reason varchar(16) NOT NULL, phase varchar(16) NOT NULL, sweep int NOT NULL, \
+             `cursor` mediumtext NOT NULL, filter text NOT NULL, \
+             rows_done bigint unsigned NOT NULL, rows_total bigint unsigned NOT NULL, \
+             started_micros bigint NOT NULL, finished_micros bigint NOT NULL, \
+             PRIMARY KEY (pipeline, flow, mapping)) {tail}"
+        ),
     ]
 }
 
@@ -48,7 +58,9 @@ async fn tables(session: &mut Session, meta: &str) -> Result<Vec<String>> {
 /// Whether all of our tables are there.
 pub(crate) async fn complete(session: &mut Session, meta: &str) -> Result<bool> {
     let there = tables(session, meta).await?;
-    Ok(["system", PROGRESS_TABLE, "state"].iter().all(|t| there.iter().any(|x| x == t)))
+    Ok(["system", PROGRESS_TABLE, "state", SNAPSHOT_TABLE]
+        .iter()
+        .all(|t| there.iter().any(|x| x == t)))
 }
 
 async fn has(session: &mut Session, meta: &str, table: &str) -> Result<bool> {
@@ -201,7 +213,105 @@ pub(crate) async fn clear_state(
     session.exec(sql, (pipeline, flow, mapping)).await.map(drop)
 }
 
-/// Removes a flow's progress and state rows.
+/// How far the copies of a pipeline have come.
+pub(crate) async fn read_copies(
+    session: &mut Session,
+    meta: &str,
+    pipeline: &str,
+) -> Result<Vec<CopyRow>> {
+    if !has(session, meta, SNAPSHOT_TABLE).await? {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT * FROM {}.`snapshot` WHERE pipeline = ? ORDER BY flow, mapping",
+        quote(meta)
+    );
+    let unknown =
+        || Error::setup(Code::ServerSetting, "a row of table snapshot holds an unknown word");
+    let rows: Vec<Row> = session.rows(&sql, (pipeline,)).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(CopyRow {
+                pipeline: column(row, "pipeline")?,
+                flow: column(row, "flow")?,
+                mapping: column(row, "mapping")?,
+                reason: CopyReason::parse(&column::<String>(row, "reason")?).ok_or_else(unknown)?,
+                phase: CopyPhase::parse(&column::<String>(row, "phase")?).ok_or_else(unknown)?,
+                sweep: column::<i64>(row, "sweep")? != 0,
+                cursor: column(row, "cursor")?,
+                filter: column(row, "filter")?,
+                rows_done: column(row, "rows_done")?,
+                rows_total: column(row, "rows_total")?,
+                started_micros: column(row, "started_micros")?,
+                finished_micros: column(row, "finished_micros")?,
+            })
+        })
+        .collect()
+}
+
+/// Writes how far a copy has come.
+pub(crate) async fn write_copy(session: &mut Session, meta: &str, row: &CopyRow) -> Result<()> {
+    // Values are bound twice instead of VALUES(), which MySQL warns of; the one unique key is the
+    // primary key.
+    let sql = format!(
+        "INSERT INTO {}.`snapshot` (pipeline, flow, mapping, reason, phase, sweep, `cursor`, filter, \
+         rows_done, rows_total, started_micros, finished_micros) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE reason = ?, phase = ?, \
+         sweep = ?, `cursor` = ?, filter = ?, rows_done = ?, rows_total = ?, started_micros = ?, \
+         finished_micros = ?",
+        quote(meta)
+    );
+    let tail: [mysql_async::Value; 9] = [
+        row.reason.as_str().into(),
+        row.phase.as_str().into(),
+        i64::from(row.sweep).into(),
+        row.cursor.as_str().into(),
+        row.filter.as_str().into(),
+        row.rows_done.into(),
+        row.rows_total.into(),
+        row.started_micros.into(),
+        row.finished_micros.into(),
+    ];
+    let params: Vec<mysql_async::Value> = [row.pipeline.as_str(), &row.flow, &row.mapping]
+        .into_iter()
+        .map(Into::into)
+        .chain(tail.clone())
+        .chain(tail)
+        .collect();
+    session.exec(sql, params).await.map(drop)
+}
+
+/// Forgets the copy of a mapping.
+pub(crate) async fn clear_copy(
+    session: &mut Session,
+    meta: &str,
+    (pipeline, flow, mapping): (&str, &str, &str),
+) -> Result<()> {
+    if !has(session, meta, SNAPSHOT_TABLE).await? {
+        return Ok(());
+    }
+    let sql = format!(
+        "DELETE FROM {}.`snapshot` WHERE pipeline = ? AND flow = ? AND mapping = ?",
+        quote(meta)
+    );
+    session.exec(sql, (pipeline, flow, mapping)).await.map(drop)
+}
+
+/// Removes a flow's progress row.
+pub(crate) async fn forget_progress(
+    session: &mut Session,
+    meta: &str,
+    pipeline: &str,
+    flow: &str,
+) -> Result<()> {
+    if !has(session, meta, PROGRESS_TABLE).await? {
+        return Ok(());
+    }
+    let sql = format!("DELETE FROM {}.`progress` WHERE pipeline = ? AND flow = ?", quote(meta));
+    session.exec(sql, (pipeline, flow)).await.map(drop)
+}
+
+/// Removes a flow's progress, state and copy rows.
 pub(crate) async fn forget(
     session: &mut Session,
     meta: &str,
@@ -209,7 +319,7 @@ pub(crate) async fn forget(
     flow: &str,
 ) -> Result<u64> {
     let mut removed = 0;
-    for table in [PROGRESS_TABLE, "state"] {
+    for table in [PROGRESS_TABLE, "state", SNAPSHOT_TABLE] {
         if has(session, meta, table).await? {
             let sql = format!(
                 "DELETE FROM {}.{} WHERE pipeline = ? AND flow = ?",

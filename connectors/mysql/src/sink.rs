@@ -13,8 +13,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink, SinkSpec,
-    StateRow, WriteBatch, WriteOp,
+    Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
+    SinkSpec, StateRow, WriteBatch, WriteOp,
 };
 
 use crate::config::Endpoint;
@@ -221,7 +221,7 @@ impl MySqlSink {
 
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
         match batch.op {
-            WriteOp::Upsert => self.upserts(batch, &batch.rows).await,
+            WriteOp::Upsert | WriteOp::Load => self.upserts(batch, &batch.rows).await,
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => {
@@ -458,6 +458,13 @@ impl Sink for MySqlSink {
         self.ready(true)?;
         let meta = self.meta.trim_matches('`').replace("``", "`");
         let result = meta::write_state(&mut self.session, &meta, row).await;
+        self.guarded(result).await
+    }
+
+    async fn record_copy(&mut self, row: &CopyRow) -> Result<()> {
+        self.ready(true)?;
+        let meta = self.meta.trim_matches('`').replace("``", "`");
+        let result = meta::write_copy(&mut self.session, &meta, row).await;
         self.guarded(result).await
     }
 

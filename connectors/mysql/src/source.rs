@@ -15,7 +15,8 @@ use mysql_async::binlog::events::{Event, GtidEvent};
 use mysql_async::{BinlogStream, BinlogStreamRequest};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Chunk, Code, Error, PROGRESS_TABLE, Position, Result, Source, SourceSpec, TableName,
+    Chunk, Code, Error, PROGRESS_TABLE, Position, Result, SNAPSHOT_TABLE, Source, SourceSpec,
+    TableName,
 };
 use tokio::time::Instant;
 
@@ -185,7 +186,7 @@ pub(crate) async fn open(
     prove(&mut session, spec, &endpoint.meta, &position).await?;
     let charsets = catalog::collations(&mut session).await?;
     let mut tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
-    tables.push(TableName::new(&endpoint.meta, PROGRESS_TABLE));
+    tables.extend([PROGRESS_TABLE, SNAPSHOT_TABLE].map(|own| TableName::new(&endpoint.meta, own)));
     let mut schemas: Vec<String> = tables.iter().map(|t| t.schema.clone()).collect();
     schemas.sort();
     schemas.dedup();

@@ -1,15 +1,10 @@
 //! Where a new stream starts, and how the log is doing.
-//!
-//! On MariaDB the snapshot tells its own binlog place, so emptiness of the tables is judged at exactly
-//! the start. On MySQL the GTID set is read first and the snapshot is opened after: what lies between
-//! the two is seen by both, which does no harm, as rows of a table that is not empty are refused or
-//! written again idempotently.
 
-use tidelock_core::{Code, Error, Probe, Result, SourceSpec, StartPoint};
+use tidelock_core::{Code, Error, Position, Probe, Result, SourceSpec};
 
 use crate::config::Endpoint;
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet, MariaGtidSet};
-use crate::session::{Session, quote};
+use crate::session::Session;
 use crate::source;
 
 /// Finds the start of a new stream.
@@ -17,30 +12,20 @@ pub(crate) async fn create(
     session: &mut Session,
     endpoint: &Endpoint,
     spec: &SourceSpec,
-) -> Result<StartPoint> {
-    let before = end(session).await?;
-    session.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
-    session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-    let mut position = if session.maria() { snapshot_place(session).await? } else { before };
-    let mut with_rows = Vec::new();
-    for table in &spec.tables {
-        let name = format!("{}.{}", quote(&table.name.schema), quote(&table.name.name));
-        let any: bool =
-            session.one(&format!("SELECT EXISTS(SELECT 1 FROM {name} LIMIT 1)")).await?;
-        if any {
-            with_rows.push(table.name.clone());
+) -> Result<Position> {
+    let position = match &spec.start_at {
+        None => end(session).await?,
+        Some(start) => {
+            let position = start.as_str().parse()?;
+            source::prove(session, spec, &endpoint.meta, &position).await?;
+            position
         }
-    }
-    session.run("ROLLBACK").await?;
-    if let Some(start) = &spec.start_at {
-        position = start.as_str().parse()?;
-        source::prove(session, spec, &endpoint.meta, &position).await?;
-    }
-    Ok(StartPoint { position: position.to_position(), with_rows })
+    };
+    Ok(position.to_position())
 }
 
 /// The binlog place of the open snapshot.
-async fn snapshot_place(session: &mut Session) -> Result<BinlogPosition> {
+pub(crate) async fn snapshot_place(session: &mut Session) -> Result<BinlogPosition> {
     let rows: Vec<(String, String)> = session.query("SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
     let get = |name: &str| {
         rows.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())

@@ -194,12 +194,12 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
     })
 }
 
-fn date_text(date: Date) -> String {
+pub(crate) fn date_text(date: Date) -> String {
     let (y, m, d) = date.to_ymd();
     format!("{y:04}-{m:02}-{d:02}")
 }
 
-fn time_text(Time(micros): Time) -> String {
+pub(crate) fn time_text(Time(micros): Time) -> String {
     let sign = if micros < 0 { "-" } else { "" };
     let v = micros.unsigned_abs();
     let (s, frac) = (v / 1_000_000, v % 1_000_000);
@@ -215,7 +215,7 @@ fn push_fraction(text: &mut String, frac: u64) {
     }
 }
 
-fn timestamp_text(timestamp: Timestamp) -> String {
+pub(crate) fn timestamp_text(timestamp: Timestamp) -> String {
     let (date, Time(time)) = timestamp.split();
     let v = time.unsigned_abs();
     let s = v / 1_000_000;

@@ -39,6 +39,12 @@ WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indisvalid AND i.indisready \
   AND i.indpred IS NULL AND i.indexprs IS NULL \
 ORDER BY i.indrelid, i.indisprimary DESC, c.relname";
 
+const REFERENCES_SQL: &str = "\
+SELECT DISTINCT k.conrelid, n.nspname::text, c.relname::text \
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid \
+JOIN pg_namespace n ON n.oid = c.relnamespace \
+WHERE k.contype = 'f' AND k.conrelid = ANY($1)";
+
 /// The tables and views of these schemas.
 pub(crate) async fn read(
     session: &Session,
@@ -72,14 +78,20 @@ pub(crate) async fn read(
         };
         indexes.entry(get(row, 0)?).or_default().push((index, get(row, 4)?));
     }
+    let mut references: HashMap<u32, Vec<TableName>> = HashMap::new();
+    for row in &session.query("reading foreign keys", REFERENCES_SQL, &[&oids]).await? {
+        let table = TableName::new(get::<String>(row, 1)?, get::<String>(row, 2)?);
+        references.entry(get(row, 0)?).or_default().push(table);
+    }
     let mut tables = BTreeMap::new();
     for row in &heads {
         let oid: u32 = get(row, 0)?;
-        let table = table(
+        let mut table = table(
             row,
             columns.remove(&oid).unwrap_or_default(),
             indexes.remove(&oid).unwrap_or_default(),
         )?;
+        table.references = references.remove(&oid).unwrap_or_default();
         tables.insert(table.name.clone(), table);
     }
     Ok(tables.into_values().collect())
@@ -143,6 +155,7 @@ fn table(row: &Row, columns: Vec<Column>, indexes: Vec<(Index, bool)>) -> Result
         columns,
         unique_indexes: indexes.into_iter().map(|(index, _)| index).collect(),
         identity,
+        references: Vec::new(),
         refusals,
     })
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Error, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
-    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Error, Finding, Identity, Lease, Position, PositionOrder,
+    Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
 };
 use tokio::sync::Mutex;
 
 use crate::config::Address;
+use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
@@ -104,7 +105,7 @@ impl Connector for PgConnector {
         preflight::target(&*self.admin().await?, &self.address, spec).await
     }
 
-    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<StartPoint> {
+    async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<Position> {
         let session = self.own().await?;
         slot::create(&self.address, self.tls.as_ref(), &session, spec, adopt).await
     }
@@ -117,7 +118,7 @@ impl Connector for PgConnector {
             address: self.address.clone(),
             tls: self.tls.clone(),
             tables: spec.tables.iter().map(|t| t.name.clone()).collect::<HashSet<_>>(),
-            progress: meta::progress_table(self.meta()),
+            own: [meta::progress_table(self.meta()), meta::snapshot_table(self.meta())],
             from,
         };
         Ok(Box::new(PgSource::new(wire, opening)))
@@ -141,6 +142,26 @@ impl Connector for PgConnector {
 
     async fn clear_state(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
         meta::clear_state(&*self.admin().await?, self.meta(), pipeline, flow, mapping).await
+    }
+
+    async fn copier(&self) -> Result<Box<dyn Copier>> {
+        Ok(Box::new(PgCopier::open(&self.address, self.tls.as_ref()).await?))
+    }
+
+    fn orders_alike(&self, data_type: &DataType) -> bool {
+        copy::orders_alike(data_type)
+    }
+
+    async fn read_copies(&self, pipeline: &str) -> Result<Vec<CopyRow>> {
+        meta::read_copies(&*self.admin().await?, self.meta(), pipeline).await
+    }
+
+    async fn write_copy(&self, row: &CopyRow) -> Result<()> {
+        meta::write_copy(&*self.admin().await?, self.meta(), row).await
+    }
+
+    async fn clear_copy(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        meta::clear_copy(&*self.admin().await?, self.meta(), pipeline, flow, mapping).await
     }
 
     async fn probe(&self, spec: &SourceSpec) -> Result<Probe> {
@@ -178,6 +199,10 @@ impl Connector for PgConnector {
 
     async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>> {
         slot::remove(&self.own().await?, spec).await
+    }
+
+    async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
+        meta::forget_progress(&*self.admin().await?, self.meta(), pipeline, flow).await
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

@@ -13,6 +13,7 @@
 mod catalog;
 mod config;
 mod connector;
+mod copy;
 mod error;
 mod lsn;
 mod meta;
@@ -25,6 +26,7 @@ mod session;
 mod sink;
 mod slot;
 mod source;
+mod text;
 mod tls;
 mod types;
 mod upsert;

@@ -1,7 +1,8 @@
 //! tidelock's own tables in a database: the system's id, progress and lasting states.
 
 use tidelock_core::{
-    Code, Error, Position, Progress, Result, StateRow, StoredState, SystemId, TableName,
+    Code, CopyPhase, CopyReason, CopyRow, Error, Position, Progress, Result, StateRow, StoredState,
+    SystemId, TableName,
 };
 use tokio_postgres::Row;
 
@@ -9,7 +10,7 @@ use crate::quote::{ident, literal};
 use crate::session::{Session, get};
 
 /// The tables, in the order they are made.
-const TABLES: [&str; 3] = ["system", "progress", "state"];
+const TABLES: [&str; 4] = ["system", "progress", "state", "snapshot"];
 
 /// The statements that make the meta schema, ready to be run by a DBA.
 pub(crate) fn ddl(schema: &str) -> Vec<String> {
@@ -37,6 +38,14 @@ pub(crate) fn ddl(schema: &str) -> Vec<String> {
              position text NOT NULL, at timestamptz NOT NULL DEFAULT now(), \
              PRIMARY KEY (pipeline, flow, mapping));"
         ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {s}.snapshot (\
+             pipeline text NOT NULL, flow text NOT NULL, mapping text NOT NULL, \
+             reason text NOT NULL, phase text NOT NULL, sweep boolean NOT NULL, \
+             cursor text NOT NULL, filter text NOT NULL, rows_done bigint NOT NULL, \
+             rows_total bigint NOT NULL, started_micros bigint NOT NULL, \
+             finished_micros bigint NOT NULL, PRIMARY KEY (pipeline, flow, mapping));"
+        ),
     ]
 }
 
@@ -52,6 +61,11 @@ pub(crate) fn grants(schema: &str, role: &str) -> Vec<String> {
 /// The progress table's full name.
 pub(crate) fn progress_table(schema: &str) -> TableName {
     TableName::new(schema, tidelock_core::PROGRESS_TABLE)
+}
+
+/// The copy table's full name.
+pub(crate) fn snapshot_table(schema: &str) -> TableName {
+    TableName::new(schema, tidelock_core::SNAPSHOT_TABLE)
 }
 
 /// Which of our tables are missing.
@@ -260,6 +274,113 @@ pub(crate) async fn clear_state(
     session.execute("removing a state", &sql, &[&pipeline, &flow, &mapping]).await.map(|_| ())
 }
 
+/// How far the copies of a pipeline have come.
+pub(crate) async fn read_copies(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+) -> Result<Vec<CopyRow>> {
+    if missing(session, schema).await?.contains(&"snapshot") {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT pipeline, flow, mapping, reason, phase, sweep, cursor, filter, rows_done, \
+         rows_total, started_micros, finished_micros FROM {}.snapshot WHERE pipeline = $1 \
+         ORDER BY flow, mapping",
+        ident(schema)
+    );
+    let rows = session.query("reading copies", &sql, &[&pipeline]).await?;
+    rows.iter().map(copy_row).collect()
+}
+
+fn copy_row(row: &Row) -> Result<CopyRow> {
+    let unknown = || Error::setup(Code::Catalog, "a row of table snapshot holds an unknown word");
+    let count = |index| -> Result<u64> { Ok(u64::try_from(get::<i64>(row, index)?).unwrap_or(0)) };
+    Ok(CopyRow {
+        pipeline: get(row, 0)?,
+        flow: get(row, 1)?,
+        mapping: get(row, 2)?,
+        reason: CopyReason::parse(get(row, 3)?).ok_or_else(unknown)?,
+        phase: CopyPhase::parse(get(row, 4)?).ok_or_else(unknown)?,
+        sweep: get(row, 5)?,
+        cursor: get(row, 6)?,
+        filter: get(row, 7)?,
+        rows_done: count(8)?,
+        rows_total: count(9)?,
+        started_micros: get(row, 10)?,
+        finished_micros: get(row, 11)?,
+    })
+}
+
+/// Writes how far a copy has come.
+pub(crate) async fn write_copy(session: &Session, schema: &str, row: &CopyRow) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO {}.snapshot (pipeline, flow, mapping, reason, phase, sweep, cursor, filter, \
+         rows_done, rows_total, started_micros, finished_micros) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (pipeline, flow, mapping) DO UPDATE SET reason = EXCLUDED.reason, \
+         phase = EXCLUDED.phase, sweep = EXCLUDED.sweep, cursor = EXCLUDED.cursor, \
+         filter = EXCLUDED.filter, rows_done = EXCLUDED.rows_done, \
+         rows_total = EXCLUDED.rows_total, started_micros = EXCLUDED.started_micros, \
+         finished_micros = EXCLUDED.finished_micros",
+        ident(schema)
+    );
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    session
+        .execute(
+            "writing how far a copy has come",
+            &sql,
+            &[
+                &row.pipeline,
+                &row.flow,
+                &row.mapping,
+                &row.reason.as_str(),
+                &row.phase.as_str(),
+                &row.sweep,
+                &row.cursor,
+                &row.filter,
+                &number(row.rows_done),
+                &number(row.rows_total),
+                &row.started_micros,
+                &row.finished_micros,
+            ],
+        )
+        .await
+        .map(|_| ())
+}
+
+/// Forgets the copy of a mapping.
+pub(crate) async fn clear_copy(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+    flow: &str,
+    mapping: &str,
+) -> Result<()> {
+    if missing(session, schema).await?.contains(&"snapshot") {
+        return Ok(());
+    }
+    let sql = format!(
+        "DELETE FROM {}.snapshot WHERE pipeline = $1 AND flow = $2 AND mapping = $3",
+        ident(schema)
+    );
+    session.execute("forgetting a copy", &sql, &[&pipeline, &flow, &mapping]).await.map(|_| ())
+}
+
+/// Removes a flow's progress row.
+pub(crate) async fn forget_progress(
+    session: &Session,
+    schema: &str,
+    pipeline: &str,
+    flow: &str,
+) -> Result<()> {
+    if missing(session, schema).await?.contains(&"progress") {
+        return Ok(());
+    }
+    let sql = format!("DELETE FROM {}.progress WHERE pipeline = $1 AND flow = $2", ident(schema));
+    session.execute("removing the progress row", &sql, &[&pipeline, &flow]).await.map(|_| ())
+}
+
 /// Removes all rows of a flow.
 pub(crate) async fn forget(
     session: &Session,
@@ -269,7 +390,7 @@ pub(crate) async fn forget(
 ) -> Result<u64> {
     let missing = missing(session, schema).await?;
     let mut removed = 0;
-    for name in ["state", "progress"] {
+    for name in ["state", "snapshot", "progress"] {
         if !missing.contains(&name) {
             let sql =
                 format!("DELETE FROM {}.{name} WHERE pipeline = $1 AND flow = $2", ident(schema));

@@ -2,8 +2,8 @@
 //!
 //! A pure decoder: bytes in, one message out, no state. It is total: any bytes give a message or
 //! [`Fault`], never a panic, and no length in the bytes is trusted before as many bytes are there.
-//! Version 1 hands over whole transactions after their commit, so no message carries a transaction
-//! id and none is ever taken back.
+//! Version 1 hands over whole transactions after their commit, so only the first message of each
+//! carries a transaction id, and none is ever taken back.
 
 use bytes::{Buf, Bytes};
 
@@ -56,7 +56,7 @@ pub(crate) struct Relation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
     /// A transaction starts.
-    Begin { commit_micros: i64 },
+    Begin { commit_micros: i64, xid: u32 },
     /// A transaction is complete; the log goes on at `end`.
     Commit { end: Lsn, commit_micros: i64 },
     /// A table's shape, sent before its first change and after it changed.
@@ -90,8 +90,7 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Message, Fault> {
         b'B' => {
             input.u64()?;
             let commit_micros = input.micros()?;
-            input.u32()?;
-            Message::Begin { commit_micros }
+            Message::Begin { commit_micros, xid: input.u32()? }
         }
         b'C' => {
             input.u8()?;

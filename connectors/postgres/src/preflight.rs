@@ -167,8 +167,7 @@ async fn publication_rights(
     spec: &SourceSpec,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
-    let progress = meta::progress_table(&address.meta_schema);
-    let tables = publication::wanted(spec, &progress);
+    let tables = publication::wanted(spec, &address.meta_schema);
     let contents = publication::read(session, &spec.publication).await?;
     let (missing, sql) = match &contents {
         None => (tables.clone(), publication::create_sql(&spec.publication, &tables)),

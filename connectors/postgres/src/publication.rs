@@ -28,13 +28,12 @@ fn list(tables: &[TableName]) -> String {
     tables.iter().map(table).collect::<Vec<_>>().join(", ")
 }
 
-/// What must be in it: the flow's tables and the progress table.
-pub(crate) fn wanted(spec: &SourceSpec, progress: &TableName) -> Vec<TableName> {
-    let mut tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
-    if !tables.contains(progress) {
-        tables.push(progress.clone());
-    }
-    tables
+/// What must be in it: the flow's tables, and those of our own that tell of other flows' writing.
+pub(crate) fn wanted(spec: &SourceSpec, meta_schema: &str) -> Vec<TableName> {
+    let own = [meta::progress_table(meta_schema), meta::snapshot_table(meta_schema)];
+    let tables = spec.tables.iter().map(|t| &t.name);
+    let own = own.iter().filter(|o| spec.tables.iter().all(|t| t.name != **o));
+    tables.chain(own).cloned().collect()
 }
 
 /// What a publication publishes.
@@ -85,40 +84,54 @@ pub(crate) async fn read(session: &Session, name: &str) -> Result<Option<Content
 
 /// Makes the publication, or adds what it lacks. Only before the stream starts.
 pub(crate) async fn ensure(session: &Session, address: &Address, spec: &SourceSpec) -> Result<()> {
-    let progress = meta::progress_table(&address.meta_schema);
-    let tables = wanted(spec, &progress);
+    let tables = wanted(spec, &address.meta_schema);
     let sql = match read(session, &spec.publication).await? {
         None => create_sql(&spec.publication, &tables),
         Some(contents) => {
             let missing = contents.missing(&tables);
             if missing.is_empty() {
-                return check(session, spec, &progress).await;
+                return check(session, spec, &address.meta_schema).await;
             }
             add_sql(&spec.publication, &missing)
         }
     };
-    session.batch("preparing the publication", &sql).await.map_err(|error| {
+    add(session, &sql).await?;
+    check(session, spec, &address.meta_schema).await
+}
+
+/// Adds the tables that join the stream now, and checks that all is there. Any other table that is
+/// missing must not be added in silence: changes to it from before are not in the stream.
+pub(crate) async fn join(session: &Session, address: &Address, spec: &SourceSpec) -> Result<()> {
+    if let Some(contents) = read(session, &spec.publication).await? {
+        let mut joining: Vec<TableName> =
+            spec.tables.iter().filter(|t| t.joins).map(|t| t.name.clone()).collect();
+        // Older pipelines lack it; what it told before is not asked for.
+        joining.push(meta::snapshot_table(&address.meta_schema));
+        let missing = contents.missing(&joining);
+        if !missing.is_empty() {
+            add(session, &add_sql(&spec.publication, &missing)).await?;
+        }
+    }
+    check(session, spec, &address.meta_schema).await
+}
+
+async fn add(session: &Session, sql: &str) -> Result<()> {
+    session.batch("preparing the publication", sql).await.map_err(|error| {
         if error.code() == Code::Privilege {
             error.with_hint(format!("have the tables' owner or a superuser run: {sql}"))
         } else {
             error
         }
-    })?;
-    check(session, spec, &progress).await
+    })
 }
 
-/// Checks that the publication holds what it must. Adding a table here would be wrong: changes to it
-/// from before are not in the stream.
-pub(crate) async fn check(
-    session: &Session,
-    spec: &SourceSpec,
-    progress: &TableName,
-) -> Result<()> {
+/// Checks that the publication holds what it must.
+pub(crate) async fn check(session: &Session, spec: &SourceSpec, meta_schema: &str) -> Result<()> {
     let name = &spec.publication;
     let refuse = |message: String, hint: String| {
         Err(Error::continuity(Code::Publication, message).with_hint(hint))
     };
-    let tables = wanted(spec, progress);
+    let tables = wanted(spec, meta_schema);
     let Some(contents) = read(session, name).await? else {
         return refuse(
             format!("the publication {name} is gone"),

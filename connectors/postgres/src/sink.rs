@@ -18,12 +18,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
+use futures_util::SinkExt;
 use futures_util::future::{MaybeDone, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, Error, Lease, Mark, OpenSink, Position, Progress, Result, Sink, SinkSpec, StateRow,
-    Value, WriteBatch, WriteOp,
+    Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
+    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::types::ToSql;
 
@@ -32,12 +34,17 @@ use crate::error::Stage;
 use crate::meta;
 use crate::quote::ident;
 use crate::session::{CALL_TIMEOUT, Session, get};
+use crate::text;
 use crate::upsert::{self, Encoded};
 
 /// How long the batches of one call may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Prepared statements kept at the server; more, and all are prepared anew.
 const STATEMENTS_MAX: usize = 500;
+/// Rows of a load that go into one upsert where `COPY` could not take them.
+const LOAD_ROWS: usize = 2_000;
+/// Bytes of one message of a `COPY`.
+const COPY_BYTES: usize = 64 << 10;
 /// Time after which a holder that does nothing is taken for dead; a live one pings more often.
 const STUCK_SECONDS: f64 = 30.0;
 
@@ -329,6 +336,57 @@ impl PgSink {
     }
 }
 
+impl PgSink {
+    /// Loads rows by `COPY`, below a savepoint: if one of them is there after all, or the table takes
+    /// no `COPY`, they are upserted.
+    async fn run_load(&mut self, index: usize, batch: &WriteBatch) -> Result<()> {
+        let at = |error: Error| attribute(error, index);
+        let doing = doing(batch);
+        self.session.batch(&doing, "SAVEPOINT tidelock_load").await?;
+        let sql = upsert::copy(&batch.table, &batch.columns).map_err(at)?;
+        let copying = copy_in(&self.session.client, &sql, batch);
+        match self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, copying).await {
+            Ok(rows) if rows == batch.rows.len() as u64 => {
+                return self.session.batch(&doing, "RELEASE SAVEPOINT tidelock_load").await;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Data => {}
+            Err(error) => return Err(error),
+        }
+        // Whatever it was, the ordinary way finds the same fault and names it.
+        self.session.batch(&doing, "ROLLBACK TO SAVEPOINT tidelock_load").await?;
+        let upsert = self.prepared(batch, WriteOp::Upsert, &batch.columns).await.map_err(at)?;
+        for rows in batch.rows.chunks(LOAD_ROWS) {
+            let rows: Vec<&[Value]> = rows.iter().map(|r| &**r).collect();
+            let params = arrays(batch, WriteOp::Upsert, &batch.columns, &rows).map_err(at)?;
+            let answer = execute(&self.session.client, &upsert, &params);
+            self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, answer).await.map_err(at)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends the rows of a batch through `COPY … FROM STDIN`; tells how many the server took.
+async fn copy_in(
+    client: &tokio_postgres::Client,
+    sql: &str,
+    batch: &WriteBatch,
+) -> std::result::Result<u64, tokio_postgres::Error> {
+    let sink = client.copy_in::<_, bytes::Bytes>(sql).await?;
+    tokio::pin!(sink);
+    let mut buffer = BytesMut::with_capacity(COPY_BYTES + 1024);
+    for row in &batch.rows {
+        text::put_row(&mut buffer, row.iter());
+        if buffer.len() >= COPY_BYTES {
+            sink.send(buffer.split().freeze()).await?;
+        }
+    }
+    if !buffer.is_empty() {
+        sink.send(buffer.freeze()).await?;
+    }
+    sink.finish().await
+}
+
 fn doing(batch: &WriteBatch) -> String {
     format!("mapping {}: writing to {}", batch.mapping, batch.table.name)
 }
@@ -424,9 +482,13 @@ impl Sink for PgSink {
         }
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
-            if batch.op == WriteOp::Move {
+            if matches!(batch.op, WriteOp::Move | WriteOp::Load) {
                 self.run(start, batches.get(start..index).unwrap_or(&[])).await?;
-                self.run_move(index, batch).await?;
+                if batch.op == WriteOp::Move {
+                    self.run_move(index, batch).await?;
+                } else {
+                    self.run_load(index, batch).await?;
+                }
                 start = index + 1;
             }
         }
@@ -438,6 +500,13 @@ impl Sink for PgSink {
             return Err(Error::bug("a state was recorded outside a transaction"));
         }
         meta::write_state(&self.session, &self.schema, row).await
+    }
+
+    async fn record_copy(&mut self, row: &CopyRow) -> Result<()> {
+        if self.open.is_none() {
+            return Err(Error::bug("a copy was recorded outside a transaction"));
+        }
+        meta::write_copy(&self.session, &self.schema, row).await
     }
 
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {

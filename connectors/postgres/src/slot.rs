@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tidelock_core::{Code, Error, Result, SourceSpec, StartPoint, TableName};
+use tidelock_core::{Code, Error, Position, Result, SourceSpec};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Address;
 use crate::lsn::Lsn;
-use crate::quote::{ident, literal, table};
-use crate::session::{PINNED, Session, get};
+use crate::publication;
+use crate::quote::{ident, literal};
+use crate::session::{Session, get};
 use crate::wire::Wire;
-use crate::{meta, publication};
 
 /// How long the making of a slot may wait for transactions that are open.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -105,14 +105,14 @@ pub(crate) async fn create(
     session: &Session,
     spec: &SourceSpec,
     adopt: bool,
-) -> Result<StartPoint> {
+) -> Result<Position> {
     let found = find(session, &spec.slot).await?;
     if let Some(start) = &spec.start_at {
         let start = Lsn::of(start)?;
         let slot = found.ok_or_else(|| no_way_back(&spec.slot))?;
         publication::ensure(session, address, spec).await?;
         check_slot(session, &spec.slot, &slot, start).await?;
-        return Ok(StartPoint { position: start.to_position(), with_rows: Vec::new() });
+        return Ok(start.to_position());
     }
     if found.is_some() {
         if !adopt {
@@ -128,11 +128,7 @@ pub(crate) async fn create(
     // change does not exist for it.
     publication::ensure(session, address, spec).await?;
     let mut wire = Wire::open(address, tls).await?;
-    let (position, snapshot) = make_slot(&mut wire, session, &spec.slot).await?;
-    let with_rows = tables_with_rows(address, tls, spec, &snapshot).await?;
-    // The snapshot lives as long as this connection does.
-    drop(wire);
-    Ok(StartPoint { position: position.to_position(), with_rows })
+    Ok(make_slot(&mut wire, session, &spec.slot).await?.to_position())
 }
 
 fn no_way_back(slot: &str) -> Error {
@@ -146,9 +142,13 @@ fn no_way_back(slot: &str) -> Error {
     )
 }
 
-async fn make_slot(wire: &mut Wire, session: &Session, name: &str) -> Result<(Lsn, String)> {
-    let option =
-        if session.version().await? >= 150_000 { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
+async fn make_slot(wire: &mut Wire, session: &Session, name: &str) -> Result<Lsn> {
+    // Rows are read in snapshots of their own, while the stream goes on.
+    let option = if session.version().await? >= 150_000 {
+        "(SNAPSHOT 'nothing')"
+    } else {
+        "NOEXPORT_SNAPSHOT"
+    };
     let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {option}", ident(name));
     let doing = format!("creating slot {name}");
     let rows = match timeout(CREATE_TIMEOUT, wire.command(&doing, &command)).await {
@@ -157,9 +157,9 @@ async fn make_slot(wire: &mut Wire, session: &Session, name: &str) -> Result<(Ls
     };
     let row = rows.first().ok_or_else(|| Error::bug("the server made a slot without an answer"))?;
     let cell = |index: usize| row.get(index).cloned().flatten();
-    match (cell(1), cell(2)) {
-        (Some(point), Some(snapshot)) => Ok((point.parse()?, snapshot)),
-        _ => Err(Error::bug("the server made a slot without a snapshot")),
+    match cell(1) {
+        Some(point) => point.parse(),
+        None => Err(Error::bug("the server made a slot without a starting point")),
     }
 }
 
@@ -184,29 +184,6 @@ async fn blocked(session: &Session, name: &str) -> Result<Error> {
     .with_hint("it goes on as soon as that transaction ends"))
 }
 
-async fn tables_with_rows(
-    address: &Address,
-    tls: Option<&Arc<ClientConfig>>,
-    spec: &SourceSpec,
-    snapshot: &str,
-) -> Result<Vec<TableName>> {
-    let session = Session::open(address, tls, PINNED).await?;
-    let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-        literal(snapshot)
-    );
-    session.batch("taking up the slot's snapshot", &begin).await?;
-    let mut with_rows = Vec::new();
-    for source in &spec.tables {
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", table(&source.name));
-        let doing = format!("looking into {}", source.name);
-        if get(&session.query_one(&doing, &sql, &[]).await?, 0)? {
-            with_rows.push(source.name.clone());
-        }
-    }
-    Ok(with_rows)
-}
-
 /// Proves that the log continues at `from` and starts the stream.
 pub(crate) async fn start(
     address: &Address,
@@ -224,7 +201,7 @@ pub(crate) async fn start(
         .with_hint("what was written since is no longer in the log: `tidelock resync` the flow")
     })?;
     check_slot(session, &spec.slot, &slot, from).await?;
-    publication::check(session, spec, &meta::progress_table(&address.meta_schema)).await?;
+    publication::join(session, address, spec).await?;
     release(session, &spec.slot).await?;
     let mut wire = Wire::open(address, tls).await?;
     check_same_server(&mut wire, spec).await?;

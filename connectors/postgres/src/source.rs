@@ -22,7 +22,8 @@ use bytes::Bytes;
 use rustls::ClientConfig;
 use tidelock_core::{
     Begin, Change, Chunk, Code, Commit, Delete, Error, Idle, Insert, LogEvent, OldRow, Op,
-    Position, Result, Row, Source, StreamColumn, TableName, TableSchema, Truncate, Update, Value,
+    Position, Result, Row, Source, StreamColumn, TableName, TableSchema, TransactionId, Truncate,
+    Update, Value,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -56,7 +57,8 @@ pub(crate) struct Opening {
     pub(crate) address: Address,
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) tables: HashSet<TableName>,
-    pub(crate) progress: TableName,
+    /// Our own tables, which are always read.
+    pub(crate) own: [TableName; 2],
     pub(crate) from: Lsn,
 }
 
@@ -70,9 +72,9 @@ pub(crate) struct PgSource {
     unresolved: Option<Relation>,
     chunk: Chunk,
     in_transaction: bool,
-    /// The transaction's commit time, until its first event is delivered: a transaction without any
+    /// The transaction's beginning, until its first event is delivered: a transaction without any
     /// (of other tables; older servers send them all) is not one for us.
-    unannounced: Option<i64>,
+    unannounced: Option<Begin>,
     /// The last position delivered.
     reached: Lsn,
     /// Log that went by between transactions since that was last told.
@@ -175,17 +177,18 @@ impl PgSource {
 
     /// Delivers an event of the open transaction.
     fn deliver(&mut self, event: LogEvent) {
-        if let Some(commit_micros) = self.unannounced.take() {
-            self.chunk.push(LogEvent::Begin(Begin { commit_micros }));
+        if let Some(begin) = self.unannounced.take() {
+            self.chunk.push(LogEvent::Begin(begin));
         }
         self.chunk.push(event);
     }
 
     fn message(&mut self, bytes: Bytes) -> Result<()> {
         match pgoutput::decode(bytes).map_err(|fault| self.undecodable(fault))? {
-            Message::Begin { commit_micros } => {
+            Message::Begin { commit_micros, xid } => {
                 self.in_transaction = true;
-                self.unannounced = Some(commit_micros);
+                let id = Some(TransactionId(u64::from(xid)));
+                self.unannounced = Some(Begin { commit_micros, id });
             }
             Message::Commit { end, commit_micros } => {
                 self.in_transaction = false;
@@ -199,7 +202,8 @@ impl PgSource {
             }
             Message::Relation(relation) => {
                 let name = TableName::new(&*relation.schema, &*relation.name);
-                let wanted = name == self.opening.progress || self.opening.tables.contains(&name);
+                let wanted =
+                    self.opening.own.contains(&name) || self.opening.tables.contains(&name);
                 if !wanted {
                     self.shapes.insert(relation.id, Shape::Other);
                 } else if relation.columns.iter().any(|c| self.types.lacks(c.type_oid)) {

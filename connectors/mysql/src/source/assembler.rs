@@ -367,7 +367,7 @@ impl Assembler {
         }
         if !group.told {
             group.told = true;
-            self.chunk.push(LogEvent::Begin(Begin { commit_micros: group.micros }));
+            self.chunk.push(LogEvent::Begin(Begin { commit_micros: group.micros, id: None }));
         }
         Ok(())
     }

@@ -37,11 +37,11 @@ fn put_old(out: &mut BytesMut, old: &Old) {
 fn encode(message: &Message) -> Bytes {
     let mut out = BytesMut::new();
     match message {
-        Message::Begin { commit_micros } => {
+        Message::Begin { commit_micros, xid } => {
             out.put_u8(b'B');
             out.put_u64(77);
             out.put_i64(commit_micros - EPOCH_2000_MICROS);
-            out.put_u32(9);
+            out.put_u32(*xid);
         }
         Message::Commit { end, commit_micros } => {
             out.put_u8(b'C');
@@ -124,7 +124,8 @@ fn messages() -> impl Strategy<Value = Message> {
     );
     let micros = -1_000_000_000_000i64..4_000_000_000_000_000;
     prop_oneof![
-        micros.clone().prop_map(|commit_micros| Message::Begin { commit_micros }),
+        (micros.clone(), any::<u32>())
+            .prop_map(|(commit_micros, xid)| Message::Begin { commit_micros, xid }),
         (any::<u64>(), micros)
             .prop_map(|(end, commit_micros)| Message::Commit { end: Lsn(end), commit_micros }),
         (any::<u32>(), "[a-z]{1,9}", "[a-zA-Z \"]{1,9}", prop::collection::vec(column, 0..6))

@@ -50,7 +50,7 @@ async fn passwords_are_proved_by_scram_on_both_kinds_of_connection() {
     let spec = field.spec(&["t"]).await;
     let connector_good = connector(good.clone()).expect("connector");
     let start = connector_good.create_stream(&spec, false).await.expect("stream");
-    let mut source = connector_good.open_source(&spec, &start.position).await.expect("source");
+    let mut source = connector_good.open_source(&spec, &start).await.expect("source");
     field.sql("INSERT INTO t VALUES (1)").await;
     commits(&mut source, 1).await;
 
@@ -117,7 +117,7 @@ async fn certificates_are_checked_as_far_as_asked_and_plain_text_is_no_way_out()
     let encrypted = connector(config).expect("connector");
     let spec = field.spec(&["t"]).await;
     let start = encrypted.create_stream(&spec, false).await.expect("stream");
-    let mut source = encrypted.open_source(&spec, &start.position).await.expect("source");
+    let mut source = encrypted.open_source(&spec, &start).await.expect("source");
     field.sql("INSERT INTO t SELECT generate_series(1, 5000)").await;
     assert_eq!(commits(&mut source, 1).await.0.len(), 5002);
     let sql = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)";

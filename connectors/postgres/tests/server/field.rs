@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidelock_core::{
     Connector, Lease, LogEvent, OpenSink, Position, Secret, SinkSpec, Source, SourceSpec,
-    SourceTable, StartPoint, SystemConfig, TableName, Tls, TlsMode,
+    SourceTable, SystemConfig, TableName, Tls, TlsMode,
 };
 use tidelock_postgres::connector;
 use tidelock_scratch::{Postgres, PostgresOptions};
@@ -56,6 +56,7 @@ impl Field {
             tables: tables
                 .iter()
                 .map(|t| SourceTable {
+                    joins: false,
                     name: TableName::new("public", *t),
                     key_columns: vec!["id".into()],
                 })
@@ -65,10 +66,10 @@ impl Field {
         }
     }
 
-    pub async fn stream(&self, tables: &[&str]) -> (SourceSpec, StartPoint, Box<dyn Source>) {
+    pub async fn stream(&self, tables: &[&str]) -> (SourceSpec, Position, Box<dyn Source>) {
         let spec = self.spec(tables).await;
         let start = self.connector.create_stream(&spec, false).await.expect("stream");
-        let source = self.connector.open_source(&spec, &start.position).await.expect("source");
+        let source = self.connector.open_source(&spec, &start).await.expect("source");
         (spec, start, source)
     }
 

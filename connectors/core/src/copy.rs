@@ -1,0 +1,360 @@
+//! The contract of copying: reading a table in pieces while its log is being followed.
+//!
+//! **How a piece joins the log.** A piece is the rows of one key range as one snapshot of the source
+//! shows them. The engine stands at a position A of the log when it decides to read the piece, and from
+//! then on keeps every change of that range which the log delivers. The snapshot must show everything
+//! up to A ([`Copier::snapshot`] says so or asks to try again), and it names a position B that covers
+//! all it shows. When the log has been followed up to B, the kept changes are laid over the rows in
+//! memory, in log order. What the snapshot already showed is then laid over itself, which changes
+//! nothing in the end: the last word on each row is either the snapshot's or a later change's. So the
+//! result is exactly the range as it is at the place of the log where the engine stands, and it is
+//! written there, in the flow's own guarded transaction.
+//!
+//! **Visible later than logged.** With a synchronous standby or semi-synchronous replication a server
+//! may log a change, and we may have applied it, long before its own queries see it. That is why the
+//! snapshot is asked about what was delivered, and not the log about its end.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::change::Row;
+use crate::error::Result;
+use crate::position::Position;
+use crate::schema::{TableName, TableSchema};
+use crate::value::{Date, Instant, Time, Timestamp, Value};
+
+/// A transaction's number at its source, without meaning beyond that server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TransactionId(pub u64);
+
+/// A key's values, in the order of the key's columns.
+pub type Key = Box<[Value]>;
+
+/// A table to be read in pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyTable {
+    /// The table.
+    pub name: TableName,
+    /// The columns to read; the key's are among them.
+    pub columns: Vec<String>,
+    /// The columns of a unique index without NULL, by which pieces are cut.
+    pub key: Vec<String>,
+    /// A condition in the server's own SQL that rows must meet.
+    pub filter: Option<String>,
+}
+
+/// The keys above `after`, up to and with `upto`, in the order in which the database itself keeps
+/// them; `None` is an open end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyRange {
+    /// Above this key.
+    pub after: Option<Key>,
+    /// Up to and with this key.
+    pub upto: Option<Key>,
+}
+
+/// The rows of a range in one snapshot.
+#[derive(Debug)]
+pub struct Piece {
+    /// The shape of the rows: the columns asked for, in that order.
+    pub table: Arc<TableSchema>,
+    /// The rows in key order.
+    pub rows: Vec<Row>,
+    /// Set if the rows would have taken more memory than allowed: the piece ends at the last row.
+    pub cut: bool,
+}
+
+/// A connection that reads tables of a system.
+///
+/// One task calls it, one call at a time. After an error it is dropped. `snapshot` opens a snapshot
+/// that `read` and `present` then look at, until the next `snapshot`; the other calls look at what is
+/// there now.
+#[async_trait]
+pub trait Copier: Send {
+    /// Waits until every transaction that was running when it was called has ended, where snapshots
+    /// could otherwise miss what an earlier process of ours has applied already. `notice` is called
+    /// with the reason if it takes long.
+    async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()>;
+
+    /// About how many rows the table has.
+    async fn estimate(&mut self, table: &CopyTable) -> Result<u64>;
+
+    /// The key of the `rows`-th row above `after`; `None` if there are not that many.
+    async fn bound(
+        &mut self,
+        table: &CopyTable,
+        after: Option<&Key>,
+        rows: usize,
+    ) -> Result<Option<Key>>;
+
+    /// Opens a snapshot. Answers the position that covers everything it shows, or `None` if it does
+    /// not show all that was committed up to `reached`, the transactions `delivered` among it.
+    async fn snapshot(
+        &mut self,
+        reached: &Position,
+        delivered: &[TransactionId],
+    ) -> Result<Option<Position>>;
+
+    /// The rows of a range in the open snapshot, at most about `bytes_max` of memory.
+    async fn read(
+        &mut self,
+        table: &CopyTable,
+        range: &KeyRange,
+        bytes_max: usize,
+    ) -> Result<Piece>;
+
+    /// Which of these keys the open snapshot has a row for. Keys are over `table.key`.
+    async fn present(&mut self, table: &CopyTable, keys: &[Key]) -> Result<Vec<bool>>;
+
+    /// Whether `key` is not above `bound`, in the database's own order.
+    async fn up_to(&mut self, table: &CopyTable, key: &Key, bound: &Key) -> Result<bool>;
+}
+
+/// The order of two keys by their values; `None` where only the database can tell.
+pub fn key_order(a: &[Value], b: &[Value]) -> Option<Ordering> {
+    for (a, b) in a.iter().zip(b) {
+        let order = match (a, b) {
+            (Value::Int(a), Value::Int(b)) => a.cmp(b),
+            (Value::UInt(a), Value::UInt(b)) => a.cmp(b),
+            (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+            (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
+            (Value::Date(a), Value::Date(b)) => a.cmp(b),
+            (Value::Time(a), Value::Time(b)) => a.cmp(b),
+            (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
+            (Value::Instant(a), Value::Instant(b)) => a.cmp(b),
+            (Value::Uuid(a), Value::Uuid(b)) => a.cmp(b),
+            _ => return None,
+        };
+        if order != Ordering::Equal {
+            return Some(order);
+        }
+    }
+    (a.len() == b.len()).then_some(Ordering::Equal)
+}
+
+/// Why a table is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyReason {
+    /// The first copy.
+    Initial,
+    /// A person asked for rows to be read again.
+    Backfill,
+    /// Log was lost, or the mapping had stopped: compare and patch, deletes included.
+    Resync,
+}
+
+/// How far a copy has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyPhase {
+    /// The stream of this mapping waits until the copy of the other direction has ended.
+    Held,
+    /// Rows are being read.
+    Rows,
+    /// Rows that the source no longer has are being looked for at the target.
+    Sweep,
+    /// It has ended.
+    Done,
+}
+
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// The word kept in the table.
+            pub fn as_str(self) -> &'static str {
+                match self { $($type::$variant => $word),+ }
+            }
+
+            /// The meaning of such a word.
+            pub fn parse(word: &str) -> Option<$type> {
+                match word { $($word => Some($type::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+words!(CopyReason { Initial = "initial", Backfill = "backfill", Resync = "resync" });
+words!(CopyPhase { Held = "held", Rows = "rows", Sweep = "sweep", Done = "done" });
+
+/// A row of `<meta_schema>.snapshot` at the target: how far the copy of one mapping has come. It is
+/// written in the same transaction as the rows it tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyRow {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The flow's name.
+    pub flow: String,
+    /// The mapping's name.
+    pub mapping: String,
+    /// Why it is copied.
+    pub reason: CopyReason,
+    /// How far it has come.
+    pub phase: CopyPhase,
+    /// Whether rows that only the target has are removed at the end.
+    pub sweep: bool,
+    /// The key up to which it has come, as [`Cursor`] writes it; empty at the beginning of a phase.
+    pub cursor: String,
+    /// The condition that rows must meet; empty for all.
+    pub filter: String,
+    /// Rows copied.
+    pub rows_done: u64,
+    /// Rows there are, about.
+    pub rows_total: u64,
+    /// When it began, microseconds since 1970 on tidelock's clock.
+    pub started_micros: i64,
+    /// When it ended; 0 if it has not.
+    pub finished_micros: i64,
+}
+
+/// A key with the names of its columns, in a text that a table can hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cursor {
+    columns: Vec<String>,
+    values: Vec<Kept>,
+}
+
+/// A value in the notation of [`Cursor`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Kept {
+    Bool(bool),
+    Int(i64),
+    UInt(u64),
+    Decimal(String),
+    Float32(u32),
+    Float64(u64),
+    Text(String),
+    Bytes(String),
+    Date(i32),
+    Time(i64),
+    Timestamp(i64),
+    Instant(i64),
+    Uuid(String),
+    Json(String),
+    Enum(String),
+    Foreign(String),
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+}
+
+impl Kept {
+    fn of(value: &Value) -> Option<Kept> {
+        Some(match value {
+            Value::Null | Value::Unchanged => return None,
+            Value::Bool(b) => Kept::Bool(*b),
+            Value::Int(i) => Kept::Int(*i),
+            Value::UInt(u) => Kept::UInt(*u),
+            Value::Decimal(t) => Kept::Decimal(t.to_string()),
+            Value::Float32(f) => Kept::Float32(f.to_bits()),
+            Value::Float64(f) => Kept::Float64(f.to_bits()),
+            Value::Text(t) => Kept::Text(t.to_string()),
+            Value::Bytes(b) => Kept::Bytes(hex(b)),
+            Value::Date(d) => Kept::Date(d.0),
+            Value::Time(t) => Kept::Time(t.0),
+            Value::Timestamp(t) => Kept::Timestamp(t.0),
+            Value::Instant(t) => Kept::Instant(t.0),
+            Value::Uuid(u) => Kept::Uuid(hex(u)),
+            Value::Json(t) => Kept::Json(t.to_string()),
+            Value::Enum(t) => Kept::Enum(t.to_string()),
+            Value::Foreign(t) => Kept::Foreign(t.to_string()),
+        })
+    }
+
+    fn value(self) -> Option<Value> {
+        Some(match self {
+            Kept::Bool(b) => Value::Bool(b),
+            Kept::Int(i) => Value::Int(i),
+            Kept::UInt(u) => Value::UInt(u),
+            Kept::Decimal(t) => Value::Decimal(t.into()),
+            Kept::Float32(bits) => Value::Float32(f32::from_bits(bits)),
+            Kept::Float64(bits) => Value::Float64(f64::from_bits(bits)),
+            Kept::Text(t) => Value::Text(t.into()),
+            Kept::Bytes(t) => Value::Bytes(unhex(&t)?.into()),
+            Kept::Date(d) => Value::Date(Date(d)),
+            Kept::Time(t) => Value::Time(Time(t)),
+            Kept::Timestamp(t) => Value::Timestamp(Timestamp(t)),
+            Kept::Instant(t) => Value::Instant(Instant(t)),
+            Kept::Uuid(t) => Value::Uuid(unhex(&t)?.try_into().ok()?),
+            Kept::Json(t) => Value::Json(t.into()),
+            Kept::Enum(t) => Value::Enum(t.into()),
+            Kept::Foreign(t) => Value::Foreign(t.into()),
+        })
+    }
+}
+
+impl Cursor {
+    /// The cursor of a key; `None` if a cell is NULL or missing, which no key has.
+    pub fn new(columns: &[String], key: &[Value]) -> Option<Cursor> {
+        let values = key.iter().map(Kept::of).collect::<Option<Vec<_>>>()?;
+        (values.len() == columns.len()).then(|| Cursor { columns: columns.to_vec(), values })
+    }
+
+    /// The text.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The key of such a text, if it is over these columns.
+    pub fn decode(text: &str, columns: &[String]) -> Option<Key> {
+        let cursor: Cursor = serde_json::from_str(text).ok()?;
+        if cursor.columns != columns || cursor.values.len() != columns.len() {
+            return None;
+        }
+        cursor.values.into_iter().map(Kept::value).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_keep_every_kind_of_key_exactly() {
+        let key: Vec<Value> = vec![
+            Value::Int(i64::MIN),
+            Value::UInt(u64::MAX),
+            Value::Text("a\"b\u{0}é".into()),
+            Value::Bytes(vec![0, 255, 7].into()),
+            Value::Uuid([9; 16]),
+            Value::Decimal("-0.10".into()),
+            Value::Float64(-0.0),
+            Value::Date(Date(-1)),
+            Value::Timestamp(Timestamp::INFINITY),
+            Value::Instant(Instant(5)),
+            Value::Foreign("0000-00-00".into()),
+        ];
+        let columns: Vec<String> = (0..key.len()).map(|i| format!("c{i}")).collect();
+        let text = Cursor::new(&columns, &key).map(|c| c.encode()).unwrap_or_default();
+        assert_eq!(Cursor::decode(&text, &columns).as_deref(), Some(key.as_slice()));
+        assert_eq!(Cursor::decode(&text, &columns[1..]), None);
+        assert_eq!(Cursor::decode("x", &columns), None);
+        assert_eq!(Cursor::new(&columns[..1], &[Value::Null]), None);
+    }
+
+    #[test]
+    fn keys_are_ordered_from_the_left_and_mixed_kinds_not_at_all() {
+        let (one, two) = (Value::Int(1), Value::Int(2));
+        assert_eq!(
+            key_order(&[one.clone(), two.clone()], &[two.clone(), one.clone()]),
+            Some(Ordering::Less)
+        );
+        assert_eq!(
+            key_order(std::slice::from_ref(&one), std::slice::from_ref(&one)),
+            Some(Ordering::Equal)
+        );
+        assert_eq!(key_order(&[one], &[Value::UInt(1)]), None);
+        assert_eq!(key_order(&[Value::Text("a".into())], &[Value::Text("b".into())]), None);
+    }
+}

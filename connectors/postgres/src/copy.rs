@@ -1,0 +1,525 @@
+//! Reading tables in pieces, by `COPY … TO STDOUT` inside short snapshots.
+//!
+//! **What a snapshot shows.** PostgreSQL logs a commit, and with a synchronous standby may wait for
+//! long, before the transaction becomes visible. So it is not enough to read after a position of the
+//! log. `pg_current_snapshot()` names the transactions that the snapshot does not show, and the log
+//! names the transaction of each change: both are compared. What an earlier process of ours has
+//! applied is not known by number any more; [`Copier::settle`] waits until whatever was running then
+//! has ended, as the making of a slot does.
+//!
+//! **What covers it.** Every transaction that a snapshot shows has its commit record before the place
+//! where the log ended when the snapshot was taken. That place may not be written out yet, and nobody
+//! would write it while the server is idle: then a commit of our own does.
+//!
+//! **One decoder.** Values come as text under the same pinned settings as in the log, and are read by
+//! the same code.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use rustls::ClientConfig;
+use tidelock_core::{
+    Code, Copier, CopyTable, DataType, Error, Key, KeyRange, Piece, Position, Result, Row,
+    StreamColumn, TableSchema, TransactionId, Value,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::config::Address;
+use crate::error::{Stage, from_client};
+use crate::lsn::Lsn;
+use crate::quote::{ident, literal, table};
+use crate::session::{PINNED, Session, get};
+use crate::text;
+use crate::types::{TypeMap, value};
+
+/// How long no row may come before the server is taken for gone.
+const SILENCE: Duration = Duration::from_secs(300);
+/// How long running transactions are waited for before it is told.
+const NOTICE_AFTER: Duration = Duration::from_secs(5);
+
+/// A table as it is now: the shape of what is read, and the types that a key is compared in.
+struct Facts {
+    schema: Arc<TableSchema>,
+    key_types: Vec<String>,
+}
+
+/// A connection that reads tables.
+pub(crate) struct PgCopier {
+    session: Session,
+    address: Address,
+    tls: Option<Arc<ClientConfig>>,
+    types: TypeMap,
+    facts: HashMap<(String, Vec<String>), Arc<Facts>>,
+    versions: u64,
+    open: bool,
+}
+
+/// Which transactions a snapshot shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Visible {
+    min: u64,
+    max: u64,
+    running: Vec<u64>,
+}
+
+impl Visible {
+    /// Reads the text of a `pg_snapshot`: `xmin:xmax:xip,xip,…`.
+    fn parse(text: &str) -> Option<Visible> {
+        let mut parts = text.splitn(3, ':');
+        let min = parts.next()?.parse().ok()?;
+        let max = parts.next()?.parse().ok()?;
+        let running = parts
+            .next()?
+            .split(',')
+            .filter(|xid| !xid.is_empty())
+            .map(|xid| xid.parse().ok())
+            .collect::<Option<Vec<u64>>>()?;
+        Some(Visible { min, max, running })
+    }
+
+    /// Whether a committed transaction is shown. The log numbers them with 32 bits only; the one
+    /// meant is the nearest, as no number lives for two thousand million others.
+    fn shows(&self, id: TransactionId) -> bool {
+        let ahead = (id.0 as u32).wrapping_sub(self.max as u32) as i32;
+        let full = self.max.wrapping_add_signed(i64::from(ahead));
+        full < self.min || (full < self.max && !self.running.contains(&full))
+    }
+}
+
+impl PgCopier {
+    pub(crate) async fn open(
+        address: &Address,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<PgCopier> {
+        Ok(PgCopier {
+            session: reading_session(address, tls).await?,
+            address: address.clone(),
+            tls: tls.cloned(),
+            types: TypeMap::default(),
+            facts: HashMap::new(),
+            versions: 0,
+            open: false,
+        })
+    }
+
+    async fn facts(&mut self, wanted: &CopyTable) -> Result<Arc<Facts>> {
+        let at = (table(&wanted.name), wanted.columns.clone());
+        if let Some(facts) = self.facts.get(&at) {
+            return Ok(facts.clone());
+        }
+        let sql = "SELECT a.attname::text, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod) \
+                   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
+        let rows = self
+            .session
+            .query("reading columns", sql, &[&wanted.name.schema, &wanted.name.name])
+            .await?;
+        let mut found = HashMap::new();
+        for row in &rows {
+            let facts: (u32, i32, String) = (get(row, 1)?, get(row, 2)?, get(row, 3)?);
+            found.insert(get::<String>(row, 0)?, facts);
+        }
+        let oids: Vec<u32> = found.values().map(|(oid, ..)| *oid).collect();
+        self.types.load(&self.session, &oids).await?;
+        let gone = |name: &String| {
+            Error::data(Code::SchemaDrift, format!("{}.{name}: the column is gone", wanted.name))
+        };
+        let mut columns = Vec::with_capacity(wanted.columns.len());
+        for name in &wanted.columns {
+            let (oid, modifier, _) = found.get(name).ok_or_else(|| gone(name))?;
+            columns.push(StreamColumn {
+                name: name.clone(),
+                data_type: self.types.data_type(*oid, *modifier),
+                identity: wanted.key.contains(name),
+            });
+        }
+        let key_types = wanted
+            .key
+            .iter()
+            .map(|name| {
+                found.get(name).map(|(.., native)| native.clone()).ok_or_else(|| gone(name))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.versions += 1;
+        let schema =
+            Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
+        let facts = Arc::new(Facts { schema, key_types });
+        self.facts.insert(at, facts.clone());
+        Ok(facts)
+    }
+
+    async fn end_snapshot(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.open) {
+            self.session.batch("ending a snapshot", "ROLLBACK").await?;
+        }
+        Ok(())
+    }
+
+    /// Lines of a `COPY … TO STDOUT`, each handed to `take` until that says stop.
+    async fn lines(
+        &mut self,
+        doing: &str,
+        sql: &str,
+        mut take: impl FnMut(Bytes) -> Result<bool>,
+    ) -> Result<bool> {
+        let fault = |e: &tokio_postgres::Error| from_client(e, doing, Stage::Admin);
+        let stream = self.session.client.copy_out(sql).await.map_err(|e| fault(&e))?;
+        tokio::pin!(stream);
+        loop {
+            let next = tokio::time::timeout(SILENCE, stream.try_next()).await.map_err(|_| {
+                Error::transient(
+                    Code::ServerBusy,
+                    format!("{doing}: no row for {} s", SILENCE.as_secs()),
+                )
+            })?;
+            match next.map_err(|e| fault(&e))? {
+                None => return Ok(false),
+                Some(line) => {
+                    if !take(line)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A session that reads a range of keys by the key's index, whatever the statistics say.
+async fn reading_session(address: &Address, tls: Option<&Arc<ClientConfig>>) -> Result<Session> {
+    let session = Session::open(address, tls, PINNED).await?;
+    let sql = "SET enable_seqscan = off; SET enable_sort = off; SET jit = off";
+    session.batch("settling a reading session", sql).await?;
+    Ok(session)
+}
+
+fn names(columns: &[String]) -> String {
+    columns.iter().map(|c| ident(c)).collect::<Vec<_>>().join(", ")
+}
+
+/// A key as a row of literals in its columns' types.
+fn key_literals(key: &[Value], types: &[String]) -> Result<String> {
+    let cells = key
+        .iter()
+        .zip(types)
+        .map(|(value, native)| {
+            text::of(value)
+                .map(|t| format!("{}::{native}", literal(&t)))
+                .ok_or_else(|| Error::bug("a key to copy by holds NULL"))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(format!("({})", cells.join(", ")))
+}
+
+/// `WHERE` for a range and the table's own condition; empty if there is neither.
+fn conditions(wanted: &CopyTable, facts: &Facts, range: &KeyRange) -> Result<String> {
+    let key = format!("({})", names(&wanted.key));
+    let mut tests = Vec::new();
+    if let Some(after) = &range.after {
+        tests.push(format!("{key} > {}", key_literals(after, &facts.key_types)?));
+    }
+    if let Some(upto) = &range.upto {
+        tests.push(format!("{key} <= {}", key_literals(upto, &facts.key_types)?));
+    }
+    if let Some(filter) = &wanted.filter {
+        tests.push(format!("({filter})"));
+    }
+    Ok(if tests.is_empty() { String::new() } else { format!(" WHERE {}", tests.join(" AND ")) })
+}
+
+/// A row of a `COPY` line.
+fn row(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Box<[Value]>> {
+    let damaged = || {
+        Error::transient(
+            Code::Unreachable,
+            format!("a row of table {} cannot be read", schema.name),
+        )
+    };
+    let cells = text::cells(line).ok_or_else(damaged)?;
+    if cells.len() != columns.len() {
+        return Err(damaged());
+    }
+    cells
+        .into_iter()
+        .zip(columns)
+        .map(|(cell, &i)| {
+            let column = schema.columns.get(i).ok_or_else(damaged)?;
+            match cell {
+                None => Ok(Value::Null),
+                Some(text) => value(&column.data_type, &text).ok_or_else(|| {
+                    Error::data(
+                        Code::DamagedEvent,
+                        format!(
+                            "a value of column {} of table {} is not written as its type demands",
+                            column.name, schema.name
+                        ),
+                    )
+                }),
+            }
+        })
+        .collect()
+}
+
+fn places(facts: &Facts, columns: &[String]) -> Result<Vec<usize>> {
+    columns
+        .iter()
+        .map(|name| {
+            facts
+                .schema
+                .columns
+                .iter()
+                .position(|c| &c.name == name)
+                .ok_or_else(|| Error::bug("a key column is not among those read"))
+        })
+        .collect()
+}
+
+#[async_trait]
+impl Copier for PgCopier {
+    async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
+        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+        let until: u64 = get::<&str>(
+            &self.session.query_one("looking for open transactions", sql, &[]).await?,
+            0,
+        )?
+        .parse()
+        .map_err(|_| Error::bug("a transaction number is none"))?;
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, \
+                       (SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1)";
+            let row = self.session.query_one("looking for open transactions", sql, &[]).await?;
+            let oldest: u64 = get::<&str>(&row, 0)?.parse().unwrap_or(0);
+            if oldest >= until {
+                return Ok(());
+            }
+            if !told && began.elapsed() > NOTICE_AFTER {
+                let by = get::<Option<i32>>(&row, 1)?.map_or_else(
+                    || "a prepared transaction".to_owned(),
+                    |pid| format!("process {pid}"),
+                );
+                let words =
+                    format!("copying waits for transactions that are open, the oldest of {by}");
+                notice(words);
+                told = true;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn estimate(&mut self, wanted: &CopyTable) -> Result<u64> {
+        // Partitioned tables have no size of their own.
+        let sql = "WITH RECURSIVE part(oid) AS (\
+                     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     WHERE n.nspname = $1 AND c.relname = $2 \
+                     UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part p ON p.oid = i.inhparent) \
+                   SELECT coalesce(sum(CASE WHEN c.reltuples < 0 OR c.relpages = 0 \
+                     THEN pg_relation_size(c.oid) / 100 \
+                     ELSE c.reltuples / c.relpages * pg_relation_size(c.oid) / 8192 END), 0)::float8 \
+                   FROM part p JOIN pg_class c ON c.oid = p.oid WHERE c.relkind IN ('r', 'm')";
+        let row = self
+            .session
+            .query_one("estimating rows", sql, &[&wanted.name.schema, &wanted.name.name])
+            .await?;
+        Ok(get::<f64>(&row, 0)? as u64)
+    }
+
+    async fn bound(
+        &mut self,
+        wanted: &CopyTable,
+        after: Option<&Key>,
+        rows: usize,
+    ) -> Result<Option<Key>> {
+        self.end_snapshot().await?;
+        let facts = self.facts(wanted).await?;
+        let range = KeyRange { after: after.cloned(), upto: None };
+        let order = names(&wanted.key);
+        let sql = format!(
+            "COPY (SELECT {order} FROM {}{} ORDER BY {order} OFFSET {} LIMIT 1) TO STDOUT",
+            table(&wanted.name),
+            conditions(wanted, &facts, &range)?,
+            rows.saturating_sub(1),
+        );
+        let key = places(&facts, &wanted.key)?;
+        let mut found = None;
+        self.lines(&format!("cutting a piece of {}", wanted.name), &sql, |line| {
+            found = Some(row(&facts.schema, &key, &line)?);
+            Ok(true)
+        })
+        .await?;
+        Ok(found)
+    }
+
+    async fn snapshot(
+        &mut self,
+        _reached: &Position,
+        delivered: &[TransactionId],
+    ) -> Result<Option<Position>> {
+        self.end_snapshot().await?;
+        self.session
+            .batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?;
+        self.open = true;
+        let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, \
+                   pg_current_wal_flush_lsn()::text";
+        let row = self.session.query_one("opening a snapshot", sql, &[]).await?;
+        let visible = Visible::parse(get(&row, 0)?)
+            .ok_or_else(|| Error::bug("a snapshot's text cannot be read"))?;
+        if !delivered.iter().all(|id| visible.shows(*id)) {
+            self.end_snapshot().await?;
+            return Ok(None);
+        }
+        let (end, written): (Lsn, Lsn) =
+            (get::<&str>(&row, 1)?.parse()?, get::<&str>(&row, 2)?.parse()?);
+        if written < end {
+            // Nobody might write the rest out for long: a commit does.
+            let other = Session::open(&self.address, self.tls.as_ref(), PINNED).await?;
+            other.query("moving the log on", "SELECT pg_current_xact_id()", &[]).await?;
+        }
+        Ok(Some(end.to_position()))
+    }
+
+    async fn read(
+        &mut self,
+        wanted: &CopyTable,
+        range: &KeyRange,
+        bytes_max: usize,
+    ) -> Result<Piece> {
+        let facts = self.facts(wanted).await?;
+        let sql = format!(
+            "COPY (SELECT {} FROM {}{} ORDER BY {}) TO STDOUT",
+            names(&wanted.columns),
+            table(&wanted.name),
+            conditions(wanted, &facts, range)?,
+            names(&wanted.key),
+        );
+        let all = places(&facts, &wanted.columns)?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let cut = self
+            .lines(&format!("reading {}", wanted.name), &sql, |line| {
+                let one = Row(row(&facts.schema, &all, &line)?);
+                bytes += one.bytes();
+                rows.push(one);
+                Ok(bytes < bytes_max)
+            })
+            .await?;
+        if cut {
+            // The rest of the answer is still on its way on this connection.
+            self.session = reading_session(&self.address, self.tls.as_ref()).await?;
+            self.open = false;
+        }
+        Ok(Piece { table: facts.schema.clone(), rows, cut })
+    }
+
+    async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {
+        let facts = self.facts(wanted).await?;
+        let mut values = Vec::with_capacity(keys.len());
+        for (i, key) in keys.iter().enumerate() {
+            let cells = key_literals(key, &facts.key_types)?;
+            values.push(format!("({i}, {}", cells.trim_start_matches('(')));
+        }
+        let mut present = vec![false; keys.len()];
+        if values.is_empty() {
+            return Ok(present);
+        }
+        let columns: Vec<String> = (0..wanted.key.len()).map(|i| format!("c{i}")).collect();
+        let on: Vec<String> = wanted
+            .key
+            .iter()
+            .zip(&columns)
+            .map(|(name, c)| format!("t.{} = k.{c}", ident(name)))
+            .collect();
+        let sql = format!(
+            "SELECT k.i FROM (VALUES {}) AS k(i, {}) WHERE EXISTS (SELECT 1 FROM {} AS t WHERE {})",
+            values.join(", "),
+            columns.join(", "),
+            table(&wanted.name),
+            on.join(" AND ")
+        );
+        let doing = format!("looking for keys of {}", wanted.name);
+        for found in self.session.query(&doing, &sql, &[]).await? {
+            let i = usize::try_from(get::<i32>(&found, 0)?).unwrap_or(usize::MAX);
+            if let Some(cell) = present.get_mut(i) {
+                *cell = true;
+            }
+        }
+        Ok(present)
+    }
+
+    async fn up_to(&mut self, wanted: &CopyTable, key: &Key, bound: &Key) -> Result<bool> {
+        let facts = self.facts(wanted).await?;
+        // The comparison must be by the columns' own collations, so it is made on a row of the table's
+        // type: a table without rows gives one.
+        let cells: Vec<String> = wanted
+            .key
+            .iter()
+            .zip(key.iter().zip(&facts.key_types))
+            .map(|(name, (value, native))| {
+                text::of(value)
+                    .map(|t| format!("coalesce(t.{}, {}::{native})", ident(name), literal(&t)))
+                    .ok_or_else(|| Error::bug("a key to copy by holds NULL"))
+            })
+            .collect::<Result<_>>()?;
+        let sql = format!(
+            "SELECT ({}) <= {} FROM (SELECT 1) one LEFT JOIN {} AS t ON false",
+            cells.join(", "),
+            key_literals(bound, &facts.key_types)?,
+            table(&wanted.name),
+        );
+        get(&self.session.query_one("comparing keys", &sql, &[]).await?, 0)
+    }
+}
+
+/// Whether the database orders such values as `key_order` does.
+pub(crate) fn orders_alike(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Bool
+        | DataType::Int { .. }
+        | DataType::Bytes { .. }
+        | DataType::Date
+        | DataType::Time { .. }
+        | DataType::Timestamp { .. }
+        | DataType::Instant { .. }
+        | DataType::Uuid => true,
+        DataType::Decimal { .. }
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Text { .. }
+        | DataType::Json
+        | DataType::Enum { .. }
+        | DataType::Unsupported { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_shows_what_had_ended_and_nothing_else() {
+        let visible = Visible::parse("100:105:100,103").unwrap_or(Visible {
+            min: 0,
+            max: 0,
+            running: vec![],
+        });
+        let shows = |xid| visible.shows(TransactionId(xid));
+        assert!(shows(99) && shows(101) && shows(104));
+        assert!(!shows(100) && !shows(103) && !shows(105) && !shows(4_000));
+        assert_eq!(Visible::parse("7:7:").map(|v| v.running.len()), Some(0));
+        assert_eq!(Visible::parse("x"), None);
+    }
+
+    #[test]
+    fn numbers_of_32_bits_are_taken_for_the_nearest() {
+        let epoch = 3u64 << 32;
+        let visible = Visible { min: epoch + 5, max: epoch + 10, running: vec![epoch + 7] };
+        assert!(visible.shows(TransactionId(6)) && !visible.shows(TransactionId(7)));
+        assert!(visible.shows(TransactionId(u64::from(u32::MAX))), "from before the wrap");
+        assert!(!visible.shows(TransactionId(10)));
+    }
+}

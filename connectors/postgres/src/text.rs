@@ -1,0 +1,242 @@
+//! Values in PostgreSQL's own text form: for literals, and for `COPY` in text format.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tidelock_core::{Date, Instant, Time, Timestamp, Value};
+
+/// A value as the server itself would write it under ISO date style; `None` for NULL and for what
+/// the log did not carry.
+pub(crate) fn of(value: &Value) -> Option<Cow<'_, str>> {
+    Some(match value {
+        Value::Null | Value::Unchanged => return None,
+        Value::Bool(true) => "t".into(),
+        Value::Bool(false) => "f".into(),
+        Value::Int(i) => i.to_string().into(),
+        Value::UInt(u) => u.to_string().into(),
+        Value::Float32(f) => float(f64::from(*f), f.to_string()),
+        Value::Float64(f) => float(*f, f.to_string()),
+        Value::Decimal(t)
+        | Value::Text(t)
+        | Value::Json(t)
+        | Value::Enum(t)
+        | Value::Foreign(t) => Cow::Borrowed(t),
+        Value::Bytes(b) => {
+            let mut text = String::with_capacity(2 + 2 * b.len());
+            text.push_str("\\x");
+            for byte in b {
+                push_hex(&mut text, *byte);
+            }
+            text.into()
+        }
+        Value::Date(d) => date(*d),
+        Value::Time(Time(t)) => clock(*t).into(),
+        Value::Timestamp(t) => stamp(*t, "").into(),
+        Value::Instant(Instant(i)) => stamp(Timestamp(*i), "+00").into(),
+        Value::Uuid(u) => {
+            let mut text = String::with_capacity(36);
+            for (i, byte) in u.iter().enumerate() {
+                if matches!(i, 4 | 6 | 8 | 10) {
+                    text.push('-');
+                }
+                push_hex(&mut text, *byte);
+            }
+            text.into()
+        }
+    })
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    for nibble in [byte >> 4, byte & 15] {
+        text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+    }
+}
+
+/// Rust writes the shortest decimal that reads back as the same number, as the server does.
+fn float(number: f64, shortest: String) -> Cow<'static, str> {
+    if number.is_nan() {
+        "NaN".into()
+    } else if number.is_infinite() {
+        if number > 0.0 { "Infinity".into() } else { "-Infinity".into() }
+    } else {
+        shortest.into()
+    }
+}
+
+/// Year, month and day, and whether it is before Christ: there is no year 0.
+fn civil(date: Date) -> (String, &'static str) {
+    let (year, month, day) = date.to_ymd();
+    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+    (format!("{year:04}-{month:02}-{day:02}"), era)
+}
+
+fn date(date: Date) -> Cow<'static, str> {
+    if date.is_infinite() {
+        return if date == Date::INFINITY { "infinity".into() } else { "-infinity".into() };
+    }
+    let (text, era) = civil(date);
+    format!("{text}{era}").into()
+}
+
+fn clock(micros: i64) -> String {
+    let (seconds, fraction) =
+        (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
+    let mut text = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if fraction > 0 {
+        // Writing to a String cannot fail.
+        let _written = write!(text, ".{fraction:06}");
+    }
+    text
+}
+
+fn stamp(at: Timestamp, zone: &str) -> String {
+    if at.is_infinite() {
+        return if at == Timestamp::INFINITY { "infinity" } else { "-infinity" }.to_owned();
+    }
+    let (date, Time(time)) = at.split();
+    let (day, era) = civil(date);
+    format!("{day} {}{zone}{era}", clock(time))
+}
+
+/// Appends a row in `COPY`'s text format.
+pub(crate) fn put_row<'a>(out: &mut BytesMut, cells: impl Iterator<Item = &'a Value>) {
+    for (i, cell) in cells.enumerate() {
+        if i > 0 {
+            out.put_u8(b'\t');
+        }
+        match of(cell) {
+            None => out.put_slice(b"\\N"),
+            Some(text) => put_escaped(out, text.as_bytes()),
+        }
+    }
+    out.put_u8(b'\n');
+}
+
+fn put_escaped(out: &mut BytesMut, text: &[u8]) {
+    let mut plain = 0;
+    for (i, byte) in text.iter().enumerate() {
+        let escape = match byte {
+            b'\\' => b'\\',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            _ => continue,
+        };
+        out.put_slice(text.get(plain..i).unwrap_or_default());
+        out.put_slice(&[b'\\', escape]);
+        plain = i + 1;
+    }
+    out.put_slice(text.get(plain..).unwrap_or_default());
+}
+
+/// The cells of a line of `COPY`'s text format, without copying those that hold no escape; `None`
+/// for NULL. `None` in all if it is no such line.
+pub(crate) fn cells(line: &Bytes) -> Option<Vec<Option<Bytes>>> {
+    let line = line.strip_suffix(b"\n").map(|rest| line.slice_ref(rest))?;
+    let mut cells = Vec::new();
+    let mut start = 0;
+    loop {
+        let rest = line.get(start..)?;
+        let length = rest.iter().position(|b| *b == b'\t').unwrap_or(rest.len());
+        let cell = line.slice(start..start + length);
+        cells.push(if &*cell == b"\\N" {
+            None
+        } else if cell.contains(&b'\\') {
+            Some(unescaped(&cell)?)
+        } else {
+            Some(cell)
+        });
+        start += length + 1;
+        if start > line.len() {
+            return Some(cells);
+        }
+    }
+}
+
+fn unescaped(cell: &[u8]) -> Option<Bytes> {
+    let mut out = Vec::with_capacity(cell.len());
+    let mut bytes = cell.iter();
+    while let Some(&byte) = bytes.next() {
+        out.push(match byte {
+            b'\\' => match *bytes.next()? {
+                b'b' => 8,
+                b'f' => 12,
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'v' => 11,
+                b'\\' => b'\\',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::value;
+    use tidelock_core::DataType;
+
+    fn text(value: &Value) -> String {
+        of(value).unwrap_or_default().into_owned()
+    }
+
+    #[test]
+    fn texts_read_back_as_the_same_value() {
+        let day = |y, m, d| Date::from_ymd(y, m, d).unwrap_or(Date(0));
+        let at = |d, t| Timestamp::new(d, Time(t)).unwrap_or(Timestamp(0));
+        for (data_type, v) in [
+            (DataType::Bool, Value::Bool(true)),
+            (DataType::Int { bits: 64, unsigned: false }, Value::Int(i64::MIN)),
+            (DataType::Float64, Value::Float64(0.1 + 0.2)),
+            (DataType::Float64, Value::Float64(f64::NEG_INFINITY)),
+            (DataType::Float32, Value::Float32(1.1)),
+            (
+                DataType::Bytes { bytes_max: None, fixed: None },
+                Value::Bytes(vec![0, 1, 255].into()),
+            ),
+            (DataType::Date, Value::Date(day(2024, 2, 29))),
+            (DataType::Date, Value::Date(day(0, 12, 31))),
+            (DataType::Date, Value::Date(Date::NEG_INFINITY)),
+            (DataType::Time { fsp: 6, span: false }, Value::Time(Time(86_399_000_001))),
+            (DataType::Timestamp { fsp: 6 }, Value::Timestamp(at(day(-43, 3, 15), 1))),
+            (DataType::Timestamp { fsp: 6 }, Value::Timestamp(Timestamp(-1))),
+            (DataType::Instant { fsp: 6, narrow: false }, Value::Instant(Instant(-1_500_000))),
+            (DataType::Instant { fsp: 6, narrow: false }, Value::Instant(Instant::INFINITY)),
+            (DataType::Uuid, Value::Uuid([0x1f; 16])),
+        ] {
+            let written = text(&v);
+            assert_eq!(
+                value(&data_type, &Bytes::from(written.clone().into_bytes())),
+                Some(v),
+                "{written}"
+            );
+        }
+        assert!(text(&Value::Float64(f64::NAN)) == "NaN");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rows_survive_the_copy_format(texts in proptest::collection::vec(proptest::option::of(".{0,12}"), 1..6)) {
+            let row: Vec<Value> = texts
+                .iter()
+                .map(|t| t.as_ref().map_or(Value::Null, |t| Value::Text(t.as_str().into())))
+                .collect();
+            let mut out = BytesMut::new();
+            put_row(&mut out, row.iter());
+            let back = cells(&out.freeze()).map(|cells| {
+                cells.into_iter().map(|c| c.map(|c| String::from_utf8_lossy(&c).into_owned())).collect::<Vec<_>>()
+            });
+            proptest::prop_assert_eq!(back, Some(texts));
+        }
+
+        #[test]
+        fn any_line_gives_an_answer(bytes in proptest::collection::vec(0u8..255, 0..60)) {
+            let _ = cells(&Bytes::from(bytes));
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Copying: the first copy of a table, its backfill, and its way back after log was lost.
+//!
+//! ```text
+//!  copier (a task)                         applier (between two source transactions)
+//!  ───────────────                         ─────────────────────────────────────────
+//!  bound of the next piece
+//!  "watch the range" ───────────────────>  from here (A) on keeps the range's changes
+//!  snapshot that shows all up to A, named B
+//!  rows of the range ───────────────────>  when the log is followed up to B: rows + kept changes
+//!                                          ─> one guarded transaction: rows, cursor, position
+//! ```
+//!
+//! **The law.** At every commit the target holds, for each mapping, exactly the source's rows at the
+//! flow's position, as far as the keys up to the mapping's cursor go. Changes beyond the cursor are not
+//! applied: the piece that reaches them brings their outcome. So nothing is lost, doubled or
+//! resurrected, no state of the past is ever written over a later one, and unique and foreign keys
+//! that hold at the source hold at the target ([`tidelock_core::copy`] argues why a piece is exact).
+//!
+//! **One mechanism.** A first copy begins with no key copied and the stream already open. A restart goes
+//! on at the cursor, which was committed with the rows. A mapping added later, one that had stopped and
+//! comes back, and a whole flow that lost its log go the same way; the last two end with a sweep, which
+//! looks for rows that only the target has. A backfill differs in one thing: the stream goes on being
+//! applied everywhere, and the pieces are laid over it.
+//!
+//! **kill -9 anywhere**: the piece that was not committed is read again. Nothing is kept in memory or on
+//! disk that the target does not hold. The source keeps no long snapshot, and its log is freed meanwhile.
+
+pub mod copier;
+pub mod region;
+
+pub use copier::{CopyFailed, Copying, Job, Reverse, copy};
+pub use region::{Regions, Request};

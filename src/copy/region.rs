@@ -1,0 +1,832 @@
+//! What of each mapping is copied, and the pieces on their way. Pure but for one question: where keys
+//! are ordered by a collation, the source is asked.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tidelock_core::{
+    Change, Code, Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, Error, Insert, Key,
+    KeyRange, Op, Piece, Position, Result, Row, TableSchema, TransactionId, Value, copy::key_order,
+};
+use tokio::sync::oneshot;
+
+use super::Job;
+
+/// Memory for the changes kept for one piece; beyond it the piece is given up and read again.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
+/// Where the applier stood when it began to watch, and what it had applied lately.
+#[derive(Debug)]
+pub struct Watching {
+    /// The position that the snapshot must show.
+    pub reached: Position,
+    /// Transactions of the copied tables delivered since the last such answer.
+    pub delivered: Vec<TransactionId>,
+}
+
+/// What became of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is committed at the target.
+    Written,
+    /// Too much changed meanwhile: read it again.
+    Spoiled,
+}
+
+/// What the copier asks of the applier; answered between two source transactions.
+pub enum Request {
+    /// Keep the changes of a range from now on.
+    Watch {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The range.
+        range: KeyRange,
+        /// The answer.
+        reply: oneshot::Sender<Watching>,
+    },
+    /// The rows of the range watched.
+    Rows {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The rows.
+        piece: Piece,
+        /// What covers everything they show.
+        upto: Position,
+        /// About how many rows there are, where that was looked at.
+        total: u64,
+        /// The answer.
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// Forget the range watched last, or all of them.
+    Unwatch {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// All, not only the last.
+        all: bool,
+        /// The answer.
+        reply: oneshot::Sender<()>,
+    },
+    /// Keep the keys that are written from now on.
+    WatchKeys {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The answer.
+        reply: oneshot::Sender<Watching>,
+    },
+    /// Keys of the target that the source does not have.
+    Sweep {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The keys, as the target has them.
+        absent: Vec<Key>,
+        /// What covers everything that the question saw.
+        upto: Position,
+        /// Up to which key of the target has been asked; `None` if that was the last.
+        cursor: Option<Cursor>,
+        /// The answer.
+        reply: oneshot::Sender<Outcome>,
+    },
+}
+
+/// Which keys of a mapping are copied.
+#[derive(Debug, Clone, PartialEq)]
+enum Reach {
+    Nothing,
+    UpTo(Key),
+    All,
+}
+
+/// A change of a range that is being read.
+#[derive(Debug)]
+struct Kept {
+    old: Option<(String, bool)>,
+    new: Option<(String, bool, Row)>,
+    clear: bool,
+}
+
+/// A range that is being read.
+struct Watched {
+    range: KeyRange,
+    kept: Vec<Kept>,
+    bytes: usize,
+    spoiled: bool,
+}
+
+/// A piece that waits for its place in the log.
+struct Waiting {
+    piece: Piece,
+    upto: Position,
+    total: u64,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Keys of the target to be removed when their place in the log has come.
+struct Sweeping {
+    absent: Vec<Key>,
+    upto: Position,
+    cursor: Option<Cursor>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Where a column of a piece stands in a row of the log.
+struct Places {
+    key: Vec<usize>,
+    columns: Vec<usize>,
+}
+
+struct Region {
+    table: CopyTable,
+    row: CopyRow,
+    reach: Reach,
+    watched: VecDeque<Watched>,
+    waiting: VecDeque<Waiting>,
+    touched: Option<HashSet<u64>>,
+    sweeping: Option<Sweeping>,
+    places: HashMap<u64, Places>,
+    /// Whether keys can be compared here.
+    alike: bool,
+}
+
+/// What is to be done with a change.
+pub enum Meeting {
+    /// Apply it.
+    Apply,
+    /// Apply this instead: the row came from keys that are not copied yet.
+    Insert(Insert),
+    /// Remove the old row: it went to keys that are not copied yet.
+    Erase,
+    /// Nothing: a piece will bring its outcome.
+    Later,
+}
+
+/// What is ready to be written.
+pub enum Ready {
+    /// Rows of a piece.
+    Rows {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// Their shape.
+        table: Arc<TableSchema>,
+        /// The rows.
+        rows: Vec<Row>,
+        /// How far the copy has come with them.
+        row: CopyRow,
+        /// Whom to tell.
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// Keys to be removed.
+    Sweep {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The keys, with what was written meanwhile left to [`Regions::touched`].
+        keys: Vec<Key>,
+        /// How far the copy has come with them.
+        row: CopyRow,
+        /// Whom to tell.
+        reply: oneshot::Sender<Outcome>,
+    },
+}
+
+enum Place {
+    Copied,
+    Watched(usize),
+    Beyond,
+}
+
+/// The mappings that are being copied.
+pub struct Regions {
+    source: Arc<dyn Connector>,
+    judge: Option<Box<dyn Copier>>,
+    regions: BTreeMap<Arc<str>, Region>,
+    delivered: Vec<TransactionId>,
+}
+
+impl Regions {
+    /// Regions of the mappings whose copy has not ended.
+    pub fn new(source: Arc<dyn Connector>, copies: impl IntoIterator<Item = Job>) -> Regions {
+        let regions = copies
+            .into_iter()
+            .map(|Job { mapping, table, alike, row }| {
+                let overlaid = row.reason == tidelock_core::CopyReason::Backfill;
+                let reach = match row.phase {
+                    CopyPhase::Sweep | CopyPhase::Done => Reach::All,
+                    _ if overlaid => Reach::All,
+                    CopyPhase::Held => Reach::Nothing,
+                    CopyPhase::Rows => match Cursor::decode(&row.cursor, &table.key) {
+                        Some(key) => Reach::UpTo(key),
+                        None => Reach::Nothing,
+                    },
+                };
+                let region = Region {
+                    table,
+                    row,
+                    reach,
+                    watched: VecDeque::new(),
+                    waiting: VecDeque::new(),
+                    touched: None,
+                    sweeping: None,
+                    places: HashMap::new(),
+                    alike,
+                };
+                (mapping, region)
+            })
+            .collect();
+        Regions { source, judge: None, regions, delivered: Vec::new() }
+    }
+
+    /// Whether every copy has ended.
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// Gives a mapping up: it has stopped.
+    pub fn drop_mapping(&mut self, mapping: &str) {
+        self.regions.remove(mapping);
+    }
+
+    /// Notes that a transaction of copied tables was delivered.
+    pub fn note(&mut self, id: TransactionId) {
+        if !self.regions.is_empty() && self.delivered.last() != Some(&id) {
+            self.delivered.push(id);
+        }
+    }
+
+    /// Notes the keys of a write, for a sweep that is under way.
+    pub fn wrote(&mut self, mapping: &str, keys: [u64; 2]) {
+        if let Some(touched) = self.regions.get_mut(mapping).and_then(|r| r.touched.as_mut()) {
+            touched.extend(keys);
+        }
+    }
+
+    /// Whether the key of this hash was written since [`Request::WatchKeys`].
+    pub fn touched(&self, mapping: &str, key: u64) -> bool {
+        self.regions
+            .get(mapping)
+            .and_then(|r| r.touched.as_ref())
+            .is_none_or(|touched| touched.contains(&key))
+    }
+
+    /// Takes a request, at a place of the log between two transactions.
+    pub fn take(&mut self, request: Request, reached: &Position) {
+        // A copier that has gone away is not told; the attempt is over then.
+        match request {
+            Request::Watch { mapping, range, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    region.watched.push_back(Watched {
+                        range,
+                        kept: Vec::new(),
+                        bytes: 0,
+                        spoiled: false,
+                    });
+                    let delivered = std::mem::take(&mut self.delivered);
+                    let _gone = reply.send(Watching { reached: reached.clone(), delivered });
+                }
+            }
+            Request::Rows { mapping, piece, upto, total, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    region.waiting.push_back(Waiting { piece, upto, total, reply });
+                }
+            }
+            Request::Unwatch { mapping, all, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    let kept = if all { 0 } else { region.watched.len().saturating_sub(1) };
+                    region.watched.truncate(kept);
+                }
+                let _gone = reply.send(());
+            }
+            Request::WatchKeys { mapping, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    region.touched = Some(HashSet::new());
+                    let delivered = std::mem::take(&mut self.delivered);
+                    let _gone = reply.send(Watching { reached: reached.clone(), delivered });
+                }
+            }
+            Request::Sweep { mapping, absent, upto, cursor, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    region.sweeping = Some(Sweeping { absent, upto, cursor, reply });
+                }
+            }
+        }
+    }
+
+    /// What a change means for a mapping.
+    pub async fn meet(&mut self, mapping: &str, change: &Change, echo: bool) -> Result<Meeting> {
+        let Some(region) = self.regions.get_mut(mapping) else { return Ok(Meeting::Apply) };
+        if region.row.phase == CopyPhase::Held {
+            return Ok(Meeting::Later);
+        }
+        if region.reach == Reach::All && region.watched.is_empty() {
+            return Ok(Meeting::Apply);
+        }
+        let (old, new) = region.keys(change)?;
+        let same = old == new;
+        let old_place = match &old {
+            Some(key) => Some(place(region, &mut self.judge, &self.source, key).await?),
+            None => None,
+        };
+        let new_place = match &new {
+            Some(key) if !same => Some(place(region, &mut self.judge, &self.source, key).await?),
+            Some(_) => old_place.as_ref().map(Place::again),
+            None => None,
+        };
+        region.keep(change, (old.as_ref(), &old_place), (new.as_ref(), &new_place))?;
+        if region.reach == Reach::All || echo {
+            return Ok(Meeting::Apply);
+        }
+        let copied = |place: &Option<Place>| matches!(place, Some(Place::Copied));
+        Ok(match (&change.op, copied(&old_place), copied(&new_place)) {
+            (Op::Insert(_), _, true) | (Op::Delete(_), true, _) | (Op::Update(_), true, true) => {
+                Meeting::Apply
+            }
+            (Op::Update(_), true, false) => Meeting::Erase,
+            (Op::Update(update), false, true) => {
+                if !update.new.is_full() {
+                    return Err(Error::data(
+                        Code::UpdateMissing,
+                        format!("{}: a row came to keys already copied, and the log does not carry all of it", change.table.name),
+                    )
+                    .with_hint(format!("`tidelock resync {mapping}`")));
+                }
+                Meeting::Insert(Insert { new: update.new.clone() })
+            }
+            (Op::Insert(_) | Op::Delete(_) | Op::Update(_), ..) => Meeting::Later,
+        })
+    }
+
+    /// Every row of a mapping went away. Answers whether the target must be emptied too.
+    pub fn meet_truncate(&mut self, mapping: &str) -> bool {
+        let Some(region) = self.regions.get_mut(mapping) else { return true };
+        for watched in &mut region.watched {
+            watched.kept.clear();
+            watched.bytes = 0;
+            watched.kept.push(Kept { old: None, new: None, clear: true });
+        }
+        region.row.phase != CopyPhase::Held
+    }
+
+    /// The next thing whose place in the log has come.
+    pub fn ready(&mut self, reached: &Position) -> Result<Option<Ready>> {
+        let source = self.source.clone();
+        let come = |upto: &Position| source.compare(reached, upto).map(|order| order.reached());
+        for (mapping, region) in &mut self.regions {
+            let due = match region.waiting.front() {
+                Some(waiting) => come(&waiting.upto)?,
+                None => false,
+            };
+            if due
+                && let (Some(waiting), Some(watched)) =
+                    (region.waiting.pop_front(), region.watched.pop_front())
+            {
+                let Piece { table, rows, .. } = waiting.piece;
+                let Some(rows) = merged(rows, watched.kept, watched.spoiled, &region.table) else {
+                    // What follows it was cut at its end: all begin anew there.
+                    let _gone = waiting.reply.send(Outcome::Spoiled);
+                    region.watched.clear();
+                    for later in region.waiting.drain(..) {
+                        let _gone = later.reply.send(Outcome::Spoiled);
+                    }
+                    continue;
+                };
+                let row = region.after(&watched.range, rows.len() as u64, waiting.total)?;
+                return Ok(Some(Ready::Rows {
+                    mapping: mapping.clone(),
+                    table,
+                    rows,
+                    row,
+                    reply: waiting.reply,
+                }));
+            }
+            let due = match &region.sweeping {
+                Some(sweeping) => come(&sweeping.upto)?,
+                None => false,
+            };
+            if due && let Some(sweeping) = region.sweeping.take() {
+                let mut row = region.row.clone();
+                match sweeping.cursor {
+                    Some(cursor) => row.cursor = cursor.encode(),
+                    None => ended(&mut row),
+                }
+                return Ok(Some(Ready::Sweep {
+                    mapping: mapping.clone(),
+                    keys: sweeping.absent,
+                    row,
+                    reply: sweeping.reply,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A mapping's copy has come so far, durably.
+    pub fn committed(&mut self, mapping: &str, row: CopyRow) {
+        if row.phase == CopyPhase::Done {
+            self.regions.remove(mapping);
+            return;
+        }
+        if let Some(region) = self.regions.get_mut(mapping) {
+            if region.reach != Reach::All {
+                region.reach = match (row.phase, Cursor::decode(&row.cursor, &region.table.key)) {
+                    (CopyPhase::Sweep, _) => Reach::All,
+                    (_, Some(key)) => Reach::UpTo(key),
+                    (_, None) => Reach::Nothing,
+                };
+            }
+            region.row = row;
+        }
+    }
+
+    /// The held mappings, and what their rows become when the hold ends.
+    pub fn release(&mut self, mapping: &str) -> Option<CopyRow> {
+        let region = self.regions.get(mapping)?;
+        if region.row.phase != CopyPhase::Held {
+            return None;
+        }
+        let mut row = region.row.clone();
+        ended(&mut row);
+        Some(row)
+    }
+}
+
+/// A copy that has ended.
+fn ended(row: &mut CopyRow) {
+    row.phase = CopyPhase::Done;
+    row.cursor.clear();
+    row.rows_total = row.rows_done;
+    row.finished_micros = crate::apply::now_micros();
+}
+
+/// Where a key lies.
+async fn place(
+    region: &Region,
+    judge: &mut Option<Box<dyn Copier>>,
+    source: &Arc<dyn Connector>,
+    key: &Key,
+) -> Result<Place> {
+    if let Reach::UpTo(bound) = &region.reach
+        && is_up_to(&region.table, region.alike, judge, source, key, bound).await?
+    {
+        return Ok(Place::Copied);
+    }
+    let overlaid = region.reach == Reach::All;
+    for (i, watched) in region.watched.iter().enumerate() {
+        if overlaid
+            && i == 0
+            && let Some(after) = &watched.range.after
+            && is_up_to(&region.table, region.alike, judge, source, key, after).await?
+        {
+            return Ok(Place::Copied);
+        }
+        let within = match &watched.range.upto {
+            None => true,
+            Some(upto) => is_up_to(&region.table, region.alike, judge, source, key, upto).await?,
+        };
+        if within {
+            return Ok(Place::Watched(i));
+        }
+    }
+    Ok(Place::Beyond)
+}
+
+async fn is_up_to(
+    table: &CopyTable,
+    alike: bool,
+    judge: &mut Option<Box<dyn Copier>>,
+    source: &Arc<dyn Connector>,
+    key: &Key,
+    bound: &Key,
+) -> Result<bool> {
+    if alike && let Some(order) = key_order(key, bound) {
+        return Ok(order.is_le());
+    }
+    if judge.is_none() {
+        *judge = Some(source.copier().await?);
+    }
+    match judge {
+        Some(judge) => judge.up_to(table, key, bound).await,
+        None => Err(Error::bug("no connection to compare keys by")),
+    }
+}
+
+impl Place {
+    fn again(&self) -> Place {
+        match self {
+            Place::Copied => Place::Copied,
+            Place::Watched(i) => Place::Watched(*i),
+            Place::Beyond => Place::Beyond,
+        }
+    }
+
+    fn is_watched(place: &Option<Place>, index: usize) -> bool {
+        matches!(place, Some(Place::Watched(i)) if *i == index)
+    }
+}
+
+impl Region {
+    /// The key before and after a change.
+    fn keys(&mut self, change: &Change) -> Result<(Option<Key>, Option<Key>)> {
+        let table = &self.table;
+        let places = self
+            .places
+            .entry(change.table.version)
+            .or_insert_with(|| Places::new(table, &change.table));
+        let missing = || {
+            Error::data(
+                Code::IdentityMissing,
+                format!("{}: the log does not carry the columns that pieces are cut by", change.table.name),
+            )
+            .with_hint("on PostgreSQL set REPLICA IDENTITY FULL or USING INDEX over them; on MySQL and MariaDB set binlog_row_image = FULL")
+        };
+        if places.key.len() != table.key.len() || places.columns.len() != table.columns.len() {
+            return Err(Error::data(
+                Code::SchemaDrift,
+                format!("{}: a column that is being copied is gone", change.table.name),
+            ));
+        }
+        let of = |row: &Row| -> Result<Key> {
+            places
+                .key
+                .iter()
+                .map(|&i| match row.0.get(i) {
+                    None | Some(Value::Unchanged) => Err(missing()),
+                    Some(value) => Ok(value.clone()),
+                })
+                .collect()
+        };
+        Ok(match &change.op {
+            Op::Insert(insert) => (None, Some(of(&insert.new)?)),
+            Op::Delete(delete) => (Some(of(delete.old.row().ok_or_else(missing)?)?), None),
+            Op::Update(update) => {
+                let old = match update.old.row() {
+                    Some(old) => of(old)?,
+                    None => of(&update.new)?,
+                };
+                // A cell that the new row leaves out did not change.
+                let new = places
+                    .key
+                    .iter()
+                    .zip(old.iter())
+                    .map(|(&i, old)| match update.new.0.get(i) {
+                        None | Some(Value::Unchanged) => old.clone(),
+                        Some(value) => value.clone(),
+                    })
+                    .collect();
+                (Some(old), Some(new))
+            }
+        })
+    }
+
+    /// Keeps a change for the ranges it is about.
+    fn keep(
+        &mut self,
+        change: &Change,
+        (old, old_place): (Option<&Key>, &Option<Place>),
+        (new, new_place): (Option<&Key>, &Option<Place>),
+    ) -> Result<()> {
+        let Some(places) = self.places.get(&change.table.version) else { return Ok(()) };
+        for (i, watched) in self.watched.iter_mut().enumerate() {
+            let (old_in, new_in) =
+                (Place::is_watched(old_place, i), Place::is_watched(new_place, i));
+            if watched.spoiled || !(old_in || new_in) {
+                continue;
+            }
+            let text = |key: &Key| -> Result<String> {
+                Cursor::new(&self.table.key, key)
+                    .map(|c| c.encode())
+                    .ok_or_else(|| Error::bug("a key to copy by holds NULL"))
+            };
+            let row = match &change.op {
+                Op::Insert(insert) => Some(&insert.new),
+                Op::Update(update) => Some(&update.new),
+                Op::Delete(_) => None,
+            };
+            let new = match (new, row) {
+                (Some(key), Some(row)) => {
+                    let mut cells: Vec<Value> = places
+                        .columns
+                        .iter()
+                        .map(|&c| row.0.get(c).cloned().unwrap_or(Value::Unchanged))
+                        .collect();
+                    for (name, value) in self.table.key.iter().zip(key.iter()) {
+                        if let Some(at) = self.table.columns.iter().position(|c| c == name)
+                            && let Some(cell) = cells.get_mut(at)
+                        {
+                            *cell = value.clone();
+                        }
+                    }
+                    let row = Row(cells.into());
+                    watched.bytes += row.bytes() + 100;
+                    Some((text(key)?, new_in, row))
+                }
+                _ => None,
+            };
+            watched.bytes += 100;
+            let old = match old {
+                Some(key) => Some((text(key)?, old_in)),
+                None => None,
+            };
+            watched.kept.push(Kept { old, new, clear: false });
+            if watched.bytes > KEPT_BYTES_MAX {
+                watched.spoiled = true;
+                watched.kept = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that tells how far the copy has come after a range.
+    fn after(&self, range: &KeyRange, rows: u64, total: u64) -> Result<CopyRow> {
+        let mut row = self.row.clone();
+        row.rows_done += rows;
+        row.rows_total = total.max(row.rows_done);
+        match &range.upto {
+            Some(key) => {
+                row.cursor = Cursor::new(&self.table.key, key)
+                    .map(|c| c.encode())
+                    .ok_or_else(|| Error::bug("a key to copy by holds NULL"))?;
+            }
+            None if row.sweep => {
+                row.phase = CopyPhase::Sweep;
+                row.cursor.clear();
+                row.rows_total = row.rows_done;
+            }
+            None => ended(&mut row),
+        }
+        Ok(row)
+    }
+}
+
+impl Places {
+    fn new(table: &CopyTable, shape: &TableSchema) -> Places {
+        let find = |names: &[String]| -> Vec<usize> {
+            names
+                .iter()
+                .filter_map(|name| shape.columns.iter().position(|c| &c.name == name))
+                .collect()
+        };
+        Places { key: find(&table.key), columns: find(&table.columns) }
+    }
+}
+
+/// The rows of a piece with the changes laid over them; `None` if they do not fit together, which a
+/// new reading mends.
+fn merged(rows: Vec<Row>, kept: Vec<Kept>, spoiled: bool, table: &CopyTable) -> Option<Vec<Row>> {
+    if spoiled {
+        return None;
+    }
+    if kept.is_empty() {
+        return Some(rows);
+    }
+    let key: Vec<usize> =
+        table.key.iter().filter_map(|name| table.columns.iter().position(|c| c == name)).collect();
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    let mut at: HashMap<String, usize> = HashMap::with_capacity(rows.len());
+    for (i, row) in rows.iter().enumerate() {
+        let cells: Option<Key> = key.iter().map(|&k| row.as_ref()?.0.get(k).cloned()).collect();
+        at.insert(Cursor::new(&table.key, &cells?)?.encode(), i);
+    }
+    for change in kept {
+        if change.clear {
+            rows.clear();
+            at.clear();
+            continue;
+        }
+        let before = match &change.old {
+            Some((text, true)) => at.remove(text).and_then(|i| rows.get_mut(i)?.take()),
+            Some((_, false)) | None => None,
+        };
+        let Some((text, true, new)) = change.new else { continue };
+        let base = before.or_else(|| at.get(&text).and_then(|&i| rows.get(i)?.clone()));
+        let row = overlaid(base, new);
+        match at.get(&text).and_then(|&i| rows.get_mut(i)) {
+            Some(there) => *there = Some(row),
+            None => {
+                at.insert(text, rows.len());
+                rows.push(Some(row));
+            }
+        }
+    }
+    let rows: Vec<Row> = rows.into_iter().flatten().collect();
+    rows.iter().all(Row::is_full).then_some(rows)
+}
+
+/// A row with what a change tells of it; cells it does not tell stay.
+fn overlaid(base: Option<Row>, mut new: Row) -> Row {
+    if let Some(base) = base {
+        for (cell, before) in new.0.iter_mut().zip(base.0) {
+            if cell.is_unchanged() {
+                *cell = before;
+            }
+        }
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidelock_core::TableName;
+
+    fn table() -> CopyTable {
+        CopyTable {
+            name: TableName::new("s", "t"),
+            columns: vec!["id".to_owned(), "a".to_owned(), "b".to_owned()],
+            key: vec!["id".to_owned()],
+            filter: None,
+        }
+    }
+
+    fn row(id: i64, a: Value, b: Value) -> Row {
+        Row(vec![Value::Int(id), a, b].into())
+    }
+
+    fn text(id: i64) -> String {
+        Cursor::new(&table().key, &[Value::Int(id)]).map(|c| c.encode()).unwrap_or_default()
+    }
+
+    fn update(old: i64, new: Row, new_in: bool) -> Kept {
+        let Some(Value::Int(id)) = new.0.first().cloned() else { panic!("no id") };
+        Kept { old: Some((text(old), true)), new: Some((text(id), new_in, new)), clear: false }
+    }
+
+    fn int(n: i64) -> Value {
+        Value::Int(n)
+    }
+
+    #[test]
+    fn what_the_snapshot_already_shows_changes_nothing_when_laid_over_it() {
+        // Insert 3, set a of 1, move 2 to 5, delete 4: laid over the state before and after each.
+        let changes = || {
+            vec![
+                Kept {
+                    old: None,
+                    new: Some((text(3), true, row(3, int(3), int(3)))),
+                    clear: false,
+                },
+                update(1, row(1, int(9), Value::Unchanged), true),
+                update(2, row(5, Value::Unchanged, int(7)), true),
+                Kept { old: Some((text(4), true)), new: None, clear: false },
+            ]
+        };
+        let states = [
+            vec![row(1, int(1), int(1)), row(2, int(2), int(2)), row(4, int(4), int(4))],
+            vec![
+                row(1, int(1), int(1)),
+                row(2, int(2), int(2)),
+                row(3, int(3), int(3)),
+                row(4, int(4), int(4)),
+            ],
+            vec![
+                row(1, int(9), int(1)),
+                row(2, int(2), int(2)),
+                row(3, int(3), int(3)),
+                row(4, int(4), int(4)),
+            ],
+            vec![
+                row(1, int(9), int(1)),
+                row(3, int(3), int(3)),
+                row(4, int(4), int(4)),
+                row(5, int(2), int(7)),
+            ],
+            vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))],
+        ];
+        for state in states {
+            let mut rows = merged(state, changes(), false, &table()).unwrap_or_default();
+            rows.sort_by_key(|r| match r.0.first() {
+                Some(Value::Int(i)) => *i,
+                _ => 0,
+            });
+            assert_eq!(
+                rows,
+                vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))]
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_that_leaves_the_range_is_not_in_it() {
+        let rows = merged(
+            vec![row(1, int(1), int(1))],
+            vec![update(1, row(99, int(1), int(1)), false)],
+            false,
+            &table(),
+        );
+        assert_eq!(rows, Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_partial_change_without_its_row_asks_for_a_new_reading_unless_it_went_away() {
+        let partial = || update(7, row(7, int(1), Value::Unchanged), true);
+        assert_eq!(merged(vec![], vec![partial()], false, &table()), None);
+        let gone = Kept { old: Some((text(7), true)), new: None, clear: false };
+        assert_eq!(merged(vec![], vec![partial(), gone], false, &table()), Some(vec![]));
+    }
+
+    #[test]
+    fn a_truncate_empties_what_was_read() {
+        let clear = Kept { old: None, new: None, clear: true };
+        let insert =
+            Kept { old: None, new: Some((text(2), true, row(2, int(2), int(2)))), clear: false };
+        let rows = merged(vec![row(1, int(1), int(1))], vec![clear, insert], false, &table());
+        assert_eq!(rows, Some(vec![row(2, int(2), int(2))]));
+    }
+}

@@ -1,0 +1,287 @@
+//! First copies: under load, killed at random moments, into every pairing.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tidelock_scratch::{Mysql, Postgres};
+
+use super::daemon::Daemon;
+use super::{SOON, soaking};
+
+/// One side of a copy.
+enum Side {
+    Pg(Postgres),
+    My(Mysql),
+}
+
+impl Side {
+    async fn new(postgres: bool) -> Side {
+        if postgres { Side::Pg(super::postgres().await) } else { Side::My(super::mysql().await) }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Side::Pg(server) => server.url("db"),
+            Side::My(server) => server.url("db"),
+        }
+    }
+
+    async fn sql(&self, sql: &str) {
+        match self {
+            Side::Pg(server) => server.sql("db", sql).await.expect("sql"),
+            Side::My(server) => server.sql("db", sql).await.expect("sql"),
+        };
+    }
+
+    async fn one(&self, sql: &str) -> String {
+        match self {
+            Side::Pg(server) => server.one("db", sql).await.expect("one"),
+            Side::My(server) => server.one("db", sql).await.expect("one"),
+        }
+    }
+
+    /// Rows of `item`, `rows` of them, in one go.
+    async fn fill(&self, rows: u32) {
+        match self {
+            Side::Pg(_) => {
+                let sql = format!(
+                    "INSERT INTO item SELECT n * 10, n % 100, 'first ' || n FROM generate_series(1, {rows}) n"
+                );
+                self.sql(&sql).await;
+            }
+            Side::My(_) => {
+                let mut n = 1;
+                while n <= rows {
+                    let last = (n + 999).min(rows);
+                    let values: Vec<String> = (n..=last)
+                        .map(|n| format!("({}, {}, 'first {n}')", n * 10, n % 100))
+                        .collect();
+                    self.sql(&format!("INSERT INTO item VALUES {}", values.join(","))).await;
+                    n = last + 1;
+                }
+            }
+        }
+    }
+
+    /// Count and a sum over everything, the same on each server.
+    async fn digest(&self) -> String {
+        let sql = match self {
+            Side::Pg(_) => {
+                "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty), ' ', sum(id % 1009 * qty), ' ', sum(length(note)), ' ', \
+                 sum(('x' || substr(md5(concat(id, ':', qty, ':', note)), 1, 6))::bit(24)::int)) FROM item"
+            }
+            Side::My(_) => {
+                "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty), ' ', sum(id % 1009 * qty), ' ', sum(char_length(note)), ' ', \
+                 sum(conv(substr(md5(concat(id, ':', qty, ':', note)), 1, 6), 16, 10))) FROM item"
+            }
+        };
+        self.one(sql).await
+    }
+}
+
+/// Inserts, updates, deletes and moves of keys between copied and uncopied ranges.
+async fn work(side: &Side, random: &mut StdRng, rows: u32) {
+    let id = random.random_range(1..=rows) * 10;
+    let sql = match random.random_range(0..10) {
+        0..3 => format!("UPDATE item SET qty = qty + 1, note = 'changed' WHERE id = {id}"),
+        3..5 => format!("DELETE FROM item WHERE id = {id}"),
+        5..8 => {
+            let new = random.random_range(1..=rows) * 10 + random.random_range(1..9);
+            match side {
+                Side::Pg(_) => {
+                    format!("INSERT INTO item VALUES ({new}, 7, 'new') ON CONFLICT DO NOTHING")
+                }
+                Side::My(_) => format!("INSERT IGNORE INTO item VALUES ({new}, 7, 'new')"),
+            }
+        }
+        _ => {
+            let to = random.random_range(1..=rows) * 10 + 9;
+            format!(
+                "UPDATE item SET id = {to}, note = 'moved' WHERE id = {id} AND {to} NOT IN (SELECT id FROM (SELECT id FROM item WHERE id = {to}) x)"
+            )
+        }
+    };
+    side.sql(&sql).await;
+}
+
+async fn settle(source: &Side, target: &Side, daemon: &Daemon) {
+    let began = Instant::now();
+    loop {
+        let (ours, theirs) = (source.digest().await, target.digest().await);
+        let level =
+            daemon.flows().iter().all(|f| f["state"] == "streaming" && f["lag_seconds"] == 0.0);
+        if ours == theirs && level {
+            return;
+        }
+        assert!(
+            began.elapsed() < SOON,
+            "{ours}\n{theirs}\n{:#?}\n{}",
+            daemon.flows(),
+            daemon.log()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn snapshot_under_load(seed: u64, from_postgres: bool, to_postgres: bool) {
+    println!("seed {seed}, {from_postgres} {to_postgres}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let (source, target) = (Side::new(from_postgres).await, Side::new(to_postgres).await);
+    let rows = 20_000;
+    source.fill(rows).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[("a", "b")])
+            .replace("\"never\"", "\"initial\"")
+            + "[defaults]\nsnapshot_rows_per_second = 15000\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    for _ in 0..2 {
+        let until = Instant::now() + Duration::from_millis(random.random_range(100..1200));
+        while Instant::now() < until {
+            work(&source, &mut random, rows).await;
+        }
+        daemon.kill_and_start();
+    }
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        work(&source, &mut random, rows).await;
+    }
+    settle(&source, &target, &daemon).await;
+    let flows = daemon.flows();
+    let snapshot = &flows[0]["mappings"][0]["snapshot"];
+    assert_eq!(snapshot["phase"], "done", "{flows:#?}");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_copy_under_load_goes_on_and_ends_equal() {
+    for round in 0..if soaking() { 30 } else { 3 } {
+        let seed = rand::rng().random();
+        let (from, to) = [(true, false), (false, true), (true, true), (false, false)][round % 4];
+        snapshot_under_load(seed, from, to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ways_with_one_first_copy_end_equal_and_then_flow_both_ways() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.fill(3_000).await;
+    b.sql("INSERT INTO item VALUES (29990, 77, 'there before'), (7, 1, 'only here')").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let both =
+        super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[("a", "b"), ("b", "a")]);
+    let text = both.replacen("\"never\"", "\"initial\"", 1)
+        + "[defaults]\nsnapshot_rows_per_second = 3000\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    // While the copy runs, what the other side writes is not brought back: it is about to be overwritten.
+    daemon
+        .wait("copying", SOON, |flows| {
+            flows.iter().any(|f| f["flow"] == "a:b" && f["state"] == "snapshotting")
+        })
+        .await;
+    b.sql("UPDATE item SET qty = 76 WHERE id = 29990").await;
+    daemon.streaming().await;
+    b.sql("DELETE FROM item WHERE id = 7").await;
+    b.sql("UPDATE item SET qty = 5, note = 'from b' WHERE id = 20").await;
+    a.sql("UPDATE item SET qty = 6, note = 'from a' WHERE id = 30").await;
+    settle(&a, &b, &daemon).await;
+    assert_eq!(a.one("SELECT qty FROM item WHERE id = 20").await, "5");
+    assert_eq!(b.one("SELECT qty FROM item WHERE id = 30").await, "6");
+    assert_eq!(b.one("SELECT qty FROM item WHERE id = 29990").await, "99", "a's value won");
+    daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, both.replace("\"never\"", "\"initial\"")).expect("config");
+    let (code, text) = super::daemon::command(&config, &["check"]);
+    assert!(code == 1 && text.contains("copy the same columns into each other"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_mapping_and_a_lost_log_come_back_by_resync_deletes_included() {
+    for (from, to) in [(true, false), (false, true)] {
+        let (source, target) = (Side::new(from).await, Side::new(to).await);
+        source.fill(2_000).await;
+        target.sql("ALTER TABLE item ADD CONSTRAINT small CHECK (qty < 1000)").await;
+        let folder = tempfile::tempdir().expect("folder");
+        let text = super::config(
+            folder.path(),
+            &[("a", source.url()), ("b", target.url())],
+            &[("a", "b")],
+        )
+        .replace("\"never\"", "\"initial\"");
+        let mut daemon = Daemon::start(folder.path(), &text);
+        settle(&source, &target, &daemon).await;
+        // A row that the target refuses stops the mapping; what comes after is parked.
+        source.sql("UPDATE item SET qty = 5000 WHERE id = 10").await;
+        let stopped = |flows: &[serde_json::Value]| flows[0]["mappings"][0]["state"] == "stopped";
+        daemon.wait("stopped", SOON, stopped).await;
+        source.sql("DELETE FROM item WHERE id IN (20, 30)").await;
+        source.sql("UPDATE item SET id = 21 WHERE id = 40").await;
+        source.sql("INSERT INTO item VALUES (5, 5, 'new')").await;
+        target.sql("INSERT INTO item VALUES (999999, 1, 'a stranger')").await;
+        daemon.kill_and_start();
+        daemon.wait("still stopped", SOON, stopped).await;
+        match &target {
+            Side::Pg(_) => target.sql("ALTER TABLE item DROP CONSTRAINT small").await,
+            Side::My(_) => target.sql("ALTER TABLE item DROP CONSTRAINT small").await,
+        }
+        let (code, said) = daemon.command(&["resync", "item"]);
+        assert_eq!(code, 0, "{said}");
+        settle(&source, &target, &daemon).await;
+        // The log that is needed goes away while we are down.
+        daemon.kill();
+        source.sql("DELETE FROM item WHERE id < 3000").await;
+        match &source {
+            Side::Pg(server) => {
+                server
+                    .sql(
+                        "db",
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
+                    )
+                    .await
+                    .expect("drop slot");
+            }
+            Side::My(_) => {
+                source.sql("RESET MASTER").await;
+            }
+        }
+        source.sql("UPDATE item SET note = 'after the loss' WHERE id = 5000").await;
+        daemon.start_again();
+        daemon.halted("a:b").await;
+        let (code, said) = daemon.command(&["resync", "a:b"]);
+        assert_eq!(code, 0, "{said}");
+        settle(&source, &target, &daemon).await;
+        source.sql("INSERT INTO item VALUES (1, 1, 'and on')").await;
+        settle(&source, &target, &daemon).await;
+        daemon.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_mends_rows_while_the_stream_goes_on() {
+    let (source, target) = (Side::new(true).await, Side::new(true).await);
+    source.fill(3_000).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[("a", "b")])
+            .replace("\"never\"", "\"initial\"");
+    let daemon = Daemon::start(folder.path(), &text);
+    settle(&source, &target, &daemon).await;
+    target.sql("DELETE FROM item WHERE id <= 1000").await;
+    target.sql("UPDATE item SET note = 'spoilt' WHERE id = 2000").await;
+    let (code, said) = daemon.command(&["backfill", "item", "--where", "id <= 1000"]);
+    assert_eq!(code, 0, "{said}");
+    source.sql("UPDATE item SET qty = 77 WHERE id = 500; DELETE FROM item WHERE id = 510").await;
+    let rest = "SELECT count(*) FROM item WHERE id <= 1000";
+    let began = Instant::now();
+    while target.one(rest).await != "99" {
+        assert!(began.elapsed() < SOON, "{:#?}\n{}", daemon.flows(), daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(target.one("SELECT note FROM item WHERE id = 2000").await, "spoilt");
+    assert_eq!(daemon.command(&["backfill", "item"]).0, 0);
+    settle(&source, &target, &daemon).await;
+    let (code, said) = daemon.command(&["backfill", "item", "--where", "no_such = 1"]);
+    assert!(code == 2 && said.contains("no_such"), "{said}");
+    daemon.stop();
+}
