@@ -129,7 +129,7 @@ pub struct Flow {
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// Its name.
-    pub name: Option<String>,
+    pub name: Option<Spanned<String>>,
     /// The source.
     pub from: Spanned<String>,
     /// The target.

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use serde_spanned::Spanned;
 use sha2::{Digest, Sha256};
-use tidelock_core::{Secret, SystemConfig, Tls, TlsMode};
+use tidelock_core::{
+    FLOW_CHARS_MAX, MAPPING_CHARS_MAX, PIPELINE_CHARS_MAX, Secret, SystemConfig, Tls, TlsMode,
+};
 
 use super::file::{self, File, Mapping};
 use super::{
@@ -35,9 +37,7 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
         return Err(source.error(parsed.version.span(), "version must be 1"));
     }
     let name = parsed.name.get_ref();
-    if name.is_empty() || name.len() > 64 {
-        return Err(source.error(parsed.name.span(), "name must have 1 to 64 bytes"));
-    }
+    fits("the pipeline's name", name, PIPELINE_CHARS_MAX, parsed.name.span(), source)?;
     let mut systems = BTreeMap::new();
     for (key, system) in &parsed.systems {
         systems.insert(key.clone(), resolve_system(key, system, source)?);
@@ -59,6 +59,27 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
         inline_passwords,
         hash,
     })
+}
+
+/// Refuses a name that tidelock's own tables could not hold: no server may cut one.
+fn fits(
+    what: &str,
+    name: &str,
+    chars_max: usize,
+    span: Range<usize>,
+    source: &Source<'_>,
+) -> Result<()> {
+    let length = name.chars().count();
+    if (1..=chars_max).contains(&length) {
+        return Ok(());
+    }
+    Err(source.error(
+        span,
+        format!(
+            "{what} has {length} characters; tidelock's own tables hold 1 to {chars_max}\n\
+             hint: choose another name"
+        ),
+    ))
 }
 
 /// Whether the file itself holds the system's password.
@@ -162,6 +183,8 @@ fn resolve_flows(
             return Err(source.error(mapping.to.span(), "a mapping must lead to another system"));
         }
         let flow_name = format!("{}:{}", from.system, to.system);
+        let what = format!("the name of flow {flow_name}, made of its two systems',");
+        fits(&what, &flow_name, FLOW_CHARS_MAX, mapping.from.span(), source)?;
         let own = settings.get(flow_name.as_str()).map(|(flow, _)| *flow);
         let at = match flows.iter().position(|f| f.name == flow_name) {
             Some(at) => at,
@@ -286,8 +309,12 @@ fn resolve_mapping(
         None => None,
         Some(columns) => Some(resolve_columns(columns, source)?),
     };
+    // The tables of a wildcard name their own mappings, and no server has a table name that long.
+    let name = mapping.name.as_ref().map_or(own_name, |n| n.get_ref().clone());
+    let span = mapping.name.as_ref().map_or(mapping.from.span(), Spanned::span);
+    fits("the mapping's name", &name, MAPPING_CHARS_MAX, span, source)?;
     Ok(MappingConfig {
-        name: mapping.name.clone().unwrap_or(own_name),
+        name,
         from,
         to,
         key: mapping.key.as_ref().map(|k| k.get_ref().clone()),
@@ -464,6 +491,31 @@ exclude = ["tmp_%"]
         let text = GOOD.replace("\"order_no\"", "\"upper(order_no)\"");
         let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
         assert!(error.contains("expressions are not supported"), "{error}");
+    }
+
+    #[test]
+    fn names_that_our_tables_cannot_hold_are_refused_at_their_place() {
+        let with = |from: &str, to: &str| Config::parse(&GOOD.replace(from, to), "t.toml");
+        let refused = |from: &str, to: &str| with(from, to).unwrap_err().to_string();
+        let pipeline = |name: &str| format!("name = \"{name}\"");
+        assert!(with("name = \"erp-crm\"", &pipeline(&"ü".repeat(64))).is_ok());
+        let text = refused("name = \"erp-crm\"", &pipeline(&"ü".repeat(65)));
+        assert!(text.starts_with("t.toml:3:8: the pipeline's name has 65 characters"), "{text}");
+        let key = "key = [\"contract_no\"]";
+        let mapping = |name: &str| format!("name = \"{name}\"\n{key}");
+        assert!(with(key, &mapping(&"ü".repeat(190))).is_ok());
+        let text = refused(key, &mapping(&"ü".repeat(191)));
+        assert!(text.starts_with("t.toml:12:8: the mapping's name has 191 characters"), "{text}");
+        assert!(text.contains("hint: choose another name"), "{text}");
+        // An empty name is the flow's own in our tables.
+        assert!(refused(key, &mapping("")).contains("has 0 characters"));
+        let table = format!("from = \"crm.{}\"", "t".repeat(200));
+        let text = refused("from = \"crm.orders\"", &table);
+        assert!(text.starts_with("t.toml:10:8: the mapping's name has 200 characters"), "{text}");
+        let long = "c".repeat(125);
+        let text = GOOD.replace("erp-crm", "p").replace("crm", &long);
+        let text = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(text.contains("made of its two systems', has 129 characters"), "{text}");
     }
 
     #[test]

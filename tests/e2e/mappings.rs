@@ -130,6 +130,14 @@ async fn check_names_every_problem_before_anything_runs() {
     std::fs::write(&config, bad.replace("b.wrong", "b.itm")).expect("config");
     let (code, text) = command(&config, &["check"]);
     assert!(code == 1 && text.contains("did you mean db.item?"), "{text}");
+    let long = "x".repeat(64);
+    let mapped = format!("\nkey = [\"{long}\"]\n[mappings.columns]\n{long} = \"{long}\"\n");
+    std::fs::write(&config, bad.replace("b.wrong", "b.item") + &mapped).expect("config");
+    let (code, text) = command(&config, &["check"]);
+    let words = format!(
+        "mapping item: the source column {long} is 64 bytes long, a name there has at most 63"
+    );
+    assert!(code == 1 && text.contains(&words) && text.contains("\n1 problem"), "{text}");
     let same =
         super::config(folder.path(), &[("a", a.url("db")), ("b", a.url("db"))], &[("a", "b")]);
     let daemon = Daemon::start(folder.path(), &same);
@@ -183,5 +191,48 @@ async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
     })
     .await
     .expect("b");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_names_stand_whole_in_the_tables_of_every_server() {
+    let (pg, my) = (super::postgres().await, super::mysql().await);
+    my.sql("db", "CREATE TABLE poor (id bigint NOT NULL PRIMARY KEY, CHECK (id < 5))")
+        .await
+        .expect("poor");
+    pg.sql("db", "CREATE TABLE poor (id bigint PRIMARY KEY, CHECK (id < 9))").await.expect("poor");
+    let (a, b) = ("ä".repeat(64), "b".repeat(63));
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [(a.as_str(), pg.url("db")), (b.as_str(), my.url("db"))];
+    let text = super::config(folder.path(), &[], &[])
+        .replace("\"test\"", &format!("\"{}\"", "p̈".repeat(32)));
+    let mapping = "m̈".repeat(95);
+    let mut text = systems
+        .iter()
+        .fold(text, |text, (name, url)| format!("{text}[systems.\"{name}\"]\nurl = {url:?}\n"));
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        text.push_str(&format!(
+            "[[mappings]]\nname = \"{mapping}\"\nfrom = '\"{from}\".poor'\nto = '\"{to}\".poor'\nsnapshot = \"never\"\n"
+        ));
+    }
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["pause"]).0, 0);
+    daemon.wait("paused", SOON, |flows| flows.iter().all(|f| f["state"] == "paused")).await;
+    daemon.kill_and_start();
+    daemon.wait("paused", SOON, |flows| flows.iter().all(|f| f["state"] == "paused")).await;
+    assert_eq!(daemon.command(&["resume"]).0, 0);
+    daemon.streaming().await;
+    pg.sql("db", "INSERT INTO poor VALUES (7)").await.expect("poison");
+    let stopped = |flows: &[serde_json::Value]| {
+        flows.iter().any(|f| {
+            f["mappings"].as_array().is_some_and(|m| m.iter().any(|m| m["state"] == "stopped"))
+        })
+    };
+    daemon.wait("stopped", SOON, stopped).await;
+    daemon.kill_and_start();
+    daemon.wait("still stopped", SOON, stopped).await;
+    let kept = "SELECT CONCAT_WS(',', CHAR_LENGTH(pipeline), CHAR_LENGTH(flow), CHAR_LENGTH(mapping)) FROM tidelock.state";
+    assert_eq!(my.one("db", kept).await.expect("state"), "64,128,190");
     daemon.stop();
 }

@@ -146,6 +146,26 @@ impl Finding {
     }
 }
 
+/// How long a name may be that a server keeps apart from others; longer ones it refuses or cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentifierMax {
+    /// So many bytes of UTF-8.
+    Bytes(usize),
+    /// So many characters.
+    Chars(usize),
+}
+
+impl IdentifierMax {
+    /// How long a name is for this server and how long it may be, in words; `None` if it fits.
+    pub fn excess(self, name: &str) -> Option<String> {
+        let (length, max, unit) = match self {
+            IdentifierMax::Bytes(max) => (name.len(), max, "bytes"),
+            IdentifierMax::Chars(max) => (name.chars().count(), max, "characters"),
+        };
+        (length > max).then(|| format!("{length} {unit} long, a name there has at most {max}"))
+    }
+}
+
 /// One look at a source's log, for lag and headroom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
@@ -173,8 +193,8 @@ pub trait Connector: Send + Sync {
     /// The schema that a table name without one means.
     fn default_schema(&self) -> &str;
 
-    /// Longest identifier the server keeps apart, in bytes.
-    fn identifier_bytes_max(&self) -> usize;
+    /// Longest identifier the server keeps apart.
+    fn identifier_max(&self) -> IdentifierMax;
 
     /// Who the server is.
     async fn identify(&self) -> Result<Identity>;

@@ -25,8 +25,8 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
-    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+    Connector, Finding, IdentifierMax, Identity, Lease, Position, PositionOrder, Probe, Progress,
+    Result, SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
 };
 
 use config::Endpoint;
@@ -68,8 +68,8 @@ impl Connector for MySqlConnector {
         &self.endpoint.database
     }
 
-    fn identifier_bytes_max(&self) -> usize {
-        64
+    fn identifier_max(&self) -> IdentifierMax {
+        IdentifierMax::Chars(64)
     }
 
     async fn identify(&self) -> Result<Identity> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Error, Finding, Identity, Lease, Position, PositionOrder, Probe, Progress, Result,
-    SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId, Table,
+    Connector, Error, Finding, IdentifierMax, Identity, Lease, Position, PositionOrder, Probe,
+    Progress, Result, SinkSpec, Source, SourceSpec, StartPoint, StateRow, SystemConfig, SystemId,
+    Table,
 };
 use tokio::sync::Mutex;
 
@@ -69,8 +70,8 @@ impl Connector for PgConnector {
         "public"
     }
 
-    fn identifier_bytes_max(&self) -> usize {
-        63
+    fn identifier_max(&self) -> IdentifierMax {
+        crate::quote::IDENTIFIER_MAX
     }
 
     async fn identify(&self) -> Result<Identity> {
