@@ -236,3 +236,60 @@ async fn the_longest_names_stand_whole_in_the_tables_of_every_server() {
     assert_eq!(my.one("db", kept).await.expect("state"), "64,128,190");
     daemon.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_moves_what_is_served_and_keeps_it_where_the_new_address_is_taken() {
+    let (a, b) = (super::postgres().await, super::postgres().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let plain =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+        listener.local_addr().expect("address").to_string()
+    };
+    let at = |address: &str| {
+        plain.replace("version = 1\n", &format!("version = 1\nlisten = {address:?}\n"))
+    };
+    let served = |address: &str| match std::net::TcpStream::connect(address) {
+        Err(_) => false,
+        Ok(mut stream) => {
+            use std::io::{Read, Write};
+            let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).expect("request");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("answer");
+            answer.starts_with("HTTP/1.1 200")
+        }
+    };
+    let (first, second) = (free(), free());
+    let daemon = Daemon::start(folder.path(), &at(&first));
+    daemon.streaming().await;
+    assert!(served(&first) && !served(&second));
+    let config = folder.path().join("tidelock.toml");
+    let reload = |text: String| {
+        std::fs::write(&config, text).expect("config");
+        daemon.command(&["reload"])
+    };
+    let (code, said) = reload(at(&second));
+    assert!(code == 0 && said.contains(&format!("listens on {second}")), "{said}");
+    assert!(!said.contains("a:b"), "{said}");
+    wait_for("moved", SOON, true, async || served(&second) && !served(&first))
+        .await
+        .expect("moved");
+
+    let taken = std::net::TcpListener::bind(&first).expect("taken");
+    let changed = at(&first).replacen("\"never\"\n", "\"never\"\non_delete = \"ignore\"\n", 1);
+    let (code, said) = reload(changed.clone());
+    assert!(code == 2 && said.contains(&format!("cannot listen on {first}")), "{said}");
+    assert!(said.contains(&format!("{second} is still served")), "{said}");
+    assert!(served(&second));
+    drop(taken);
+    let (code, said) = reload(changed);
+    assert!(code == 0 && said.contains("took up a:b; listens on"), "{said}");
+    wait_for("back", SOON, true, async || served(&first) && !served(&second)).await.expect("back");
+    let (code, said) = reload(plain.clone());
+    assert!(code == 0 && said.contains("listens no more"), "{said}");
+    wait_for("nothing", SOON, false, async || served(&first)).await.expect("nothing");
+    assert!(reload(plain.clone()).1.contains("nothing changed"));
+    daemon.stop();
+}
