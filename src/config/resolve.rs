@@ -493,6 +493,27 @@ exclude = ["tmp_%"]
         assert!(error.contains("expressions are not supported"), "{error}");
     }
 
+    /// The example, with secrets where people put them.
+    fn example() -> String {
+        include_str!("../../examples/erp-crm/tidelock.toml")
+            .replace("{ env = \"ERP_URL\" }", "\"postgres://tidelock:s3cret@erp-db:5432/erp\"")
+            .replace("{ env = \"CRM_URL\" }", "\"mysql:///crm?password=s3cret&socket=/run/x\"")
+    }
+
+    #[test]
+    fn fuzz_damaged_configurations_give_an_answer() {
+        let example = example();
+        let parts = example.split_inclusive("\n\n").map(|part| part.as_bytes().to_vec());
+        let corpus: Vec<Vec<u8>> = [example.as_bytes().to_vec(), GOOD.as_bytes().to_vec()]
+            .into_iter()
+            .chain(parts)
+            .collect();
+        let bytes_max = |length: usize| 512 * length as u64 + (256 << 10);
+        tidelock_fuzz::fuzz("config", &corpus, bytes_max, |bytes| {
+            let _ = Config::parse(&String::from_utf8_lossy(bytes), "t.toml");
+        });
+    }
+
     #[test]
     fn names_that_our_tables_cannot_hold_are_refused_at_their_place() {
         let with = |from: &str, to: &str| Config::parse(&GOOD.replace(from, to), "t.toml");
