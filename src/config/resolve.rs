@@ -515,6 +515,33 @@ exclude = ["tmp_%"]
     }
 
     #[test]
+    fn no_single_slip_in_a_url_shows_its_password() {
+        let example = example();
+        for line in example.lines().filter(|line| line.contains("s3cret")) {
+            for at in 0..line.len() {
+                for slip in ["", "\"", "#", " ", "=", "x", ":", "@"] {
+                    for end in [at, at + 1] {
+                        let slipped = format!("{}{slip}{}", &line[..at], &line[end..]);
+                        let text = example.replace(line, &slipped);
+                        if let Err(error) = Config::parse(&text, "t.toml") {
+                            assert!(!error.to_string().contains("s3cret"), "{slipped}: {error}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_written_where_none_belongs_is_not_shown() {
+        for line in ["password = \"s3cret\"", "passwort = \"s3cret\"", "password = \"s3cret"] {
+            let text = GOOD.replacen("[systems.crm]", &format!("{line}\n[systems.crm]"), 1);
+            let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+            assert!(!error.contains("s3cret") && error.contains("t.toml:7:"), "{error}");
+        }
+    }
+
+    #[test]
     fn names_that_our_tables_cannot_hold_are_refused_at_their_place() {
         let with = |from: &str, to: &str| Config::parse(&GOOD.replace(from, to), "t.toml");
         let refused = |from: &str, to: &str| with(from, to).unwrap_err().to_string();
