@@ -63,7 +63,57 @@ async fn a_poison_row_stops_its_mapping_and_no_other() {
     wait_for("item", SOON, "4".to_owned(), async || b.one("db", count).await.expect("b"))
         .await
         .expect("item");
+    assert_eq!(daemon.command(&["status"]).0, 1, "an exception is open");
     daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    let (code, text) = command(&config, &["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let flow = &status["flows"][0];
+    assert_eq!((code, &flow["state"], &flow["exceptions_open"]), (1, &"stopped".into(), &1.into()));
+    assert!(flow["applied_position"].is_string() && flow["error"].is_null(), "{text}");
+    let other = flow["mappings"].as_array().and_then(|m| m.iter().find(|m| m["name"] == "other"));
+    let error = &other.expect("other")["error"];
+    assert_eq!(error["code"], "TL0204", "{text}");
+    assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_without_a_daemon_shows_what_targets_hold_though_one_is_away() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")]);
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["pause", "a:b"]).0, 0);
+    assert_eq!(daemon.command(&["status"]).0, 0, "a pause is no finding");
+    daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    let look = || {
+        let (code, text) = command(&config, &["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).expect("json");
+        (code, status["flows"].as_array().cloned().unwrap_or_default())
+    };
+    let (code, flows) = look();
+    assert_eq!(
+        (code, &flows[0]["state"], &flows[1]["state"]),
+        (0, &"paused".into(), &"stopped".into())
+    );
+    assert!(
+        flows
+            .iter()
+            .all(|f| f["applied_position"].is_string() && f["mappings"][0]["name"] == "item")
+    );
+    a.stop().await.expect("stop");
+    let (code, flows) = look();
+    assert_eq!((code, &flows[0]["state"]), (1, &"paused".into()), "b still answers");
+    assert!(flows[0]["applied_position"].is_string() && flows[0]["error"].is_null());
+    assert_eq!(
+        (&flows[1]["state"], &flows[1]["error"]["code"]),
+        (&"stopped".into(), &"TL0001".into())
+    );
+    let (code, text) = command(&config, &["status"]);
+    assert!(code == 1 && text.contains("TL0001 a: "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
