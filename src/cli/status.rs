@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use tidelock_core::{Code, Error, StateRow, StoredState};
 
 use super::{Cli, FINDINGS, Outcome, Refusal, say};
+use crate::config::resolve::is_name_of;
 use crate::config::{Config, FlowConfig, TablePattern};
 use crate::control::{Reply, Request, ask};
 use crate::registry;
@@ -122,10 +123,15 @@ async fn leftovers(config: &Config) -> Vec<Leftover> {
                     || left == format!("publication {}", f.publication)
             })
         };
+        // A connector finds by prefix, and one pipeline's may begin with another's.
+        let ours = |left: &str| {
+            let made = left.rsplit_once(' ').map_or(left, |(_, name)| name);
+            is_name_of(&config.name, made, config.systems.keys())
+        };
         found.extend(
             names
                 .into_iter()
-                .filter(|left| !used(left))
+                .filter(|left| !used(left) && ours(left))
                 .map(|left| Leftover { system: name.clone(), name: left }),
         );
     }

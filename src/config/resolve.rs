@@ -262,20 +262,68 @@ fn legal(name: &str) -> bool {
 }
 
 /// `tidelock_<pipeline>_<target>` in the letters that slots allow; a name that had to be changed or
-/// cut gets a hash, so that two pipelines never meet in one name.
+/// cut gets a hash, so that two pipelines never meet in one name. `-` becomes `_` without a hash in
+/// the pipeline's part only, and a target that looks like a hash gets one: what follows the last `_` is
+/// then the target or the hash, and nothing else fits.
 pub fn legal_name(pipeline: &str, target: &str) -> String {
     let plain = format!("tidelock_{pipeline}_{target}");
-    let made: String = plain
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-        .collect();
-    let lossless =
-        plain.replace('-', "_") == made && !pipeline.contains('_') && !target.contains('_');
+    let made = letters(&plain);
+    let like_hash = target.len() == 8 && target.bytes().all(|b| b.is_ascii_hexdigit());
+    let lossless = plain.replace('-', "_") == made
+        && !pipeline.contains('_')
+        && !target.contains(['_', '-'])
+        && !like_hash;
     if lossless && legal(&made) {
         return made;
     }
     let hash = hex::encode(&Sha256::digest(format!("{pipeline}\0{target}"))[..4]);
     format!("{}_{hash}", made.chars().take(54).collect::<String>())
+}
+
+fn letters(plain: &str) -> String {
+    plain
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .collect()
+}
+
+/// Whether [`legal_name`] made this name for this pipeline and one of these systems, or one that the
+/// name itself spells. As no two pipelines share a name, a match is proof; a name whose target can no
+/// longer be told (gone from the file, with letters that were changed or cut) matches nothing.
+pub fn is_name_of<'a>(
+    pipeline: &str,
+    name: &str,
+    mut systems: impl Iterator<Item = &'a String>,
+) -> bool {
+    if systems.any(|system| legal_name(pipeline, system) == name) {
+        return true;
+    }
+    let prefix = letters(&format!("tidelock_{pipeline}_"));
+    let Some(spelt) = name.strip_prefix(&prefix) else { return false };
+    let unhashed = spelt.rsplit_once('_').map(|(target, _)| target);
+    [Some(spelt), unhashed]
+        .into_iter()
+        .flatten()
+        .flat_map(readings)
+        .any(|target| legal_name(pipeline, &target) == name)
+}
+
+/// What a system may be called whose name is spelt so: each `_` may have been a `-`.
+fn readings(spelt: &str) -> Vec<String> {
+    let mut read = vec![String::new()];
+    for (n, part) in spelt.split('_').enumerate() {
+        // A name of 63 letters could have thousands of readings; people use few such signs.
+        let signs: &[&str] = match n {
+            0 => &[""],
+            1..=6 => &["_", "-"],
+            _ => &["_"],
+        };
+        read = read
+            .iter()
+            .flat_map(|before| signs.iter().map(move |sign| format!("{before}{sign}{part}")))
+            .collect();
+    }
+    read
 }
 
 fn resolve_mapping(
@@ -570,7 +618,27 @@ exclude = ["tmp_%"]
     fn names_that_had_to_change_stay_apart() {
         assert_ne!(legal_name("a_b", "c"), legal_name("a", "b_c"));
         assert_ne!(legal_name("a-b", "c"), legal_name("a_b", "c"));
+        assert_ne!(legal_name("a-b", "c"), legal_name("a", "b-c"));
         assert!(legal(&legal_name(&"x".repeat(64), "Ä")));
+    }
+
+    #[test]
+    fn a_name_is_known_as_the_pipelines_own_and_no_other() {
+        let systems = ["CRM".to_owned()];
+        let pipelines = ["a", "a-b", "a_b", "a-b-c", "A"];
+        for (owner, target) in
+            pipelines.iter().flat_map(|p| ["c", "b-c", "b_c", "CRM"].map(|t| (p, t)))
+        {
+            let name = legal_name(owner, target);
+            for pipeline in pipelines {
+                let own = is_name_of(pipeline, &name, systems.iter());
+                assert_eq!(own, pipeline == *owner, "{name} of {owner}, asked by {pipeline}");
+            }
+        }
+        let long = "p".repeat(64);
+        assert!(is_name_of(&long, &legal_name(&long, "CRM"), systems.iter()));
+        assert!(!is_name_of("a", "tidelock_a_b_c", systems.iter()));
+        assert_eq!(readings(&"_".repeat(60)).len(), 64);
     }
 
     #[test]

@@ -152,6 +152,12 @@ async fn a_pause_lasts_over_a_restart_until_resumed_and_drop_leaves_nothing() {
         "{text}"
     );
     a.sql("db", "SELECT pg_drop_replication_slot('tidelock_test_gone')").await.expect("drop");
+    // Of a pipeline `test-two`: its business.
+    let other = "SELECT pg_create_logical_replication_slot('tidelock_test_two_b', 'pgoutput')";
+    a.sql("db", other).await.expect("slot");
+    let (_, text) = command(&config, &["status"]);
+    assert!(!text.contains("left over"), "{text}");
+    a.sql("db", "SELECT pg_drop_replication_slot('tidelock_test_two_b')").await.expect("drop");
     let (code, text) = command(&config, &["drop"]);
     assert_eq!(code, 0, "{text}");
     let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";

@@ -249,7 +249,8 @@ pub trait Connector: Send + Sync {
     /// other readers would see, where the server can).
     async fn heartbeat(&self) -> Result<()>;
 
-    /// Names of slots, publications and the like on this server that were made for this pipeline.
+    /// Slots, publications and the like on this server whose names begin as those made for this
+    /// pipeline do: kind and name, the name last.
     async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>>;
 
     /// Removes what [`Connector::create_stream`] made; tells what was removed.
