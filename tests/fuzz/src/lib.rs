@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "bytes allocated, at most 64")]
-    fn fuzz_notices_memory_out_of_proportion() {
+    fn memory_out_of_proportion_is_noticed() {
         fuzz("memory", &[b"x".to_vec()], |_| 64, |_| drop(std::hint::black_box(vec![0u8; 4096])));
     }
 }
