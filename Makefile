@@ -3,9 +3,10 @@
 #   DEMO_SECONDS=20 make demo    the demo ends by itself after so many seconds (0 or unset: until Ctrl-C)
 
 CARGO ?= cargo
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak test-matrix bench
+.PHONY: help deps build demo test fuzz soak test-matrix bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: deps ## Format, lints, and all tests on real servers
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
+
+fuzz: ## The decoders on damaged input, FUZZ_SECONDS (60) for each; TIDELOCK_FUZZ_SEED=... repeats a case
+	TIDELOCK_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --workspace --locked --profile fuzz -- fuzz --nocapture
 
 soak: deps ## The long ones: random kills under load, idle silence, huge transactions, traffic of others
 	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test e2e -- soak:: echo:: --nocapture --test-threads=1

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::http::Http;
 use crate::status::{ErrorStatus, PipelineStatus};
 
 /// A wish.
@@ -71,11 +72,20 @@ fn trouble(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::setup(Code::Control, format!("control socket {}: {error}", path.display()))
 }
 
+/// What requests act on.
+pub struct Controlled {
+    /// The flows.
+    pub engine: Arc<Engine>,
+    /// What is served on `listen`.
+    pub http: Http,
+    /// The configuration file, where there is one.
+    pub file: Option<PathBuf>,
+}
+
 /// Serves the socket until `stop`.
 pub fn serve(
     state_dir: &Path,
-    engine: Arc<Engine>,
-    file: Option<PathBuf>,
+    controlled: Arc<Controlled>,
     stop: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let path = socket(state_dir);
@@ -97,11 +107,11 @@ pub fn serve(
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (engine, file) = (engine.clone(), file.clone());
+                    let controlled = controlled.clone();
                     tokio::spawn(async move {
                         let answered = tokio::time::timeout(
                             Duration::from_secs(60),
-                            answer(stream, &engine, file.as_deref()),
+                            answer(stream, &controlled),
                         )
                         .await;
                         if let Ok(Err(error)) = answered {
@@ -120,13 +130,14 @@ pub fn serve(
     }))
 }
 
-async fn answer(stream: UnixStream, engine: &Engine, file: Option<&Path>) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, controlled: &Controlled) -> std::io::Result<()> {
+    let engine = &controlled.engine;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     let reply = match serde_json::from_str::<Request>(&line) {
         Ok(Request::Status) => Reply::Status(engine.status().await),
-        Ok(Request::Reload) => done(reload(engine, file).await),
+        Ok(Request::Reload) => done(reload(controlled).await),
         Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
         Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
         Ok(Request::Resync { name }) => done(engine.resync(&name).await),
@@ -140,13 +151,19 @@ async fn answer(stream: UnixStream, engine: &Engine, file: Option<&Path>) -> std
     write.write_all(text.as_bytes()).await
 }
 
-/// Reads the file again and takes up what changed; a file with a fault changes nothing.
-pub async fn reload(engine: &Engine, file: Option<&Path>) -> Result<String> {
-    let file =
-        file.ok_or_else(|| Error::setup(Code::Config, "this process was not started from a file"))?;
+/// Reads the file again and takes up what changed; a file with a fault, or an address that cannot be
+/// had, changes nothing.
+pub async fn reload(controlled: &Controlled) -> Result<String> {
+    let file = controlled
+        .file
+        .as_deref()
+        .ok_or_else(|| Error::setup(Code::Config, "this process was not started from a file"))?;
     let config = Config::load(file)
         .map_err(|e| Error::new(ErrorKind::Config, Code::Config, e.to_string()))?;
-    engine.reload(&config).await
+    let bound = controlled.http.bind(config.listen.as_deref()).await?;
+    let touched = controlled.engine.reload(&config).await?;
+    let done: Vec<String> = touched.into_iter().chain(controlled.http.swap(bound)).collect();
+    Ok(if done.is_empty() { "nothing changed".to_owned() } else { done.join("; ") })
 }
 
 fn done(result: Result<String>) -> Reply {

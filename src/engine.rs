@@ -92,8 +92,9 @@ impl Engine {
     }
 
     /// Takes up a changed configuration: stops flows that are gone or changed, starts those that are
-    /// new or changed, and leaves the others alone. Name and state folder cannot change.
-    pub async fn reload(&self, config: &Config) -> Result<String> {
+    /// new or changed, and leaves the others alone. Name and state folder cannot change. Tells which
+    /// were touched, if any.
+    pub async fn reload(&self, config: &Config) -> Result<Option<String>> {
         if config.name != self.name || config.state_dir != self.state_dir {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -130,11 +131,7 @@ impl Engine {
             flows.insert(name, running);
         }
         touched.sort();
-        Ok(if touched.is_empty() {
-            "nothing changed".to_owned()
-        } else {
-            format!("took up {}", touched.join(", "))
-        })
+        Ok((!touched.is_empty()).then(|| format!("took up {}", touched.join(", "))))
     }
 
     /// Whether every flow streams or is paused by a person.

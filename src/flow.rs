@@ -24,6 +24,7 @@
 
 pub mod attempt;
 pub mod disposition;
+pub mod names;
 pub mod shared;
 pub mod start;
 pub mod supervise;

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
+use tidelock_core::StateRow;
 
 use tidelock_core::{CopyPhase, CopyRow};
 
@@ -117,6 +118,41 @@ impl From<&CopyRow> for SnapshotStatus {
             reason: row.reason.as_str().to_owned(),
             phase: row.phase.as_str().to_owned(),
             eta_seconds: running.then(|| left * elapsed / row.rows_done as f64),
+        }
+    }
+}
+
+impl PipelineStatus {
+    /// Whether something waits for a person or keeps a flow from streaming.
+    pub fn has_findings(&self) -> bool {
+        self.flows.iter().any(|f| f.exceptions_open > 0 || f.error.is_some())
+    }
+}
+
+impl MappingStatus {
+    /// A mapping of a process that does not run: nothing is counted.
+    pub fn idle(name: &str, state: &str, error: Option<ErrorStatus>) -> MappingStatus {
+        MappingStatus {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            rows_inserted: 0,
+            rows_updated: 0,
+            rows_deleted: 0,
+            rows_filtered: 0,
+            rows_parked: 0,
+            exceptions_open: u64::from(error.is_some()),
+            error,
+            snapshot: None,
+        }
+    }
+}
+
+impl From<&StateRow> for ErrorStatus {
+    fn from(row: &StateRow) -> Self {
+        ErrorStatus {
+            code: row.code.map_or_else(String::new, |c| c.as_str().to_owned()),
+            message: row.message.clone(),
+            hint: row.hint.clone(),
         }
     }
 }

@@ -7,6 +7,8 @@ use tidelock_core::{Code, Error, Position, Result};
 const MAGIC: &[u8; 4] = b"TLCK";
 const VERSION: u8 = 1;
 const HEAD: usize = 14;
+/// Far above the largest record, a GTID set of thousands of servers.
+const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// What the checkpoint knows of a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,9 @@ pub enum Kind {
 pub fn encode<T: Serialize>(kind: Kind, record: &T) -> Result<Vec<u8>> {
     let body = bincode::serde::encode_to_vec(record, bincode::config::standard())
         .map_err(|e| Error::bug(format!("a checkpoint record cannot be encoded: {e}")))?;
+    if body.len() > RECORD_BYTES_MAX {
+        return Err(Error::bug("a checkpoint record is too large"));
+    }
     let length =
         u32::try_from(body.len()).map_err(|_| Error::bug("a checkpoint record is too large"))?;
     let mut bytes = Vec::with_capacity(HEAD + body.len());
@@ -90,8 +95,10 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T> {
     {
         return Err(damaged("checksum"));
     }
-    let (record, used) = bincode::serde::decode_from_slice(body, bincode::config::standard())
-        .map_err(|_| damaged("content"))?;
+    // The limit is for lengths that a record claims inside: none is allocated on its word.
+    let config = bincode::config::standard().with_limit::<RECORD_BYTES_MAX>();
+    let (record, used) =
+        bincode::serde::decode_from_slice(body, config).map_err(|_| damaged("content"))?;
     if used == body.len() { Ok(record) } else { Err(damaged("content")) }
 }
 
@@ -124,6 +131,37 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode::<FlowRecord>(Kind::Flow, &bytes).is_err());
         }
+    }
+
+    #[test]
+    fn fuzz_damaged_records_give_an_answer() {
+        let corpus = [
+            encode(Kind::Flow, &record()).unwrap(),
+            encode(Kind::Intent, &"tidelock_erp_crm".to_owned()).unwrap(),
+            encode(Kind::Lag, &LagRecord { end: Position::new("0/1"), at_ms: -1 }).unwrap(),
+        ];
+        let bytes_max = |length: usize| (RECORD_BYTES_MAX + 64 * length) as u64 + 4096;
+        tidelock_fuzz::fuzz("checkpoint", &corpus, bytes_max, |bytes| {
+            let read = |bytes: &[u8]| {
+                (
+                    decode::<FlowRecord>(Kind::Flow, bytes).ok(),
+                    decode::<String>(Kind::Intent, bytes).ok(),
+                    decode::<LagRecord>(Kind::Lag, bytes).ok(),
+                )
+            };
+            if read(bytes) != (None, None, None) {
+                assert!(corpus.iter().any(|whole| whole == bytes), "damage went unnoticed");
+            }
+            // The same bytes with a right head: what the checksum keeps from the decoder behind it.
+            let body = bytes.get(HEAD..).unwrap_or(bytes);
+            for kind in [Kind::Flow, Kind::Intent, Kind::Lag] {
+                let mut forged = [&MAGIC[..], &[kind as u8, VERSION]].concat();
+                forged.extend_from_slice(&(body.len() as u32).to_le_bytes());
+                forged.extend_from_slice(&checksum(&forged, body).to_le_bytes());
+                forged.extend_from_slice(body);
+                let _ = read(&forged);
+            }
+        });
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cli, FAILED, Outcome, Refusal};
 use crate::config::Config;
+use crate::control::Controlled;
 use crate::engine::{Engine, open_checkpoint};
 use crate::{control, http, telemetry};
 
@@ -31,13 +32,12 @@ pub async fn serve(
     let metrics = telemetry::install_metrics()?;
     let checkpoint = open_checkpoint(&config.state_dir)?;
     let engine = Arc::new(Engine::new(config, checkpoint)?);
-    let controlling =
-        control::serve(&config.state_dir, engine.clone(), file.clone(), stop.clone())?;
-    if let Some(listen) = &config.listen {
-        http::serve(listen, engine.clone(), metrics, stop.clone()).await?;
-    }
+    let http = http::Http::new(engine.clone(), metrics, stop.clone());
+    http.swap(http.bind(config.listen.as_deref()).await?);
+    let controlled = Arc::new(Controlled { engine: engine.clone(), http, file });
+    let controlling = control::serve(&config.state_dir, controlled.clone(), stop.clone())?;
     tokio::spawn(announce(engine.clone(), stop.clone()));
-    watch_hangup(engine.clone(), file, stop.clone())?;
+    watch_hangup(controlled, stop.clone())?;
     tracing::info!(pipeline = %config.name, flows = config.flows.len(), version = env!("CARGO_PKG_VERSION"), "running");
     engine.run(stop).await;
     notify("STOPPING=1");
@@ -74,11 +74,7 @@ fn watch_signals(stop: CancellationToken) -> Result<(), Error> {
 }
 
 /// SIGHUP takes up the changed file.
-fn watch_hangup(
-    engine: Arc<Engine>,
-    file: Option<PathBuf>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
+fn watch_hangup(controlled: Arc<Controlled>, stop: CancellationToken) -> Result<(), Error> {
     let mut hangup = signal(SignalKind::hangup())
         .map_err(|e| Error::setup(Code::Bug, format!("signals cannot be watched: {e}")))?;
     tokio::spawn(async move {
@@ -88,7 +84,7 @@ fn watch_hangup(
                 () = stop.cancelled() => return,
                 _ = hangup.recv() => {}
             }
-            match control::reload(&engine, file.as_deref()).await {
+            match control::reload(&controlled).await {
                 Ok(done) => tracing::info!(%done, "reload"),
                 Err(error) => tracing::error!(%error, "the changed configuration is not taken up"),
             }

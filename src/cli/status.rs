@@ -1,15 +1,18 @@
 //! `tidelock status`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tidelock_core::{Code, Error};
+use futures_util::future::join_all;
+use tidelock_core::{Code, CopyRow, Error, StateRow, StoredState};
 
-use super::{Cli, Outcome, Refusal, say};
-use crate::config::Config;
+use super::{Cli, FINDINGS, Outcome, Refusal, say};
+use crate::config::resolve::is_name_of;
+use crate::config::{Config, FlowConfig, TablePattern};
 use crate::control::{Reply, Request, ask};
 use crate::registry;
-use crate::status::{FlowStatus, Leftover, PipelineStatus};
+use crate::status::{FlowStatus, Leftover, MappingStatus, PipelineStatus};
 
 /// Shows the status once, or every second.
 pub async fn status(cli: &Cli, watch: bool) -> Outcome {
@@ -30,7 +33,8 @@ pub async fn status(cli: &Cli, watch: bool) -> Outcome {
             say(render(&status));
         }
         if !watch {
-            return Ok(ExitCode::SUCCESS);
+            let code = if status.has_findings() { FINDINGS } else { 0 };
+            return Ok(ExitCode::from(code));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -43,36 +47,79 @@ async fn look(config: &Config) -> Result<PipelineStatus, Refusal> {
         Some(Reply::Done(_) | Reply::Failed(_)) => {
             Err(Error::setup(Code::Control, "the daemon gave another answer than asked for").into())
         }
-        None => stopped(config).await,
+        None => Ok(stopped(config).await),
     }
 }
 
-async fn stopped(config: &Config) -> Result<PipelineStatus, Refusal> {
-    let mut flows = Vec::new();
-    for flow in &config.flows {
-        let system = config
-            .systems
-            .get(&flow.target)
-            .ok_or_else(|| Error::bug("a flow without its target"))?;
-        let rows = registry::connector(system)?
-            .read_progress(&config.name)
-            .await
-            .map_err(|e| e.at(&flow.target))?;
-        let position =
-            rows.into_iter().find(|p| p.flow == flow.name).map(|p| p.position.to_string());
-        flows.push(FlowStatus {
-            flow: flow.name.clone(),
-            state: "stopped".to_owned(),
-            source_position: None,
-            applied_position: position,
-            lag_seconds: None,
-            lag_bytes: None,
-            exceptions_open: 0,
-            error: None,
-            mappings: Vec::new(),
-        });
+/// What the targets hold of each flow. A target that cannot be asked is its flow's error and keeps
+/// nothing back of the others.
+async fn stopped(config: &Config) -> PipelineStatus {
+    let flows = join_all(config.flows.iter().map(async |flow| match stored(config, flow).await {
+        Ok(stored) => stopped_flow(flow, stored),
+        Err(error) => {
+            let unknown = stopped_flow(flow, Stored::default());
+            FlowStatus { error: Some((&error.at(&flow.target)).into()), ..unknown }
+        }
+    }));
+    PipelineStatus { name: config.name.clone(), flows: flows.await, leftovers: Vec::new() }
+}
+
+/// What a target holds of a flow.
+#[derive(Default)]
+struct Stored {
+    position: Option<String>,
+    states: Vec<StateRow>,
+    copies: Vec<CopyRow>,
+}
+
+async fn stored(config: &Config, flow: &FlowConfig) -> Result<Stored, Error> {
+    let system =
+        config.systems.get(&flow.target).ok_or_else(|| Error::bug("a flow without its target"))?;
+    let target = registry::connector(system)?;
+    let progress = target.read_progress(&config.name).await?;
+    let mut states = target.read_states(&config.name).await?;
+    states.retain(|row| row.flow == flow.name);
+    let own = progress.into_iter().find(|p| p.flow == flow.name);
+    let mut copies = target.read_copies(&config.name).await?;
+    copies.retain(|row| row.flow == flow.name);
+    Ok(Stored { position: own.map(|p| p.position.to_string()), states, copies })
+}
+
+/// A flow that nobody runs: its mappings are those the file names and those that were stopped (of a
+/// wildcard, whose tables only the servers know).
+fn stopped_flow(flow: &FlowConfig, stored: Stored) -> FlowStatus {
+    let Stored { position: applied_position, states, copies } = stored;
+    let (own, of_mappings): (Vec<_>, Vec<_>) = states.iter().partition(|s| s.mapping.is_empty());
+    let paused = own.iter().any(|s| s.state == StoredState::Paused);
+    let state = if paused { "paused" } else { "stopped" };
+    let named = flow.mappings.iter().filter(|m| matches!(m.from.table, TablePattern::Exact(_)));
+    let mut mappings: BTreeMap<&str, MappingStatus> =
+        named.map(|m| (m.name.as_str(), MappingStatus::idle(&m.name, state, None))).collect();
+    for row in of_mappings {
+        let status = match row.state {
+            StoredState::Paused => MappingStatus::idle(&row.mapping, "paused", None),
+            StoredState::Stopped => MappingStatus::idle(&row.mapping, "stopped", Some(row.into())),
+        };
+        mappings.insert(&row.mapping, status);
     }
-    Ok(PipelineStatus { name: config.name.clone(), flows, leftovers: Vec::new() })
+    for row in &copies {
+        let mapping = mappings
+            .entry(&row.mapping)
+            .or_insert_with(|| MappingStatus::idle(&row.mapping, state, None));
+        mapping.snapshot = Some(row.into());
+    }
+    let mappings: Vec<MappingStatus> = mappings.into_values().collect();
+    FlowStatus {
+        flow: flow.name.clone(),
+        state: state.to_owned(),
+        source_position: None,
+        applied_position,
+        lag_seconds: None,
+        lag_bytes: None,
+        exceptions_open: mappings.iter().map(|m| m.exceptions_open).sum(),
+        error: own.iter().find(|s| s.state == StoredState::Stopped).map(|row| (*row).into()),
+        mappings,
+    }
 }
 
 /// Slots and publications of ours that no flow uses: they hold log for nobody. A system that cannot be asked
@@ -89,10 +136,15 @@ async fn leftovers(config: &Config) -> Vec<Leftover> {
                     || left == format!("publication {}", f.publication)
             })
         };
+        // A connector finds by prefix, and one pipeline's may begin with another's.
+        let ours = |left: &str| {
+            let made = left.rsplit_once(' ').map_or(left, |(_, name)| name);
+            is_name_of(&config.name, made, config.systems.keys())
+        };
         found.extend(
             names
                 .into_iter()
-                .filter(|left| !used(left))
+                .filter(|left| !used(left) && ours(left))
                 .map(|left| Leftover { system: name.clone(), name: left }),
         );
     }
@@ -134,6 +186,9 @@ pub fn render(status: &PipelineStatus) -> String {
             ));
             if let Some(error) = &m.error {
                 text.push_str(&format!("    {} {}\n", error.code, error.message));
+                if !error.hint.is_empty() {
+                    text.push_str(&format!("    hint: {}\n", error.hint));
+                }
             }
         }
     }

@@ -133,7 +133,7 @@ pub struct Flow {
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// Its name.
-    pub name: Option<String>,
+    pub name: Option<Spanned<String>>,
     /// The source.
     pub from: Spanned<String>,
     /// The target.
@@ -155,7 +155,7 @@ pub struct Mapping {
 /// A parser's error with file, line and column in front and, for a misspelt key, the nearest one.
 pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let message = error.message();
-    let mut words = message.trim().replace('\n', " ");
+    let mut words = without_texts(message.trim()).replace('\n', " ");
     if let Some(near) = nearest_field(message) {
         words.push_str(&format!("\nhint: did you mean `{near}`?"));
     }
@@ -191,14 +191,24 @@ pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigErr
     ))
 }
 
-/// A line is shown to help; a password in a URL on it is not.
+/// A line is shown to help, but not the value of one that may hold a password. A slip may be just what
+/// made the line wrong, so what shows that it is such a line is looked for in several places.
 fn redacted(line: &str) -> String {
-    match (line.find("://"), line.rfind('@')) {
-        (Some(scheme), Some(host)) if scheme + 3 < host => match line[scheme + 3..host].find(':') {
-            Some(colon) => format!("{}:***{}", &line[..scheme + 3 + colon], &line[host..]),
-            None => line.to_owned(),
-        },
-        _ => line.to_owned(),
+    let (key, value) = line.split_once('=').unwrap_or(("", line));
+    let address = value.contains(':') && ["url", "//", "@"].iter().any(|mark| line.contains(mark));
+    let secret = line.contains("pass") && !value.contains("env") && !value.contains("file");
+    if address || secret {
+        return if key.is_empty() { "***".to_owned() } else { format!("{key}= ***") };
+    }
+    line.to_owned()
+}
+
+/// A parser's message without the text that it met.
+fn without_texts(message: &str) -> String {
+    match message.split_once("string \"").map(|(before, after)| (before, after.rsplit_once('"'))) {
+        Some((before, Some((_, after)))) => format!("{before}a text{after}"),
+        Some((before, None)) => format!("{before}a text"),
+        None => message.to_owned(),
     }
 }
 

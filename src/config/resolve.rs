@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use serde_spanned::Spanned;
 use sha2::{Digest, Sha256};
-use tidelock_core::{Secret, SystemConfig, Tls, TlsMode};
+use tidelock_core::{
+    FLOW_CHARS_MAX, MAPPING_CHARS_MAX, PIPELINE_CHARS_MAX, Secret, SystemConfig, Tls, TlsMode,
+};
 
 use super::file::{self, File, Mapping};
 use super::{
@@ -35,9 +37,7 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
         return Err(source.error(parsed.version.span(), "version must be 1"));
     }
     let name = parsed.name.get_ref();
-    if name.is_empty() || name.len() > 64 {
-        return Err(source.error(parsed.name.span(), "name must have 1 to 64 bytes"));
-    }
+    fits("the pipeline's name", name, PIPELINE_CHARS_MAX, parsed.name.span(), source)?;
     let mut systems = BTreeMap::new();
     for (key, system) in &parsed.systems {
         systems.insert(key.clone(), resolve_system(key, system, source)?);
@@ -59,6 +59,27 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
         inline_passwords,
         hash,
     })
+}
+
+/// Refuses a name that tidelock's own tables could not hold: no server may cut one.
+fn fits(
+    what: &str,
+    name: &str,
+    chars_max: usize,
+    span: Range<usize>,
+    source: &Source<'_>,
+) -> Result<()> {
+    let length = name.chars().count();
+    if (1..=chars_max).contains(&length) {
+        return Ok(());
+    }
+    Err(source.error(
+        span,
+        format!(
+            "{what} has {length} characters; tidelock's own tables hold 1 to {chars_max}\n\
+             hint: choose another name"
+        ),
+    ))
 }
 
 /// Whether the file itself holds the system's password.
@@ -162,6 +183,8 @@ fn resolve_flows(
             return Err(source.error(mapping.to.span(), "a mapping must lead to another system"));
         }
         let flow_name = format!("{}:{}", from.system, to.system);
+        let what = format!("the name of flow {flow_name}, made of its two systems',");
+        fits(&what, &flow_name, FLOW_CHARS_MAX, mapping.from.span(), source)?;
         let own = settings.get(flow_name.as_str()).map(|(flow, _)| *flow);
         let at = match flows.iter().position(|f| f.name == flow_name) {
             Some(at) => at,
@@ -244,20 +267,68 @@ fn legal(name: &str) -> bool {
 }
 
 /// `tidelock_<pipeline>_<target>` in the letters that slots allow; a name that had to be changed or
-/// cut gets a hash, so that two pipelines never meet in one name.
+/// cut gets a hash, so that two pipelines never meet in one name. `-` becomes `_` without a hash in
+/// the pipeline's part only, and a target that looks like a hash gets one: what follows the last `_` is
+/// then the target or the hash, and nothing else fits.
 pub fn legal_name(pipeline: &str, target: &str) -> String {
     let plain = format!("tidelock_{pipeline}_{target}");
-    let made: String = plain
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-        .collect();
-    let lossless =
-        plain.replace('-', "_") == made && !pipeline.contains('_') && !target.contains('_');
+    let made = letters(&plain);
+    let like_hash = target.len() == 8 && target.bytes().all(|b| b.is_ascii_hexdigit());
+    let lossless = plain.replace('-', "_") == made
+        && !pipeline.contains('_')
+        && !target.contains(['_', '-'])
+        && !like_hash;
     if lossless && legal(&made) {
         return made;
     }
     let hash = hex::encode(&Sha256::digest(format!("{pipeline}\0{target}"))[..4]);
     format!("{}_{hash}", made.chars().take(54).collect::<String>())
+}
+
+fn letters(plain: &str) -> String {
+    plain
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .collect()
+}
+
+/// Whether [`legal_name`] made this name for this pipeline and one of these systems, or one that the
+/// name itself spells. As no two pipelines share a name, a match is proof; a name whose target can no
+/// longer be told (gone from the file, with letters that were changed or cut) matches nothing.
+pub fn is_name_of<'a>(
+    pipeline: &str,
+    name: &str,
+    mut systems: impl Iterator<Item = &'a String>,
+) -> bool {
+    if systems.any(|system| legal_name(pipeline, system) == name) {
+        return true;
+    }
+    let prefix = letters(&format!("tidelock_{pipeline}_"));
+    let Some(spelt) = name.strip_prefix(&prefix) else { return false };
+    let unhashed = spelt.rsplit_once('_').map(|(target, _)| target);
+    [Some(spelt), unhashed]
+        .into_iter()
+        .flatten()
+        .flat_map(readings)
+        .any(|target| legal_name(pipeline, &target) == name)
+}
+
+/// What a system may be called whose name is spelt so: each `_` may have been a `-`.
+fn readings(spelt: &str) -> Vec<String> {
+    let mut read = vec![String::new()];
+    for (n, part) in spelt.split('_').enumerate() {
+        // A name of 63 letters could have thousands of readings; people use few such signs.
+        let signs: &[&str] = match n {
+            0 => &[""],
+            1..=6 => &["_", "-"],
+            _ => &["_"],
+        };
+        read = read
+            .iter()
+            .flat_map(|before| signs.iter().map(move |sign| format!("{before}{sign}{part}")))
+            .collect();
+    }
+    read
 }
 
 fn resolve_mapping(
@@ -291,8 +362,12 @@ fn resolve_mapping(
         None => None,
         Some(columns) => Some(resolve_columns(columns, source)?),
     };
+    // The tables of a wildcard name their own mappings, and no server has a table name that long.
+    let name = mapping.name.as_ref().map_or(own_name, |n| n.get_ref().clone());
+    let span = mapping.name.as_ref().map_or(mapping.from.span(), Spanned::span);
+    fits("the mapping's name", &name, MAPPING_CHARS_MAX, span, source)?;
     Ok(MappingConfig {
-        name: mapping.name.clone().unwrap_or(own_name),
+        name,
         from,
         to,
         key: mapping.key.as_ref().map(|k| k.get_ref().clone()),
@@ -471,11 +546,104 @@ exclude = ["tmp_%"]
         assert!(error.contains("expressions are not supported"), "{error}");
     }
 
+    /// The example, with secrets where people put them.
+    fn example() -> String {
+        include_str!("../../examples/erp-crm/tidelock.toml")
+            .replace("{ env = \"ERP_URL\" }", "\"postgres://tidelock:s3cret@erp-db:5432/erp\"")
+            .replace("{ env = \"CRM_URL\" }", "\"mysql:///crm?password=s3cret&socket=/run/x\"")
+    }
+
+    #[test]
+    fn fuzz_damaged_configurations_give_an_answer() {
+        let example = example();
+        let parts = example.split_inclusive("\n\n").map(|part| part.as_bytes().to_vec());
+        let corpus: Vec<Vec<u8>> = [example.as_bytes().to_vec(), GOOD.as_bytes().to_vec()]
+            .into_iter()
+            .chain(parts)
+            .collect();
+        let bytes_max = |length: usize| 512 * length as u64 + (256 << 10);
+        tidelock_fuzz::fuzz("config", &corpus, bytes_max, |bytes| {
+            let _ = Config::parse(&String::from_utf8_lossy(bytes), "t.toml");
+        });
+    }
+
+    #[test]
+    fn no_single_slip_in_a_url_shows_its_password() {
+        let example = example();
+        for line in example.lines().filter(|line| line.contains("s3cret")) {
+            for at in 0..line.len() {
+                for slip in ["", "\"", "#", " ", "=", "x", ":", "@"] {
+                    for end in [at, at + 1] {
+                        let slipped = format!("{}{slip}{}", &line[..at], &line[end..]);
+                        let text = example.replace(line, &slipped);
+                        if let Err(error) = Config::parse(&text, "t.toml") {
+                            assert!(!error.to_string().contains("s3cret"), "{slipped}: {error}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_written_where_none_belongs_is_not_shown() {
+        for line in ["password = \"s3cret\"", "passwort = \"s3cret\"", "password = \"s3cret"] {
+            let text = GOOD.replacen("[systems.crm]", &format!("{line}\n[systems.crm]"), 1);
+            let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
+            assert!(!error.contains("s3cret") && error.contains("t.toml:7:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_our_tables_cannot_hold_are_refused_at_their_place() {
+        let with = |from: &str, to: &str| Config::parse(&GOOD.replace(from, to), "t.toml");
+        let refused = |from: &str, to: &str| with(from, to).unwrap_err().to_string();
+        let pipeline = |name: &str| format!("name = \"{name}\"");
+        assert!(with("name = \"erp-crm\"", &pipeline(&"ü".repeat(64))).is_ok());
+        let text = refused("name = \"erp-crm\"", &pipeline(&"ü".repeat(65)));
+        assert!(text.starts_with("t.toml:3:8: the pipeline's name has 65 characters"), "{text}");
+        let key = "key = [\"contract_no\"]";
+        let mapping = |name: &str| format!("name = \"{name}\"\n{key}");
+        assert!(with(key, &mapping(&"ü".repeat(190))).is_ok());
+        let text = refused(key, &mapping(&"ü".repeat(191)));
+        assert!(text.starts_with("t.toml:12:8: the mapping's name has 191 characters"), "{text}");
+        assert!(text.contains("hint: choose another name"), "{text}");
+        // An empty name is the flow's own in our tables.
+        assert!(refused(key, &mapping("")).contains("has 0 characters"));
+        let table = format!("from = \"crm.{}\"", "t".repeat(200));
+        let text = refused("from = \"crm.orders\"", &table);
+        assert!(text.starts_with("t.toml:10:8: the mapping's name has 200 characters"), "{text}");
+        let long = "c".repeat(125);
+        let text = GOOD.replace("erp-crm", "p").replace("crm", &long);
+        let text = Config::parse(&text, "t.toml").unwrap_err().to_string();
+        assert!(text.contains("made of its two systems', has 129 characters"), "{text}");
+    }
+
     #[test]
     fn names_that_had_to_change_stay_apart() {
         assert_ne!(legal_name("a_b", "c"), legal_name("a", "b_c"));
         assert_ne!(legal_name("a-b", "c"), legal_name("a_b", "c"));
+        assert_ne!(legal_name("a-b", "c"), legal_name("a", "b-c"));
         assert!(legal(&legal_name(&"x".repeat(64), "Ä")));
+    }
+
+    #[test]
+    fn a_name_is_known_as_the_pipelines_own_and_no_other() {
+        let systems = ["CRM".to_owned()];
+        let pipelines = ["a", "a-b", "a_b", "a-b-c", "A"];
+        for (owner, target) in
+            pipelines.iter().flat_map(|p| ["c", "b-c", "b_c", "CRM"].map(|t| (p, t)))
+        {
+            let name = legal_name(owner, target);
+            for pipeline in pipelines {
+                let own = is_name_of(pipeline, &name, systems.iter());
+                assert_eq!(own, pipeline == *owner, "{name} of {owner}, asked by {pipeline}");
+            }
+        }
+        let long = "p".repeat(64);
+        assert!(is_name_of(&long, &legal_name(&long, "CRM"), systems.iter()));
+        assert!(!is_name_of("a", "tidelock_a_b_c", systems.iter()));
+        assert_eq!(readings(&"_".repeat(60)).len(), 64);
     }
 
     #[test]

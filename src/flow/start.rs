@@ -9,7 +9,7 @@ use tidelock_core::{
     Table, TableName,
 };
 
-use super::FlowContext;
+use super::{FlowContext, names};
 use crate::checkpoint::FlowRecord;
 use crate::config::{FlowConfig, SnapshotMode, TableRef};
 use crate::copy::Job;
@@ -99,13 +99,17 @@ pub async fn plan(
     target: &dyn Connector,
     target_is_read: bool,
 ) -> Result<PlanOutcome> {
+    let too_long = names::too_long(config, source.identifier_max(), target.identifier_max());
+    if !too_long.is_empty() {
+        return Ok(PlanOutcome { findings: too_long, ..PlanOutcome::default() });
+    }
     let source_tables: Vec<Table> = source
         .catalog(&schemas(config.mappings.iter().map(|m| &m.from), source.default_schema()))
         .await?;
     let target_tables: Vec<Table> = target
         .catalog(&schemas(config.mappings.iter().map(|m| &m.to), target.default_schema()))
         .await?;
-    Ok(plan_flow(
+    let mut outcome = plan_flow(
         config,
         &Catalogs {
             source: &source_tables,
@@ -115,7 +119,9 @@ pub async fn plan(
             same_family: source.family() == target.family(),
             two_way: target_is_read,
         },
-    ))
+    );
+    outcome.findings.extend(names::shared(&outcome));
+    Ok(outcome)
 }
 
 /// What a source must deliver for these mappings.

@@ -74,7 +74,8 @@ impl Daemon {
     /// The status of each flow as `status --json` shows it; empty while it does not answer.
     pub fn flows(&self) -> Vec<Value> {
         let (code, text) = self.command(&["status", "--json"]);
-        if code != 0 {
+        // 1 is an answer too: a flow shows an error, or exceptions are open.
+        if !matches!(code, 0 | 1) {
             return Vec::new();
         }
         let status: Value = serde_json::from_str(&text).expect("json");

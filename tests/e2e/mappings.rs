@@ -63,7 +63,57 @@ async fn a_poison_row_stops_its_mapping_and_no_other() {
     wait_for("item", SOON, "4".to_owned(), async || b.one("db", count).await.expect("b"))
         .await
         .expect("item");
+    assert_eq!(daemon.command(&["status"]).0, 1, "an exception is open");
     daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    let (code, text) = command(&config, &["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let flow = &status["flows"][0];
+    assert_eq!((code, &flow["state"], &flow["exceptions_open"]), (1, &"stopped".into(), &1.into()));
+    assert!(flow["applied_position"].is_string() && flow["error"].is_null(), "{text}");
+    let other = flow["mappings"].as_array().and_then(|m| m.iter().find(|m| m["name"] == "other"));
+    let error = &other.expect("other")["error"];
+    assert_eq!(error["code"], "TL0204", "{text}");
+    assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_without_a_daemon_shows_what_targets_hold_though_one_is_away() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")]);
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["pause", "a:b"]).0, 0);
+    assert_eq!(daemon.command(&["status"]).0, 0, "a pause is no finding");
+    daemon.stop();
+    let config = folder.path().join("tidelock.toml");
+    let look = || {
+        let (code, text) = command(&config, &["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).expect("json");
+        (code, status["flows"].as_array().cloned().unwrap_or_default())
+    };
+    let (code, flows) = look();
+    assert_eq!(
+        (code, &flows[0]["state"], &flows[1]["state"]),
+        (0, &"paused".into(), &"stopped".into())
+    );
+    assert!(
+        flows
+            .iter()
+            .all(|f| f["applied_position"].is_string() && f["mappings"][0]["name"] == "item")
+    );
+    a.stop().await.expect("stop");
+    let (code, flows) = look();
+    assert_eq!((code, &flows[0]["state"]), (1, &"paused".into()), "b still answers");
+    assert!(flows[0]["applied_position"].is_string() && flows[0]["error"].is_null());
+    assert_eq!(
+        (&flows[1]["state"], &flows[1]["error"]["code"]),
+        (&"stopped".into(), &"TL0001".into())
+    );
+    let (code, text) = command(&config, &["status"]);
+    assert!(code == 1 && text.contains("TL0001 a: "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +152,12 @@ async fn a_pause_lasts_over_a_restart_until_resumed_and_drop_leaves_nothing() {
         "{text}"
     );
     a.sql("db", "SELECT pg_drop_replication_slot('tidelock_test_gone')").await.expect("drop");
+    // Of a pipeline `test-two`: its business.
+    let other = "SELECT pg_create_logical_replication_slot('tidelock_test_two_b', 'pgoutput')";
+    a.sql("db", other).await.expect("slot");
+    let (_, text) = command(&config, &["status"]);
+    assert!(!text.contains("left over"), "{text}");
+    a.sql("db", "SELECT pg_drop_replication_slot('tidelock_test_two_b')").await.expect("drop");
     let (code, text) = command(&config, &["drop"]);
     assert_eq!(code, 0, "{text}");
     let left = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)";
@@ -130,6 +186,14 @@ async fn check_names_every_problem_before_anything_runs() {
     std::fs::write(&config, bad.replace("b.wrong", "b.itm")).expect("config");
     let (code, text) = command(&config, &["check"]);
     assert!(code == 1 && text.contains("did you mean db.item?"), "{text}");
+    let long = "x".repeat(64);
+    let mapped = format!("\nkey = [\"{long}\"]\n[mappings.columns]\n{long} = \"{long}\"\n");
+    std::fs::write(&config, bad.replace("b.wrong", "b.item") + &mapped).expect("config");
+    let (code, text) = command(&config, &["check"]);
+    let words = format!(
+        "mapping item: the source column {long} is 64 bytes long, a name there has at most 63"
+    );
+    assert!(code == 1 && text.contains(&words) && text.contains("\n1 problem"), "{text}");
     let same =
         super::config(folder.path(), &[("a", a.url("db")), ("b", a.url("db"))], &[("a", "b")]);
     let daemon = Daemon::start(folder.path(), &same);
@@ -171,5 +235,105 @@ async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
     })
     .await
     .expect("b");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_names_stand_whole_in_the_tables_of_every_server() {
+    let (pg, my) = (super::postgres().await, super::mysql().await);
+    my.sql("db", "CREATE TABLE poor (id bigint NOT NULL PRIMARY KEY, CHECK (id < 5))")
+        .await
+        .expect("poor");
+    pg.sql("db", "CREATE TABLE poor (id bigint PRIMARY KEY, CHECK (id < 9))").await.expect("poor");
+    let (a, b) = ("ä".repeat(64), "b".repeat(63));
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [(a.as_str(), pg.url("db")), (b.as_str(), my.url("db"))];
+    let text = super::config(folder.path(), &[], &[])
+        .replace("\"test\"", &format!("\"{}\"", "p̈".repeat(32)));
+    let mapping = "m̈".repeat(95);
+    let mut text = systems
+        .iter()
+        .fold(text, |text, (name, url)| format!("{text}[systems.\"{name}\"]\nurl = {url:?}\n"));
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        text.push_str(&format!(
+            "[[mappings]]\nname = \"{mapping}\"\nfrom = '\"{from}\".poor'\nto = '\"{to}\".poor'\nsnapshot = \"never\"\n"
+        ));
+    }
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["pause"]).0, 0);
+    daemon.wait("paused", SOON, |flows| flows.iter().all(|f| f["state"] == "paused")).await;
+    daemon.kill_and_start();
+    daemon.wait("paused", SOON, |flows| flows.iter().all(|f| f["state"] == "paused")).await;
+    assert_eq!(daemon.command(&["resume"]).0, 0);
+    daemon.streaming().await;
+    pg.sql("db", "INSERT INTO poor VALUES (7)").await.expect("poison");
+    let stopped = |flows: &[serde_json::Value]| {
+        flows.iter().any(|f| {
+            f["mappings"].as_array().is_some_and(|m| m.iter().any(|m| m["state"] == "stopped"))
+        })
+    };
+    daemon.wait("stopped", SOON, stopped).await;
+    daemon.kill_and_start();
+    daemon.wait("still stopped", SOON, stopped).await;
+    let kept = "SELECT CONCAT_WS(',', CHAR_LENGTH(pipeline), CHAR_LENGTH(flow), CHAR_LENGTH(mapping)) FROM tidelock.state";
+    assert_eq!(my.one("db", kept).await.expect("state"), "64,128,190");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_moves_what_is_served_and_keeps_it_where_the_new_address_is_taken() {
+    let (a, b) = (super::postgres().await, super::postgres().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let plain =
+        super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[("a", "b")]);
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+        listener.local_addr().expect("address").to_string()
+    };
+    let at = |address: &str| {
+        plain.replace("version = 1\n", &format!("version = 1\nlisten = {address:?}\n"))
+    };
+    let served = |address: &str| match std::net::TcpStream::connect(address) {
+        Err(_) => false,
+        Ok(mut stream) => {
+            use std::io::{Read, Write};
+            let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).expect("request");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("answer");
+            answer.starts_with("HTTP/1.1 200")
+        }
+    };
+    let (first, second) = (free(), free());
+    let daemon = Daemon::start(folder.path(), &at(&first));
+    daemon.streaming().await;
+    assert!(served(&first) && !served(&second));
+    let config = folder.path().join("tidelock.toml");
+    let reload = |text: String| {
+        std::fs::write(&config, text).expect("config");
+        daemon.command(&["reload"])
+    };
+    let (code, said) = reload(at(&second));
+    assert!(code == 0 && said.contains(&format!("listens on {second}")), "{said}");
+    assert!(!said.contains("a:b"), "{said}");
+    wait_for("moved", SOON, true, async || served(&second) && !served(&first))
+        .await
+        .expect("moved");
+
+    let taken = std::net::TcpListener::bind(&first).expect("taken");
+    let changed = at(&first).replacen("\"never\"\n", "\"never\"\non_delete = \"ignore\"\n", 1);
+    let (code, said) = reload(changed.clone());
+    assert!(code == 2 && said.contains(&format!("cannot listen on {first}")), "{said}");
+    assert!(said.contains(&format!("{second} is still served")), "{said}");
+    assert!(served(&second));
+    drop(taken);
+    let (code, said) = reload(changed);
+    assert!(code == 0 && said.contains("took up a:b; listens on"), "{said}");
+    wait_for("back", SOON, true, async || served(&first) && !served(&second)).await.expect("back");
+    let (code, said) = reload(plain.clone());
+    assert!(code == 0 && said.contains("listens no more"), "{said}");
+    wait_for("nothing", SOON, false, async || served(&first)).await.expect("nothing");
+    assert!(reload(plain.clone()).1.contains("nothing changed"));
     daemon.stop();
 }

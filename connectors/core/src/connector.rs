@@ -148,6 +148,26 @@ impl Finding {
     }
 }
 
+/// How long a name may be that a server keeps apart from others; longer ones it refuses or cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentifierMax {
+    /// So many bytes of UTF-8.
+    Bytes(usize),
+    /// So many characters.
+    Chars(usize),
+}
+
+impl IdentifierMax {
+    /// How long a name is for this server and how long it may be, in words; `None` if it fits.
+    pub fn excess(self, name: &str) -> Option<String> {
+        let (length, max, unit) = match self {
+            IdentifierMax::Bytes(max) => (name.len(), max, "bytes"),
+            IdentifierMax::Chars(max) => (name.chars().count(), max, "characters"),
+        };
+        (length > max).then(|| format!("{length} {unit} long, a name there has at most {max}"))
+    }
+}
+
 /// One look at a source's log, for lag and headroom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
@@ -175,8 +195,8 @@ pub trait Connector: Send + Sync {
     /// The schema that a table name without one means.
     fn default_schema(&self) -> &str;
 
-    /// Longest identifier the server keeps apart, in bytes.
-    fn identifier_bytes_max(&self) -> usize;
+    /// Longest identifier the server keeps apart.
+    fn identifier_max(&self) -> IdentifierMax;
 
     /// Who the server is.
     async fn identify(&self) -> Result<Identity>;
@@ -246,7 +266,8 @@ pub trait Connector: Send + Sync {
     /// other readers would see, where the server can).
     async fn heartbeat(&self) -> Result<()>;
 
-    /// Names of slots, publications and the like on this server that were made for this pipeline.
+    /// Slots, publications and the like on this server whose names begin as those made for this
+    /// pipeline do: kind and name, the name last.
     async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>>;
 
     /// Removes what [`Connector::create_stream`] made; tells what was removed.

@@ -29,7 +29,8 @@ pub use bytes::Bytes;
 pub use bytestring::ByteString;
 pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
 pub use connector::{
-    Connector, Finding, Identity, Probe, Secret, Severity, SystemConfig, Tls, TlsMode,
+    Connector, Finding, IdentifierMax, Identity, Probe, Secret, Severity, SystemConfig, Tls,
+    TlsMode,
 };
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
@@ -38,7 +39,8 @@ pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
 pub use position::{Position, PositionOrder};
 pub use progress::{
-    HopList, Mark, PROGRESS_TABLE, Progress, SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
+    FLOW_CHARS_MAX, HopList, MAPPING_CHARS_MAX, Mark, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Progress,
+    SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 pub use schema::{
     Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,

@@ -21,6 +21,13 @@ pub const SNAPSHOT_TABLE: &str = "snapshot";
 /// The column of the progress table that carries sequence and hop list.
 pub const HOP_LIST_COLUMN: &str = "hop_list";
 
+/// Most characters of a pipeline's name: what the columns of our tables hold on every server.
+pub const PIPELINE_CHARS_MAX: usize = 64;
+/// Most characters of a flow's name.
+pub const FLOW_CHARS_MAX: usize = 128;
+/// Most characters of a mapping's name. With the other two it fits into InnoDB's index of 3072 bytes.
+pub const MAPPING_CHARS_MAX: usize = 190;
+
 /// The durable id of a system: made once, kept in its meta schema. 32 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SystemId(String);

@@ -26,8 +26,9 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Finding, Identity, Lease, Position, PositionOrder, Probe,
-    Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Finding, IdentifierMax, Identity, Lease, Position,
+    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
+    SystemId, Table,
 };
 
 use config::Endpoint;
@@ -69,8 +70,8 @@ impl Connector for MySqlConnector {
         &self.endpoint.database
     }
 
-    fn identifier_bytes_max(&self) -> usize {
-        64
+    fn identifier_max(&self) -> IdentifierMax {
+        IdentifierMax::Chars(64)
     }
 
     async fn identify(&self) -> Result<Identity> {

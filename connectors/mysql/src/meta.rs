@@ -2,8 +2,9 @@
 
 use mysql_async::Row;
 use tidelock_core::{
-    Code, CopyPhase, CopyReason, CopyRow, Error, PROGRESS_TABLE, Position, Progress, Result,
-    SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
+    Code, CopyPhase, CopyReason, CopyRow, Error, FLOW_CHARS_MAX, MAPPING_CHARS_MAX,
+    PIPELINE_CHARS_MAX, PROGRESS_TABLE, Position, Progress, Result, SNAPSHOT_TABLE, StateRow,
+    StoredState, SystemId,
 };
 
 use crate::session::{Session, quote};
@@ -20,8 +21,8 @@ pub(crate) fn ddl(meta: &str) -> Vec<String> {
              CURRENT_TIMESTAMP(6)) {tail}"
         ),
         format!(
-            "CREATE TABLE IF NOT EXISTS {db}.`progress` (pipeline varchar(64) NOT NULL, \
-             flow varchar(128) NOT NULL, lane int NOT NULL DEFAULT 0, \
+            "CREATE TABLE IF NOT EXISTS {db}.`progress` (pipeline varchar({PIPELINE_CHARS_MAX}) NOT NULL, \
+             flow varchar({FLOW_CHARS_MAX}) NOT NULL, lane int NOT NULL DEFAULT 0, \
              epoch bigint unsigned NOT NULL, seq bigint unsigned NOT NULL, \
              hop_list varchar(2000) NOT NULL, source_identity varchar(500) NOT NULL, \
              position mediumtext NOT NULL, config_hash varchar(64) NOT NULL, \
@@ -30,15 +31,15 @@ pub(crate) fn ddl(meta: &str) -> Vec<String> {
              DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (pipeline, flow, lane)) {tail}"
         ),
         format!(
-            "CREATE TABLE IF NOT EXISTS {db}.`state` (pipeline varchar(64) NOT NULL, \
-             flow varchar(128) NOT NULL, mapping varchar(190) NOT NULL, \
+            "CREATE TABLE IF NOT EXISTS {db}.`state` (pipeline varchar({PIPELINE_CHARS_MAX}) NOT NULL, \
+             flow varchar({FLOW_CHARS_MAX}) NOT NULL, mapping varchar({MAPPING_CHARS_MAX}) NOT NULL, \
              state varchar(16) NOT NULL, code varchar(16) NOT NULL, message text NOT NULL, \
              hint text NOT NULL, position mediumtext NOT NULL, at timestamp(6) NOT NULL \
              DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (pipeline, flow, mapping)) {tail}"
         ),
         format!(
-            "CREATE TABLE IF NOT EXISTS {db}.`snapshot` (pipeline varchar(64) NOT NULL, \
-             flow varchar(128) NOT NULL, mapping varchar(190) NOT NULL, \
+            "CREATE TABLE IF NOT EXISTS {db}.`snapshot` (pipeline varchar({PIPELINE_CHARS_MAX}) NOT NULL, \
+             flow varchar({FLOW_CHARS_MAX}) NOT NULL, mapping varchar({MAPPING_CHARS_MAX}) NOT NULL, \
              reason varchar(16) NOT NULL, phase varchar(16) NOT NULL, sweep int NOT NULL, \
              `cursor` mediumtext NOT NULL, filter text NOT NULL, \
              rows_done bigint unsigned NOT NULL, rows_total bigint unsigned NOT NULL, \

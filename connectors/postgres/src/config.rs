@@ -8,6 +8,8 @@ use percent_encoding::percent_decode_str;
 use tidelock_core::{Code, Error, ErrorKind, Result, Secret, SystemConfig, Tls, TlsMode};
 use url::Url;
 
+use crate::quote::IDENTIFIER_MAX;
+
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Host {
@@ -93,6 +95,14 @@ impl Address {
         if matches!(host, Host::Unix(_)) && config.tls.mode != TlsMode::Disable {
             return Err(refuse("is a Unix socket, where there is no TLS; set tls mode disable"));
         }
+        if let Some(excess) = IDENTIFIER_MAX.excess(&config.meta_schema) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                Code::Config,
+                format!("meta_schema of system {} is {excess}", config.name),
+            )
+            .with_hint("choose a shorter one: the server would cut it and never find it again"));
+        }
         Ok(Address {
             system: config.name.clone(),
             host,
@@ -165,6 +175,22 @@ mod tests {
         assert!(a.is_private());
         let a = address("postgresql://me@%2Frun%2Fpostgresql/erp").expect("address");
         assert_eq!(a.host, Host::Unix("/run/postgresql".into()));
+    }
+
+    #[test]
+    fn a_meta_schema_that_the_server_would_cut_is_refused() {
+        let with = |meta_schema: &str| {
+            Address::new(&SystemConfig {
+                name: "erp".into(),
+                url: Secret::new("postgres://me@h/d"),
+                password: None,
+                tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
+                meta_schema: meta_schema.into(),
+            })
+        };
+        assert!(with(&"m".repeat(63)).is_ok());
+        let text = with(&"ü".repeat(32)).expect_err("64 bytes").to_string();
+        assert!(text.contains("meta_schema of system erp is 64 bytes long"), "{text}");
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Error, Finding, Identity, Lease, Position, PositionOrder,
-    Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Error, Finding, IdentifierMax, Identity, Lease, Position,
+    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
+    SystemId, Table,
 };
 use tokio::sync::Mutex;
 
@@ -70,8 +71,8 @@ impl Connector for PgConnector {
         "public"
     }
 
-    fn identifier_bytes_max(&self) -> usize {
-        63
+    fn identifier_max(&self) -> IdentifierMax {
+        crate::quote::IDENTIFIER_MAX
     }
 
     async fn identify(&self) -> Result<Identity> {

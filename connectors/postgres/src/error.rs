@@ -10,6 +10,8 @@ use tokio_postgres::error::DbError;
 
 use fallible_iterator::FallibleIterator;
 
+use crate::net;
+
 /// Where an error came up: the same SQLSTATE means different things in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -79,7 +81,7 @@ impl Fault {
             }
         }
         error = error.with_detail(detail.join(", "));
-        match hint(&self.sqlstate) {
+        match hint(&self.sqlstate, &self.message) {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
@@ -145,9 +147,18 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
     }
 }
 
-fn hint(sqlstate: &str) -> Option<&'static str> {
+fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
     match sqlstate {
-        "28000" | "28P01" => Some("check user, password and pg_hba.conf of the server"),
+        "28000" if message.contains("channel binding") => Some(
+            "what we reach shows another certificate than the server's own: connect to the server \
+             itself, not through something that ends TLS on the way",
+        ),
+        "28000" if message.contains("client certificate") => {
+            Some("name our certificate and key: tls = { cert_file = \"…\", key_file = \"…\" }")
+        }
+        "28000" | "28P01" => {
+            Some("check user, password, cert_file and key_file, and pg_hba.conf of the server")
+        }
         "53300" => Some("raise max_connections or the role's connection limit"),
         "53400" => Some("raise max_replication_slots and max_wal_senders"),
         "42501" => Some("`tidelock check` prints the GRANTs that are missing"),
@@ -178,6 +189,10 @@ pub(crate) fn from_client(error: &tokio_postgres::Error, doing: &str, stage: Sta
                     || text.starts_with("expected ") =>
                 {
                     Error::bug(format!("{doing}: {text}"))
+                }
+                _ if net::refuses_certificate(error) => {
+                    Error::transient(Code::Tls, format!("{doing}: {text}{cause}"))
+                        .with_hint(net::CERTIFICATE_HINT)
                 }
                 _ => Error::transient(Code::Unreachable, format!("{doing}: {text}{cause}")),
             }

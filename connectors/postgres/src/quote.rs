@@ -1,6 +1,9 @@
 //! Names and texts inside SQL that cannot take parameters.
 
-use tidelock_core::TableName;
+use tidelock_core::{IdentifierMax, TableName};
+
+/// What PostgreSQL keeps of a name (`NAMEDATALEN` less one); it cuts the rest off without an error.
+pub(crate) const IDENTIFIER_MAX: IdentifierMax = IdentifierMax::Bytes(63);
 
 /// A name as an identifier.
 pub(crate) fn ident(name: &str) -> String {

@@ -8,8 +8,9 @@ use rustls::ClientConfig;
 use tidelock_core::{Code, Error, Result};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, Row};
 
 use crate::config::Address;
 use crate::error::{Stage, from_client};
@@ -56,16 +57,18 @@ impl Session {
             .dbname(&address.database)
             .application_name("tidelock")
             .options(options)
-            // TLS, where asked for, is already below us.
-            .ssl_mode(tokio_postgres::config::SslMode::Disable);
+            // TLS, where asked for, is already below us: `Direct` sends no request for it.
+            .ssl_negotiation(SslNegotiation::Direct)
+            .ssl_mode(if stream.is_encrypted() { SslMode::Require } else { SslMode::Disable });
         if let Some(password) = &address.password {
             config.password(password.expose());
         }
         let endpoint = address.endpoint();
-        let (client, connection) = timeout(net::CONNECT_TIMEOUT, config.connect_raw(stream, NoTls))
-            .await
-            .map_err(|_| late(&format!("logging in at {endpoint}")))?
-            .map_err(|e| from_client(&e, &format!("logging in at {endpoint}"), Stage::Admin))?;
+        let (client, connection) =
+            timeout(net::CONNECT_TIMEOUT, config.connect_raw(stream, net::Encrypted))
+                .await
+                .map_err(|_| late(&format!("logging in at {endpoint}")))?
+                .map_err(|e| from_client(&e, &format!("logging in at {endpoint}"), Stage::Admin))?;
         let place = endpoint.clone();
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -327,13 +327,15 @@ pub(crate) async fn remove(session: &Session, spec: &SourceSpec) -> Result<Vec<S
     Ok(removed)
 }
 
-/// Slots and publications made for this pipeline.
+/// Slots and publications whose names begin as those of this pipeline do; a pipeline whose name goes
+/// on where this one ends has such names too.
 pub(crate) async fn leftovers(session: &Session, pipeline: &str) -> Result<Vec<String>> {
     let legal: String = pipeline
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
         .collect();
-    let prefix = format!("tidelock_{legal}_");
+    // The engine cuts longer names there and puts a hash behind.
+    let prefix: String = format!("tidelock_{legal}_").chars().take(54).collect();
     let sql = "SELECT 'replication slot ' || slot_name FROM pg_replication_slots \
                WHERE starts_with(slot_name::text, $1) AND database = current_database() \
                UNION ALL SELECT 'publication ' || pubname FROM pg_publication \

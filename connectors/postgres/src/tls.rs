@@ -15,7 +15,11 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
     SignatureScheme,
 };
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use tidelock_core::{Code, Error, Result, Tls, TlsMode};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::oid::db::rfc5912;
 
 /// The client side of TLS by these settings; `None` for plain text.
 pub(crate) fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>> {
@@ -90,6 +94,26 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     // The cause is left out: it must never show a part of the key.
     PrivateKeyDer::from_pem_file(path).map_err(|_| unreadable(path))
+}
+
+/// The digest that stands for a server's certificate in a login (RFC 5929, section 4.1): by the hash
+/// of its signature, but SHA-256 where that is older. `None` where the signature has no single hash
+/// (Ed25519, RSA-PSS): then there is nothing to bind to that both ends agree on.
+pub(crate) fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let parsed = Certificate::from_der(certificate).ok()?;
+    Some(match parsed.signature_algorithm.oid {
+        rfc5912::MD_5_WITH_RSA_ENCRYPTION
+        | rfc5912::SHA_1_WITH_RSA_ENCRYPTION
+        | rfc5912::SHA_256_WITH_RSA_ENCRYPTION
+        | rfc5912::ECDSA_WITH_SHA_256 => Sha256::digest(certificate).to_vec(),
+        rfc5912::SHA_384_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_384 => {
+            Sha384::digest(certificate).to_vec()
+        }
+        rfc5912::SHA_512_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_512 => {
+            Sha512::digest(certificate).to_vec()
+        }
+        _ => return None,
+    })
 }
 
 /// Mode `require`: any certificate, but its owner must hold its key.

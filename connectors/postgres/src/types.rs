@@ -377,6 +377,45 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_damaged_texts_give_an_answer() {
+        let corpus: Vec<Vec<u8>> = [
+            "t",
+            "-9223372036854775808",
+            "-12345678901234567890.00100",
+            "1.7976931348623157e+308",
+            "NaN",
+            "-infinity",
+            "Ärger und Ähnliches",
+            "\\xdeadbeef00",
+            "2024-02-29",
+            "4713-01-01 BC",
+            "5874897-12-31",
+            "23:59:59.999999",
+            "2024-02-29 12:34:56.789",
+            "294276-12-31 23:59:59.999999",
+            "0044-03-15 00:00:00 BC",
+            "2024-02-29 12:34:56.789+00",
+            "0f0e0d0c-0b0a-0908-0706-050403020100",
+            "{\"a\": [1, null, \"\\u00e4\"]}",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec();
+        let types: Vec<DataType> = [
+            16u32, 17, 19, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1700,
+            2950, 3802, 1186,
+        ]
+        .map(|type_oid| TypeMap::default().data_type(type_oid, -1))
+        .to_vec();
+        let bytes_max = |length: usize| 16 * length as u64 + 1024;
+        tidelock_fuzz::fuzz("types", &corpus, bytes_max, |bytes| {
+            let text = Bytes::copy_from_slice(bytes);
+            for data_type in &types {
+                let _ = value(data_type, &text);
+            }
+        });
+    }
+
+    #[test]
     fn floats_keep_every_bit() {
         assert_eq!(read(DataType::Float64, "0.30000000000000004"), Some(Value::Float64(0.1 + 0.2)));
         assert!(matches!(read(DataType::Float64, "NaN"), Some(Value::Float64(f)) if f.is_nan()));

@@ -15,7 +15,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use futures_util::FutureExt;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use rustls::ClientConfig;
@@ -110,10 +112,7 @@ impl Wire {
                         .map(|m| Ok(m.to_owned()))
                         .collect()
                         .map_err(|e| self.damaged(e))?;
-                    if !mechanisms.iter().any(|m| m == SCRAM_SHA_256) {
-                        return Err(self.unexpected("an unknown way to log in"));
-                    }
-                    self.scram(self.password(address)?).await?;
+                    self.scram(self.password(address)?, &mechanisms).await?;
                 }
                 Message::AuthenticationMd5Password(body) => {
                     let password = self.password_for_weak_login(address)?;
@@ -161,10 +160,23 @@ impl Wire {
         self.flush().await
     }
 
-    async fn scram(&mut self, password: &Secret) -> Result<()> {
-        let mut scram =
-            ScramSha256::new(password.expose().as_bytes(), ChannelBinding::unsupported());
-        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut self.outgoing)
+    /// Logs in bound to the server's certificate where there is TLS. A server that does not offer
+    /// this is told that we could: one that did offer it knows then that somebody in the middle took
+    /// the offer away, and refuses.
+    async fn scram(&mut self, password: &Secret, offered: &[String]) -> Result<()> {
+        let offers = |mechanism: &str| offered.iter().any(|m| m == mechanism);
+        let (mechanism, binding) = match self.stream.end_point() {
+            Some(end_point) if offers(SCRAM_SHA_256_PLUS) => {
+                (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(end_point.to_vec()))
+            }
+            Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+            None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        if !offers(mechanism) {
+            return Err(self.unexpected("an unknown way to log in"));
+        }
+        let mut scram = ScramSha256::new(password.expose().as_bytes(), binding);
+        frontend::sasl_initial_response(mechanism, scram.message(), &mut self.outgoing)
             .map_err(|e| self.damaged(e))?;
         self.flush().await?;
         let Message::AuthenticationSaslContinue(body) = self.message("logging in").await? else {
@@ -356,8 +368,7 @@ impl Wire {
     }
 
     fn broken(&self, cause: std::io::Error) -> Error {
-        Error::transient(Code::Unreachable, format!("the connection to {} broke", self.endpoint))
-            .with_source(cause)
+        net::broken(format!("the connection to {} broke", self.endpoint), cause)
     }
 
     /// Puts a status message into the outgoing buffer; [`Wire::flush`] sends it.

@@ -6,6 +6,8 @@ mod access;
 mod field;
 #[path = "server/log.rs"]
 mod log;
+#[path = "server/record.rs"]
+mod record;
 #[path = "server/silence.rs"]
 mod silence;
 #[path = "server/slot.rs"]
