@@ -143,8 +143,7 @@ impl Assembler {
 
     /// Hands over what has come together.
     pub fn flush(&mut self) -> Chunk {
-        let telling = self.group.as_ref().is_some_and(|g| g.told);
-        if !telling && let Some(grew) = self.idle.take() {
+        if let Some(grew) = self.idle.take() {
             let position = self.position().to_position();
             self.chunk.push(LogEvent::Idle(Idle { position, grew }));
         }
@@ -347,7 +346,6 @@ impl Assembler {
             self.went_to(frame.end);
         }
         if group.told {
-            self.idle = None;
             let position = self.position().to_position();
             let commit_micros = group.micros.max(i64::from(seconds) * 1_000_000);
             self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
@@ -367,6 +365,9 @@ impl Assembler {
         }
         if !group.told {
             group.told = true;
+            // Its COMMIT tells the place, and until then there is no idle place to tell: kept, it would pass for
+            // output that is never handed over, and whoever waits for more of the transaction would spin.
+            self.idle = None;
             self.chunk.push(LogEvent::Begin(Begin { commit_micros: group.micros }));
         }
         Ok(())
