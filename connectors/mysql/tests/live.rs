@@ -80,7 +80,7 @@ impl Log {
 
     /// The changes up to the server's present end.
     async fn changes(&mut self, c: &dyn Connector) -> tidelock_core::Result<Vec<Change>> {
-        let end = c.probe(&source_spec(&[])).await.unwrap().end;
+        let end = c.probe(&source_spec(&[]), None).await.unwrap().end;
         let mut changes = Vec::new();
         while !c.compare(&self.position, &end).unwrap().reached() {
             let chunk = tokio::time::timeout(Duration::from_secs(20), self.source.next())
@@ -484,11 +484,80 @@ async fn rows_are_written_guarded_and_exactly() {
     };
     write(&*c, &[delete(&["k2", "K3", "0", "nope"])]).await.unwrap();
     assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('k2', 'k3')").await, "1");
+    // Statements of several sizes, with keys in them that are not there.
+    let before: u64 = one("SELECT COUNT(*) FROM t").await.parse().unwrap();
+    let keys: Vec<String> = (100..1000).map(|i| format!("{}{i}", ["k", "K"][i % 2])).collect();
+    write(&*c, &[delete(&keys.iter().map(String::as_str).collect::<Vec<_>>())]).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t").await, (before - 450).to_string());
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('k100', 'k101', 'k998')").await, "1");
     write(&*c, &[batch(&t, WriteOp::DeleteAll, &[0], vec![])]).await.unwrap();
     assert_eq!(one("SELECT COUNT(*) FROM t").await, "0");
     let p = c.read_progress("p").await.unwrap();
     assert_eq!((p.len(), p[0].position.as_str()), (1, format!("0-1-{}", p[0].seq).as_str()));
     assert_eq!(c.forget("p", "erp:crm").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn partial_updates_larger_than_a_packet_meet_all_their_rows() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, b longblob); INSERT INTO t WITH RECURSIVE \
+             n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 400) SELECT i, NULL FROM n")
+        .await
+        .unwrap();
+    let bytes = DataType::Bytes { bytes_max: None, fixed: None };
+    let t = target(&[("id", int()), ("b", bytes)], &[0]);
+    let big = Value::Bytes(vec![7u8; 64 << 10].into());
+    let rows = (1..=400).map(|i| vec![big.clone(), Value::Int(i)]).collect();
+    write(&*c, &[batch(&t, WriteOp::Update, &[1], rows)]).await.unwrap();
+    let full = "SELECT COUNT(*) FROM t WHERE LENGTH(b) = 65536";
+    assert_eq!(server.one("crm", full).await.unwrap(), "400");
+}
+
+#[tokio::test]
+async fn what_the_log_keeps_and_for_how_long_is_told() {
+    let server = server().await;
+    let c = connector(&server);
+    let begin = "SET GLOBAL binlog_expire_logs_seconds = 3600; CREATE TABLE t (id int PRIMARY KEY, v longtext)";
+    server.sql("crm", begin).await.unwrap();
+    c.ensure_meta().await.unwrap();
+    let spec = source_spec(&["t"]);
+    let start = c.create_stream(&spec, false).await.unwrap().position;
+    server.sql("crm", "INSERT INTO t VALUES (1, REPEAT('x', 100000))").await.unwrap();
+    let near = c.probe(&spec, Some(&start)).await.unwrap();
+    assert!(near.retained_bytes.is_some_and(|b| (100_000..102_000).contains(&b)), "{near:?}");
+    assert_eq!(near.headroom_seconds, Some(3600.0), "the newest file is never removed");
+    assert!(!near.freed_by_confirming);
+    assert_eq!(c.bytes_between(&start, &near.end), near.retained_bytes);
+
+    server.sql("crm", "FLUSH BINARY LOGS").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    server
+        .sql("crm", "FLUSH BINARY LOGS; INSERT INTO t VALUES (2, REPEAT('y', 50000))")
+        .await
+        .unwrap();
+    let far = c.probe(&spec, Some(&start)).await.unwrap();
+    assert!(far.retained_bytes.is_some_and(|b| (150_000..155_000).contains(&b)), "{far:?}");
+    assert!(far.headroom_seconds.is_some_and(|s| (3500.0..=3598.0).contains(&s)), "{far:?}");
+    assert_eq!(c.bytes_between(&start, &far.end), far.retained_bytes);
+    // The flow's own dump is not disturbed by looking.
+    let mut log = Log::at(&*c, &["t"], &start).await;
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+
+    server.sql("crm", "SET GLOBAL binlog_expire_logs_seconds = 0").await.unwrap();
+    let limited = server.sql("crm", "SET GLOBAL max_binlog_total_size = 10485760").await.is_ok();
+    let forever = connector(&server).probe(&spec, Some(&start)).await.unwrap();
+    assert_eq!((forever.headroom_seconds, forever.retained_bytes), (None, far.retained_bytes));
+    assert_eq!(forever.headroom_bytes.is_some(), limited);
+    assert!(
+        forever.headroom_bytes.is_none_or(|b| (10_300_000..10_336_000).contains(&b)),
+        "{forever:?}"
+    );
+    let gone = Position::new(start.as_str().replace("binlog.", "other."));
+    let unknown = c.probe(&spec, Some(&gone)).await.unwrap();
+    assert_eq!((unknown.retained_bytes, unknown.headroom_seconds), (None, None));
 }
 
 #[tokio::test]
