@@ -706,9 +706,9 @@ fn openssl(folder: &std::path::Path, args: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-#[tokio::test]
-async fn tls_is_verified_and_never_given_up() {
-    let server = server().await;
+/// Keys and certificates in the server's folder, and in its option file for the next start: its own (`s`) and one for
+/// clients (`c`), both by the authority `ca`; and an authority that signed neither (`stranger`).
+fn certify(server: &Mysql) -> std::path::PathBuf {
     let folder = server.data_dir();
     std::fs::write(folder.join("san.cnf"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     let subject = "-nodes -days 9 -newkey rsa:2048";
@@ -718,11 +718,24 @@ async fn tls_is_verified_and_never_given_up() {
             &format!("req -x509 {subject} -keyout {ca}.k -out {ca}.crt -subj /CN={ca}"),
         );
     }
-    openssl(&folder, "req -nodes -newkey rsa:2048 -keyout s.k -out s.csr -subj /CN=db");
-    openssl(
-        &folder,
-        "x509 -req -in s.csr -CA ca.crt -CAkey ca.k -CAcreateserial -days 9 -out s.crt -extfile san.cnf",
-    );
+    for (name, common) in [("s", "db"), ("c", "client")] {
+        openssl(
+            &folder,
+            &format!(
+                "req -nodes -newkey rsa:2048 -keyout {name}.k -out {name}.csr -subj /CN={common}"
+            ),
+        );
+        openssl(
+            &folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.k -CAcreateserial -days 9 \
+                 -out {name}.crt -extfile san.cnf"
+            )
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" "),
+        );
+    }
     for name in ["s.crt", "s.k", "ca.crt"] {
         let bytes = std::fs::read(folder.join(name)).unwrap();
         let path = server.write_file(&format!("tls-{name}"), &bytes).unwrap();
@@ -733,6 +746,80 @@ async fn tls_is_verified_and_never_given_up() {
         };
         server.set_option(option, path.to_str().unwrap()).unwrap();
     }
+    folder
+}
+
+fn connector_of(url: String, password: Option<&str>, tls: Tls) -> Box<dyn Connector> {
+    tidelock_mysql::connector(SystemConfig {
+        name: "crm".into(),
+        url: Secret::new(url),
+        password: password.map(Secret::new),
+        tls,
+        meta_schema: "tidelock".into(),
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_asked_for() {
+    let server = server().await;
+    let folder = certify(&server);
+    server.restart().await.unwrap();
+    server.sql("", "CREATE USER sealed REQUIRE X509; GRANT ALL ON *.* TO sealed").await.unwrap();
+    let url = server.url("crm").replace("tidelock@", "sealed@");
+    let tls = |cert: Option<&str>, mode| Tls {
+        mode,
+        ca_file: (mode != TlsMode::Disable).then(|| folder.join("ca.crt")),
+        cert_file: cert.map(|c| folder.join(format!("{c}.crt"))),
+        key_file: cert.map(|c| folder.join(format!("{c}.k"))),
+    };
+    let shown = connector_of(url.clone(), None, tls(Some("c"), TlsMode::VerifyFull));
+    shown.identify().await.unwrap();
+    for without in [tls(None, TlsMode::VerifyFull), tls(None, TlsMode::Disable)] {
+        let error = connector_of(url.clone(), None, without).identify().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Setup, Code::Authentication),
+            "{error}"
+        );
+    }
+    // By an authority that the server does not know.
+    let stranger = connector_of(url, None, tls(Some("stranger"), TlsMode::VerifyFull));
+    stranger.identify().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn ed25519_and_unknown_plugins_of_mariadb_are_answered() {
+    let server = server().await;
+    if connector(&server).identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server
+        .sql(
+            "",
+            "INSTALL SONAME 'auth_ed25519'; \
+             CREATE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('Geheim-7'); GRANT ALL ON *.* TO ed",
+        )
+        .await
+        .unwrap();
+    let plain = || Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None };
+    let url = |user: &str| server.url("crm").replace("tidelock@", &format!("{user}@"));
+    connector_of(url("ed"), Some("Geheim-7"), plain()).identify().await.unwrap();
+    let error = connector_of(url("ed"), Some("geheim-7"), plain()).identify().await.unwrap_err();
+    assert_eq!(error.code(), Code::Authentication, "{error}");
+    // From MariaDB 11.6 on.
+    let parsec = "INSTALL SONAME 'auth_parsec'; CREATE USER pa IDENTIFIED VIA parsec USING PASSWORD('Geheim-7')";
+    if server.sql("", parsec).await.is_ok() {
+        let error =
+            connector_of(url("pa"), Some("Geheim-7"), plain()).identify().await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Setup, Code::Authentication));
+    }
+}
+
+#[tokio::test]
+async fn tls_is_verified_and_never_given_up() {
+    let server = server().await;
+    let folder = certify(&server);
     let dial = |host: &str, mode, ca: &str| {
         tidelock_mysql::connector(SystemConfig {
             name: "crm".into(),
