@@ -905,3 +905,163 @@ async fn tagged_gtids_and_binary_json_of_mysql_are_read() {
     server.sql("crm", "INSERT INTO t (j) VALUES ('2')").await.unwrap();
     assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_statement_is_about_the_tables_it_names() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    server
+        .sql(
+            "crm",
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE DATABASE d2; CREATE TABLE d2.t (t int)",
+        )
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    // The same name elsewhere, and a column of that name.
+    server
+        .sql("crm", "TRUNCATE TABLE d2.t; ALTER TABLE d2.t DROP COLUMN t, ADD x int; DROP TABLE d2 . `t`; \
+             CREATE TABLE d2.o LIKE t; RENAME TABLE d2.o TO d2.t; DROP DATABASE d2; INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    assert_eq!((log.truncated, log.faults.len()), (0, 0));
+    server.sql("", "TRUNCATE crm . `t`; TRUNCATE TABLE crm.t").await.unwrap();
+    log.changes(&*c).await.unwrap();
+    assert_eq!((log.truncated, log.faults.len()), (2, 0));
+    if !mysql {
+        let set = "SET STATEMENT max_statement_time = 5 FOR";
+        server
+            .sql("crm", &format!("{set} TRUNCATE TABLE t; CREATE OR REPLACE TABLE o LIKE t"))
+            .await
+            .unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!((log.truncated, log.faults.len()), (3, 0));
+        server
+            .sql(
+                "crm",
+                &format!("SET SESSION binlog_format = STATEMENT; {set} INSERT INTO t VALUES (9)"),
+            )
+            .await
+            .unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap_err().code(), Code::UnsupportedEvent);
+    }
+    // As online schema changers do it: the name gets its next table at once.
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql(
+            "crm",
+            "CREATE TABLE gho LIKE t; RENAME TABLE t TO del, gho TO t; INSERT INTO t VALUES (5)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    assert!(log.faults.is_empty());
+    for away in ["RENAME TABLE t TO gone", "ALTER TABLE t RENAME gone"] {
+        let mut log = Log::open(&*c, &["t"]).await;
+        server
+            .sql("crm", &format!("{away}; CREATE TABLE t LIKE gone; DROP TABLE gone"))
+            .await
+            .unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!(log.faults, [Code::SchemaDrift], "{away}");
+    }
+    if !mysql {
+        let mut log = Log::open(&*c, &["t"]).await;
+        server.sql("crm", "ALTER IGNORE TABLE t ADD v int, ADD UNIQUE (v)").await.unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!(log.faults, [Code::SchemaDrift]);
+    }
+}
+
+#[tokio::test]
+async fn columns_of_an_unknown_type_stop_their_own_table_only() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE z (id int PRIMARY KEY, b text COMPRESSED)")
+        .await
+        .unwrap();
+    let rows = "INSERT INTO t VALUES (1); INSERT INTO z VALUES (1, REPEAT('x', 900)); INSERT INTO t VALUES (2)";
+    for (tables, faults) in [(&["t"][..], &[][..]), (&["t", "z"], &[Code::SchemaDrift])] {
+        let mut log = Log::open(&*c, tables).await;
+        server.sql("crm", rows).await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+        assert_eq!(log.faults, faults);
+        server.sql("crm", "DELETE FROM t; DELETE FROM z").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rows_older_than_their_tables_definition_are_not_guessed_at() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    let none = if mysql { "MINIMAL" } else { "NO_LOG" };
+    server
+        .sql(
+            "crm",
+            &format!(
+                "SET GLOBAL binlog_row_metadata = {none}; CREATE TABLE t (id int PRIMARY KEY, \
+             a int, b int, e enum('x','y'))"
+            ),
+        )
+        .await
+        .unwrap();
+    let log = Log::open(&*c, &["t"]).await;
+    server.sql("crm", "INSERT INTO t VALUES (1, 10, 20, 'x')").await.unwrap();
+    let mut same = Log::at(&*c, &["t"], &log.position).await;
+    assert_eq!(same.changes(&*c).await.unwrap().len(), 1);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    server.sql("crm", "ALTER TABLE t MODIFY a int AFTER b, MODIFY e enum('y','x')").await.unwrap();
+    let mut old = Log::at(&*c, &["t"], &log.position).await;
+    assert!(old.changes(&*c).await.unwrap().is_empty());
+    assert_eq!(old.faults, [Code::SchemaDrift]);
+}
+
+#[tokio::test]
+async fn rows_without_a_single_column_are_never_passed_over() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (a int DEFAULT 3)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql("crm", "SET SESSION binlog_row_image = MINIMAL; INSERT INTO t VALUES (), ()")
+        .await
+        .unwrap();
+    // MariaDB logs their columns all the same.
+    match log.changes(&*c).await {
+        Ok(changes) => assert_eq!(changes.len(), 2),
+        Err(error) => assert_eq!(error.code(), Code::DamagedEvent, "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_domain_read_further_than_its_place_in_the_file_is_no_other_history() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    c.ensure_meta().await.unwrap();
+    server
+        .sql(
+            "crm",
+            "SET gtid_domain_id = 7; INSERT INTO t VALUES (1); SET gtid_domain_id = 0; \
+             INSERT INTO t VALUES (2)",
+        )
+        .await
+        .unwrap();
+    let set = server.one("crm", "SELECT @@gtid_binlog_pos").await.unwrap();
+    let only: Vec<&str> = set.split(',').filter(|g| g.starts_with("0-")).collect();
+    let mut log = Log::at(&*c, &["t"], &Position::new(only.join(","))).await;
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1, "the other domain from its start");
+    let mut again = Log::at(&*c, &["t"], &log.position.clone()).await;
+    server.sql("crm", "INSERT INTO t VALUES (3)").await.unwrap();
+    assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
+}
