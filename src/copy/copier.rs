@@ -156,7 +156,7 @@ impl Copying {
     /// until that has applied everything that the target's log holds now.
     async fn reverse_has_passed(&self) -> Result<()> {
         let Some(reverse) = &self.reverse else { return Ok(()) };
-        let end = self.target.probe(&reverse.spec).await?.end;
+        let end = self.target.probe(&reverse.spec, None).await?.end;
         let began = Instant::now();
         let mut told = false;
         loop {

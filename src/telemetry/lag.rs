@@ -30,7 +30,7 @@ const NUDGE_EVERY: Duration = Duration::from_secs(5);
 const NUDGE_RARELY: Duration = Duration::from_secs(300);
 const NUDGES: u32 = 12;
 
-/// Moves on a log that others fill: the server frees it only after a position beyond its own next snapshot of running
+/// Moves on a log that others fill, where a confirmed position frees it ([`tidelock_core::Probe`]): the server frees it only after a position beyond its own next snapshot of running
 /// transactions is confirmed, and without changes of ours no such position comes up by itself.
 #[derive(Debug, Default)]
 struct Nudging {
@@ -136,14 +136,15 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
         if context.shared.state().0 == FlowState::Starting && applied.is_none() {
             continue;
         }
-        let probe =
-            tokio::time::timeout(Duration::from_secs(10), context.source.probe(&spec)).await;
+        let probing = context.source.probe(&spec, applied.as_ref());
+        let probe = tokio::time::timeout(Duration::from_secs(10), probing).await;
         let mut bytes = None;
         if let Ok(Ok(probe)) = probe {
             looked = Instant::now();
             bytes = applied.as_ref().and_then(|a| context.source.bytes_between(a, &probe.end));
             publish_bytes(&context, &flow, &probe, bytes);
-            if probe.retained_bytes.is_some_and(|kept| nudging.due(kept, looked)) {
+            let kept = probe.retained_bytes.filter(|_| probe.freed_by_confirming);
+            if kept.is_some_and(|kept| nudging.due(kept, looked)) {
                 context.shared.save_wanted.store(true, Ordering::Relaxed);
                 if let Err(error) = context.source.heartbeat().await {
                     tracing::debug!(%flow, %error, "no heartbeat");

@@ -173,8 +173,10 @@ impl IdentifierMax {
 pub struct Probe {
     /// The durable end of the log.
     pub end: Position,
-    /// Log kept by the server on our account, in bytes, where the server tells.
+    /// Log kept by the server from the flow's place on, in bytes, where the server tells.
     pub retained_bytes: Option<u64>,
+    /// Whether it is kept on our account: a later position that is confirmed lets the server free it.
+    pub freed_by_confirming: bool,
     /// Log that may still be written before the server drops what we need, in bytes.
     pub headroom_bytes: Option<u64>,
     /// Time until the server drops what we need, in seconds.
@@ -259,8 +261,9 @@ pub trait Connector: Send + Sync {
     /// Forgets the copy of a mapping.
     async fn clear_copy(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()>;
 
-    /// One look at the log's end and what is kept for us.
-    async fn probe(&self, spec: &SourceSpec) -> Result<Probe>;
+    /// One look at the log's end, and what the server keeps of the log behind `from`, the position that the flow has
+    /// applied (`None` while there is none).
+    async fn probe(&self, spec: &SourceSpec, from: Option<&Position>) -> Result<Probe>;
 
     /// Writes something harmless into the log that moves positions on (without a transaction that
     /// other readers would see, where the server can).
@@ -285,6 +288,6 @@ pub trait Connector: Send + Sync {
     /// Checks a position given by a person (`start_at`) and brings it into our notation. Pure.
     fn parse_position(&self, text: &str) -> Result<Position>;
 
-    /// Bytes of log from `from` to `to`, where the notation tells. Pure.
+    /// Bytes of log from `from` to `to`, where the notation tells, or what the last [`Connector::probe`] has seen. No I/O.
     fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64>;
 }

@@ -17,6 +17,8 @@ pub(crate) struct CatalogTable {
     pub table: Table,
     /// Character set of each column, if it has one.
     pub charsets: Vec<Option<String>>,
+    /// When its definition was last changed, in seconds since 1970 by the server's clock, where the server tells.
+    pub changed: Option<i64>,
 }
 
 fn cell<T: FromValue>(row: &Row, i: usize) -> Result<T> {
@@ -39,7 +41,8 @@ pub(crate) async fn read(
         session.setting("binlog_row_image").await?.is_none_or(|v| v.eq_ignore_ascii_case("FULL"));
     let tables: Vec<Row> = session
         .query(&format!(
-            "SELECT table_schema, table_name, table_type, COALESCE(engine, '') \
+            "SELECT table_schema, table_name, table_type, COALESCE(engine, ''), \
+             CAST(UNIX_TIMESTAMP(create_time) AS SIGNED) \
              FROM information_schema.tables WHERE table_schema IN ({list}) ORDER BY 1, 2"
         ))
         .await?;
@@ -67,6 +70,7 @@ pub(crate) async fn read(
                 refusals: refusals(&kind, &engine),
             },
             charsets: Vec::new(),
+            changed: cell(row, 4)?,
         });
     }
     read_columns(session, &list, &mut found, &at).await?;

@@ -35,11 +35,7 @@ pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
             DriverError::UnknownAuthPlugin { .. }
             | DriverError::CleartextPluginDisabled
             | DriverError::MysqlOldPasswordDisabled,
-        ) => Error::setup(
-            Code::Authentication,
-            format!("{place}: the server asks for an authentication plugin that is not accepted"),
-        )
-        .with_hint("use caching_sha2_password, ed25519 or mysql_native_password for this user"),
+        ) => unknown_plugin(place),
         E::Driver(DriverError::NoClientSslFlagFromServer) => {
             Error::setup(Code::Tls, format!("{place}: the server does not offer TLS"))
                 .with_hint("give the server a certificate, or set tls = { mode = \"disable\" }")
@@ -62,6 +58,15 @@ pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
             format!("{place}: the connection settings are not valid"),
         ),
     }
+}
+
+/// The server asks for an authentication plugin that is not accepted.
+pub(crate) fn unknown_plugin(place: &str) -> Error {
+    Error::setup(
+        Code::Authentication,
+        format!("{place}: the server asks for an authentication plugin that is not accepted"),
+    )
+    .with_hint("use caching_sha2_password, ed25519 or mysql_native_password for this user")
 }
 
 fn map_server(place: &str, error: &ServerError) -> Error {

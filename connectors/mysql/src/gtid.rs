@@ -26,6 +26,11 @@ impl MariaGtidSet {
         self.0.get(&domain).copied()
     }
 
+    /// Whether some domain has come to the same GTID in both.
+    pub fn meets(&self, other: &MariaGtidSet) -> bool {
+        self.0.iter().any(|(domain, last)| other.0.get(domain) == Some(last))
+    }
+
     /// Whether everything in `other` is in `self`.
     pub fn contains(&self, other: &MariaGtidSet) -> bool {
         other.0.iter().all(|(domain, (server, seq))| {

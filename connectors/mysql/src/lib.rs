@@ -17,6 +17,7 @@ mod error;
 pub mod gtid;
 mod meta;
 mod preflight;
+mod retention;
 mod session;
 mod sink;
 mod source;
@@ -33,17 +34,21 @@ use tidelock_core::{
 
 use config::Endpoint;
 use gtid::BinlogPosition;
+use retention::Retention;
 use session::Session;
+use tokio::sync::Mutex;
 
 pub use session::Flavour;
 
 /// A connector for a `mysql://` or `mariadb://` system.
 pub fn connector(config: SystemConfig) -> Result<Box<dyn Connector>> {
-    Ok(Box::new(MySqlConnector { endpoint: config::endpoint(&config)? }))
+    let endpoint = config::endpoint(&config)?;
+    Ok(Box::new(MySqlConnector { endpoint, retention: Mutex::default() }))
 }
 
 struct MySqlConnector {
     endpoint: Endpoint,
+    retention: Mutex<Retention>,
 }
 
 impl MySqlConnector {
@@ -158,8 +163,9 @@ impl Connector for MySqlConnector {
         meta::clear_copy(&mut self.session().await?, self.meta(), key).await
     }
 
-    async fn probe(&self, _spec: &SourceSpec) -> Result<Probe> {
-        stream::probe(&mut self.session().await?).await
+    async fn probe(&self, _spec: &SourceSpec, from: Option<&Position>) -> Result<Probe> {
+        let mut session = self.session().await?;
+        stream::probe(&mut session, &self.endpoint, &self.retention, from).await
     }
 
     /// GTID positions move with every transaction of anybody; there is nothing to write.
@@ -196,6 +202,9 @@ impl Connector for MySqlConnector {
     fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64> {
         let from = from.as_str().parse::<BinlogPosition>().ok()?.at?;
         let to = to.as_str().parse::<BinlogPosition>().ok()?.at?;
-        (from.file == to.file).then(|| to.offset.saturating_sub(from.offset))
+        match self.retention.try_lock() {
+            Ok(seen) => seen.bytes_between(&from, &to),
+            Err(_) => Retention::default().bytes_between(&from, &to),
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! One connection with deadlines, and what kind of server is at its other end.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use mysql_async::prelude::{FromRow, Queryable, StatementLike};
-use mysql_async::{Conn, OptsBuilder, Params};
+use mysql_async::{Conn, Opts, OptsBuilder, Params};
 use tidelock_core::{Code, Error, Result};
 
 use crate::config::Endpoint;
@@ -36,7 +38,7 @@ pub(crate) struct Session {
 /// asks once more by the name that the certificate itself gives: its signature is checked both times.
 async fn connect(endpoint: &Endpoint) -> Result<Conn> {
     let place = &endpoint.shown;
-    let first = within(CONNECT, place, Conn::new(endpoint.opts.clone())).await;
+    let first = dial(place, endpoint.opts.clone()).await;
     let Err(error) = first else { return first };
     let name = error.detail().and_then(tls::presented_name);
     let (true, Some(name), Some(ssl)) = (endpoint.any_name, name, endpoint.opts.ssl_opts()) else {
@@ -44,7 +46,14 @@ async fn connect(endpoint: &Endpoint) -> Result<Conn> {
     };
     let ssl = ssl.clone().with_danger_tls_hostname_override(Some(name));
     let opts = OptsBuilder::from_opts(endpoint.opts.clone()).ssl_opts(ssl);
-    within(CONNECT, place, Conn::new(opts)).await
+    dial(place, opts.into()).await
+}
+
+/// One attempt. The driver panics where a server asks for an authentication plugin that it knows and was not built
+/// with (`parsec`).
+async fn dial(place: &str, opts: Opts) -> Result<Conn> {
+    let attempt = AssertUnwindSafe(within(CONNECT, place, Conn::new(opts))).catch_unwind();
+    attempt.await.unwrap_or_else(|_| Err(error::unknown_plugin(place)))
 }
 
 /// Awaits a driver call with a deadline.

@@ -224,16 +224,7 @@ impl MySqlSink {
             WriteOp::Upsert | WriteOp::Load => self.upserts(batch, &batch.rows).await,
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
-            WriteOp::Delete => {
-                let sql = upsert::delete(batch)?;
-                let mut params = Vec::with_capacity(batch.rows.len());
-                for row in &batch.rows {
-                    let mut one = Vec::new();
-                    upsert::key_cells(&batch.table, &upsert::key_of(batch, row)?, &mut one)?;
-                    params.push(one);
-                }
-                self.many(&sql, params).await.map(drop)
-            }
+            WriteOp::Delete => self.deletes(batch).await,
             WriteOp::DeleteAll => {
                 self.statement(&upsert::delete_all(batch), Vec::new()).await.map(drop)
             }
@@ -247,13 +238,9 @@ impl MySqlSink {
     ) -> Result<()> {
         let maria = self.session.maria();
         let width = batch.columns.len().max(1);
-        // MySQL has no bulk command: several rows a statement, in few sizes so that the prepared
-        // statements are used again.
-        let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width).max(1));
         let mut rest = rows;
         while !rest.is_empty() {
-            let fit = fitting(rest);
-            let n = if maria { fit } else { sizes.into_iter().find(|n| *n <= fit).unwrap_or(1) };
+            let n = if maria { fitting(rest) } else { statement_rows(rest, width) };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
             let sql = upsert::upsert(batch, if maria { 1 } else { n }, self.session.flavour)?;
@@ -277,13 +264,50 @@ impl MySqlSink {
         Ok(())
     }
 
+    async fn deletes(&mut self, batch: &WriteBatch) -> Result<()> {
+        let maria = self.session.maria();
+        let width = upsert::key_width(&batch.table)?;
+        let mut rest = &batch.rows[..];
+        while !rest.is_empty() {
+            let n = if maria { fitting(rest) } else { statement_rows(rest, width) };
+            let (now, later) = rest.split_at(n.min(rest.len()));
+            rest = later;
+            let mut params = Vec::with_capacity(now.len());
+            for row in now {
+                let mut one = Vec::with_capacity(width);
+                upsert::key_cells(&batch.table, &upsert::key_of(batch, row)?, &mut one)?;
+                params.push(one);
+            }
+            if maria {
+                self.bulk(&upsert::delete(batch, 1)?, params).await?;
+            } else {
+                self.statement(&upsert::delete(batch, n)?, params.into_iter().flatten().collect())
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// On MySQL this is a round trip a row: an UPDATE of several rows would have to find each row's values by a CASE
+    /// or a join, and only partial images and moved keys come this way.
     async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
         let sql = upsert::update(batch)?;
-        let mut params = Vec::with_capacity(batch.rows.len());
-        for row in &batch.rows {
-            params.push(update_params(batch, row)?);
+        let maria = self.session.maria();
+        let mut matched = 0;
+        let mut rest = &batch.rows[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(if maria { fitting(rest) } else { 1 });
+            rest = later;
+            let mut params =
+                now.iter().map(|row| update_params(batch, row)).collect::<Result<Vec<_>>>()?;
+            matched += match params.pop() {
+                Some(one) if params.is_empty() => self.statement(&sql, one).await?,
+                last => {
+                    params.extend(last);
+                    self.bulk(&sql, params).await?
+                }
+            };
         }
-        let matched = self.many(&sql, params).await?;
         if matched != batch.rows.len() as u64 {
             return Err(Error::data(
                 Code::UpdateMissing,
@@ -309,23 +333,6 @@ impl MySqlSink {
             }
         }
         Ok(())
-    }
-
-    /// One statement for many rows of parameters; the rows matched in all.
-    async fn many(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
-        let mut matched = 0;
-        if self.session.maria() {
-            let mut params = params.into_iter().peekable();
-            while params.peek().is_some() {
-                let chunk: Vec<Vec<Param>> = params.by_ref().take(ROWS_MAX).collect();
-                matched += self.bulk(sql, chunk).await?;
-            }
-        } else {
-            for one in params {
-                matched += self.statement(sql, one).await?;
-            }
-        }
-        Ok(matched)
     }
 
     async fn bulk(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
@@ -368,6 +375,14 @@ fn update_params(batch: &WriteBatch, row: &[tidelock_core::Value]) -> Result<Vec
     let key = row.get(batch.columns.len()..).unwrap_or(&[]);
     upsert::key_cells(&batch.table, key, &mut params)?;
     Ok(params)
+}
+
+/// How many rows from the front go into one statement of MySQL, which has no bulk command: few sizes, so that the
+/// prepared statements are used again.
+fn statement_rows(rows: &[Box<[tidelock_core::Value]>], width: usize) -> usize {
+    let fit = fitting(rows);
+    let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width.max(1)).max(1));
+    sizes.into_iter().find(|n| *n <= fit).unwrap_or(1)
 }
 
 /// How many rows from the front go into one packet.

@@ -140,7 +140,8 @@ pub(crate) async fn prove(
 }
 
 /// On MariaDB a rewritten history can hold the same GTIDs: where our file still exists, the server's
-/// GTIDs at our offset must be ours.
+/// GTIDs at our offset must be ours. The group that ends there must be; another domain may have been read further, if
+/// we started at a set that held more of it than the place in the file where reading began.
 async fn prove_file(session: &mut Session, from: &BinlogPosition, hint: &str) -> Result<()> {
     let Some(at) =
         from.at.as_ref().filter(|at| at.offset > 4 && at.offset < assembler::OFFSET_UNKNOWN)
@@ -156,7 +157,9 @@ async fn prove_file(session: &mut Session, from: &BinlogPosition, hint: &str) ->
     let found: Vec<Option<String>> =
         session.rows("SELECT BINLOG_GTID_POS(?, ?)", (at.file.as_str(), at.offset)).await?;
     let found = found.into_iter().next().flatten().and_then(|t| t.parse::<MariaGtidSet>().ok());
-    if found.map(GtidSet::MariaDb).as_ref() == Some(&from.gtids) {
+    if let (Some(found), GtidSet::MariaDb(ours)) = (&found, &from.gtids)
+        && (found == ours || (ours.contains(found) && found.meets(ours)))
+    {
         return Ok(());
     }
     Err(Error::continuity(
@@ -195,6 +198,7 @@ pub(crate) async fn open(
         .setting("binlog_row_metadata")
         .await?
         .is_some_and(|v| v.eq_ignore_ascii_case("FULL"));
+    let folded = session.setting("lower_case_table_names").await?.is_some_and(|v| v != "0");
     // An empty set has no flavour of its own.
     let gtids = match (session.maria(), position.gtids) {
         (true, GtidSet::MySql(_)) | (false, GtidSet::MariaDb(_)) if !session.maria() => {
@@ -204,7 +208,7 @@ pub(crate) async fn open(
     };
     let start = BinlogPosition { gtids, at: position.at };
     let place = session.place.clone();
-    let log = Assembler::new(place, tables, found, charsets, full, start.clone());
+    let log = Assembler::new(place, tables, found, charsets, (full, folded), start.clone());
     let stream = dump(session, spec, endpoint, &start).await?;
     Ok(MySqlSource {
         stream,

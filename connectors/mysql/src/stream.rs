@@ -1,9 +1,11 @@
 //! Where a new stream starts, and how the log is doing.
 
 use tidelock_core::{Code, Error, Position, Probe, Result, SourceSpec};
+use tokio::sync::Mutex;
 
 use crate::config::Endpoint;
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet, MariaGtidSet};
+use crate::retention::{Kept, Retention};
 use crate::session::Session;
 use crate::source;
 
@@ -61,9 +63,26 @@ async fn end(session: &mut Session) -> Result<BinlogPosition> {
     Ok(BinlogPosition { gtids, at: Some(FileOffset { file, offset }) })
 }
 
-/// One look at the log's end.
-pub(crate) async fn probe(session: &mut Session) -> Result<Probe> {
+/// One look at the log's end, and at what is kept from the applied position on. That we cannot tell the latter is no
+/// reason not to tell the former.
+pub(crate) async fn probe(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    retention: &Mutex<Retention>,
+    from: Option<&Position>,
+) -> Result<Probe> {
     let end = end(session).await?;
+    let from = from.and_then(|p| p.as_str().parse::<BinlogPosition>().ok()?.at);
+    let kept = match from.zip(end.at.as_ref()) {
+        Some((from, end)) => {
+            let mut retention = retention.lock().await;
+            retention.look(session, endpoint, &from, end).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "what the log keeps is not known");
+                Kept::default()
+            })
+        }
+        None => Kept::default(),
+    };
     // PROCESS is not among the rights we ask for: without it the age is simply unknown.
     let age: Option<f64> = session
         .query::<Option<f64>>(
@@ -75,9 +94,11 @@ pub(crate) async fn probe(session: &mut Session) -> Result<Probe> {
         .and_then(|rows| rows.into_iter().next().flatten());
     Ok(Probe {
         end: end.to_position(),
-        retained_bytes: None,
-        headroom_bytes: None,
-        headroom_seconds: None,
+        retained_bytes: kept.bytes,
+        // The server asks nobody before it removes a file.
+        freed_by_confirming: false,
+        headroom_bytes: kept.headroom_bytes,
+        headroom_seconds: kept.headroom_seconds,
         open_transaction_seconds: age.map(|a| a.max(0.0)),
     })
 }

@@ -94,9 +94,20 @@ pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
     Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
 }
 
-/// A delete of one row by its key.
-pub(crate) fn delete(batch: &WriteBatch) -> Result<String> {
-    Ok(format!("DELETE FROM {} WHERE {}", name(&batch.table), by_key(&batch.table)?))
+/// How many parameters [`by_key`] takes.
+pub(crate) fn key_width(table: &TargetTable) -> Result<usize> {
+    table.key.iter().try_fold(0, |n, &i| Ok(n + 1 + usize::from(is_text(column(table, i)?))))
+}
+
+/// A delete of so many rows by their keys. Each row has a test of its own over the whole key, so that a row is only
+/// deleted by a key that is entirely its own.
+pub(crate) fn delete(batch: &WriteBatch, rows: usize) -> Result<String> {
+    let test = by_key(&batch.table)?;
+    let tests = match rows {
+        1 => test,
+        _ => vec![format!("({test})"); rows].join(" OR "),
+    };
+    Ok(format!("DELETE FROM {} WHERE {tests}", name(&batch.table)))
 }
 
 /// A delete of all rows.
@@ -222,4 +233,55 @@ pub(crate) fn timestamp_text(timestamp: Timestamp) -> String {
     let mut text = format!("{} {:02}:{:02}:{:02}", date_text(date), s / 3600, s / 60 % 60, s % 60);
     push_fraction(&mut text, v % 1_000_000);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use tidelock_core::{TableName, WriteOp};
+
+    fn deletes() -> WriteBatch {
+        let column = |name: &str, data_type| TargetColumn {
+            name: name.into(),
+            data_type,
+            native: String::new(),
+            identity_always: false,
+        };
+        let text =
+            DataType::Text { chars_max: None, bytes_max: None, unicode: true, padded: false };
+        WriteBatch {
+            mapping: "m".into(),
+            table: Arc::new(TargetTable {
+                id: 1,
+                name: TableName::new("crm", "t`x"),
+                columns: vec![
+                    column("id", DataType::Int { bits: 32, unsigned: false }),
+                    column("v", text.clone()),
+                    column("k", text),
+                ],
+                key: vec![2, 0],
+                suppress_unchanged: false,
+            }),
+            op: WriteOp::Delete,
+            columns: [2, 0].into(),
+            rows: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_delete_of_many_tests_each_whole_key_by_itself() {
+        let batch = deletes();
+        let exact = "CAST(CONVERT(`k` USING utf8mb4) AS BINARY) = CAST(? AS BINARY)";
+        let one = format!("`k` = ? AND {exact} AND `id` = ?");
+        assert_eq!(delete(&batch, 1).unwrap(), format!("DELETE FROM `crm`.`t``x` WHERE {one}"));
+        let three = delete(&batch, 3).unwrap();
+        assert_eq!(three, format!("DELETE FROM `crm`.`t``x` WHERE ({one}) OR ({one}) OR ({one})"));
+        let width = key_width(&batch.table).unwrap();
+        assert_eq!(three.matches('?').count(), 3 * width);
+        let mut params = Vec::new();
+        key_cells(&batch.table, &[Value::Text("a".into()), Value::Int(1)], &mut params).unwrap();
+        assert_eq!(params.len(), width);
+    }
 }

@@ -81,7 +81,7 @@ impl Log {
 
     /// The changes up to the server's present end.
     async fn changes(&mut self, c: &dyn Connector) -> tidelock_core::Result<Vec<Change>> {
-        let end = c.probe(&source_spec(&[])).await.unwrap().end;
+        let end = c.probe(&source_spec(&[]), None).await.unwrap().end;
         let mut changes = Vec::new();
         while !c.compare(&self.position, &end).unwrap().reached() {
             let chunk = tokio::time::timeout(Duration::from_secs(20), self.source.next())
@@ -484,11 +484,80 @@ async fn rows_are_written_guarded_and_exactly() {
     };
     write(&*c, &[delete(&["k2", "K3", "0", "nope"])]).await.unwrap();
     assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('k2', 'k3')").await, "1");
+    // Statements of several sizes, with keys in them that are not there.
+    let before: u64 = one("SELECT COUNT(*) FROM t").await.parse().unwrap();
+    let keys: Vec<String> = (100..1000).map(|i| format!("{}{i}", ["k", "K"][i % 2])).collect();
+    write(&*c, &[delete(&keys.iter().map(String::as_str).collect::<Vec<_>>())]).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t").await, (before - 450).to_string());
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE k IN ('k100', 'k101', 'k998')").await, "1");
     write(&*c, &[batch(&t, WriteOp::DeleteAll, &[0], vec![])]).await.unwrap();
     assert_eq!(one("SELECT COUNT(*) FROM t").await, "0");
     let p = c.read_progress("p").await.unwrap();
     assert_eq!((p.len(), p[0].position.as_str()), (1, format!("0-1-{}", p[0].seq).as_str()));
     assert_eq!(c.forget("p", "erp:crm").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn partial_updates_larger_than_a_packet_meet_all_their_rows() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, b longblob); INSERT INTO t WITH RECURSIVE \
+             n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 400) SELECT i, NULL FROM n")
+        .await
+        .unwrap();
+    let bytes = DataType::Bytes { bytes_max: None, fixed: None };
+    let t = target(&[("id", int()), ("b", bytes)], &[0]);
+    let big = Value::Bytes(vec![7u8; 64 << 10].into());
+    let rows = (1..=400).map(|i| vec![big.clone(), Value::Int(i)]).collect();
+    write(&*c, &[batch(&t, WriteOp::Update, &[1], rows)]).await.unwrap();
+    let full = "SELECT COUNT(*) FROM t WHERE LENGTH(b) = 65536";
+    assert_eq!(server.one("crm", full).await.unwrap(), "400");
+}
+
+#[tokio::test]
+async fn what_the_log_keeps_and_for_how_long_is_told() {
+    let server = server().await;
+    let c = connector(&server);
+    let begin = "SET GLOBAL binlog_expire_logs_seconds = 3600; CREATE TABLE t (id int PRIMARY KEY, v longtext)";
+    server.sql("crm", begin).await.unwrap();
+    c.ensure_meta().await.unwrap();
+    let spec = source_spec(&["t"]);
+    let start = c.create_stream(&spec, false).await.unwrap();
+    server.sql("crm", "INSERT INTO t VALUES (1, REPEAT('x', 100000))").await.unwrap();
+    let near = c.probe(&spec, Some(&start)).await.unwrap();
+    assert!(near.retained_bytes.is_some_and(|b| (100_000..102_000).contains(&b)), "{near:?}");
+    assert_eq!(near.headroom_seconds, Some(3600.0), "the newest file is never removed");
+    assert!(!near.freed_by_confirming);
+    assert_eq!(c.bytes_between(&start, &near.end), near.retained_bytes);
+
+    server.sql("crm", "FLUSH BINARY LOGS").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    server
+        .sql("crm", "FLUSH BINARY LOGS; INSERT INTO t VALUES (2, REPEAT('y', 50000))")
+        .await
+        .unwrap();
+    let far = c.probe(&spec, Some(&start)).await.unwrap();
+    assert!(far.retained_bytes.is_some_and(|b| (150_000..155_000).contains(&b)), "{far:?}");
+    assert!(far.headroom_seconds.is_some_and(|s| (3500.0..=3598.0).contains(&s)), "{far:?}");
+    assert_eq!(c.bytes_between(&start, &far.end), far.retained_bytes);
+    // The flow's own dump is not disturbed by looking.
+    let mut log = Log::at(&*c, &["t"], &start).await;
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+
+    server.sql("crm", "SET GLOBAL binlog_expire_logs_seconds = 0").await.unwrap();
+    let limited = server.sql("crm", "SET GLOBAL max_binlog_total_size = 10485760").await.is_ok();
+    let forever = connector(&server).probe(&spec, Some(&start)).await.unwrap();
+    assert_eq!((forever.headroom_seconds, forever.retained_bytes), (None, far.retained_bytes));
+    assert_eq!(forever.headroom_bytes.is_some(), limited);
+    assert!(
+        forever.headroom_bytes.is_none_or(|b| (10_300_000..10_336_000).contains(&b)),
+        "{forever:?}"
+    );
+    let gone = Position::new(start.as_str().replace("binlog.", "other."));
+    let unknown = c.probe(&spec, Some(&gone)).await.unwrap();
+    assert_eq!((unknown.retained_bytes, unknown.headroom_seconds), (None, None));
 }
 
 #[tokio::test]
@@ -637,9 +706,9 @@ fn openssl(folder: &std::path::Path, args: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-#[tokio::test]
-async fn tls_is_verified_and_never_given_up() {
-    let server = server().await;
+/// Keys and certificates in the server's folder, and in its option file for the next start: its own (`s`) and one for
+/// clients (`c`), both by the authority `ca`; and an authority that signed neither (`stranger`).
+fn certify(server: &Mysql) -> std::path::PathBuf {
     let folder = server.data_dir();
     std::fs::write(folder.join("san.cnf"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     let subject = "-nodes -days 9 -newkey rsa:2048";
@@ -649,11 +718,24 @@ async fn tls_is_verified_and_never_given_up() {
             &format!("req -x509 {subject} -keyout {ca}.k -out {ca}.crt -subj /CN={ca}"),
         );
     }
-    openssl(&folder, "req -nodes -newkey rsa:2048 -keyout s.k -out s.csr -subj /CN=db");
-    openssl(
-        &folder,
-        "x509 -req -in s.csr -CA ca.crt -CAkey ca.k -CAcreateserial -days 9 -out s.crt -extfile san.cnf",
-    );
+    for (name, common) in [("s", "db"), ("c", "client")] {
+        openssl(
+            &folder,
+            &format!(
+                "req -nodes -newkey rsa:2048 -keyout {name}.k -out {name}.csr -subj /CN={common}"
+            ),
+        );
+        openssl(
+            &folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.k -CAcreateserial -days 9 \
+                 -out {name}.crt -extfile san.cnf"
+            )
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" "),
+        );
+    }
     for name in ["s.crt", "s.k", "ca.crt"] {
         let bytes = std::fs::read(folder.join(name)).unwrap();
         let path = server.write_file(&format!("tls-{name}"), &bytes).unwrap();
@@ -664,6 +746,80 @@ async fn tls_is_verified_and_never_given_up() {
         };
         server.set_option(option, path.to_str().unwrap()).unwrap();
     }
+    folder
+}
+
+fn connector_of(url: String, password: Option<&str>, tls: Tls) -> Box<dyn Connector> {
+    tidelock_mysql::connector(SystemConfig {
+        name: "crm".into(),
+        url: Secret::new(url),
+        password: password.map(Secret::new),
+        tls,
+        meta_schema: "tidelock".into(),
+    })
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_asked_for() {
+    let server = server().await;
+    let folder = certify(&server);
+    server.restart().await.unwrap();
+    server.sql("", "CREATE USER sealed REQUIRE X509; GRANT ALL ON *.* TO sealed").await.unwrap();
+    let url = server.url("crm").replace("tidelock@", "sealed@");
+    let tls = |cert: Option<&str>, mode| Tls {
+        mode,
+        ca_file: (mode != TlsMode::Disable).then(|| folder.join("ca.crt")),
+        cert_file: cert.map(|c| folder.join(format!("{c}.crt"))),
+        key_file: cert.map(|c| folder.join(format!("{c}.k"))),
+    };
+    let shown = connector_of(url.clone(), None, tls(Some("c"), TlsMode::VerifyFull));
+    shown.identify().await.unwrap();
+    for without in [tls(None, TlsMode::VerifyFull), tls(None, TlsMode::Disable)] {
+        let error = connector_of(url.clone(), None, without).identify().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Setup, Code::Authentication),
+            "{error}"
+        );
+    }
+    // By an authority that the server does not know.
+    let stranger = connector_of(url, None, tls(Some("stranger"), TlsMode::VerifyFull));
+    stranger.identify().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn ed25519_and_unknown_plugins_of_mariadb_are_answered() {
+    let server = server().await;
+    if connector(&server).identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server
+        .sql(
+            "",
+            "INSTALL SONAME 'auth_ed25519'; \
+             CREATE USER ed IDENTIFIED VIA ed25519 USING PASSWORD('Geheim-7'); GRANT ALL ON *.* TO ed",
+        )
+        .await
+        .unwrap();
+    let plain = || Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None };
+    let url = |user: &str| server.url("crm").replace("tidelock@", &format!("{user}@"));
+    connector_of(url("ed"), Some("Geheim-7"), plain()).identify().await.unwrap();
+    let error = connector_of(url("ed"), Some("geheim-7"), plain()).identify().await.unwrap_err();
+    assert_eq!(error.code(), Code::Authentication, "{error}");
+    // From MariaDB 11.6 on.
+    let parsec = "INSTALL SONAME 'auth_parsec'; CREATE USER pa IDENTIFIED VIA parsec USING PASSWORD('Geheim-7')";
+    if server.sql("", parsec).await.is_ok() {
+        let error =
+            connector_of(url("pa"), Some("Geheim-7"), plain()).identify().await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Setup, Code::Authentication));
+    }
+}
+
+#[tokio::test]
+async fn tls_is_verified_and_never_given_up() {
+    let server = server().await;
+    let folder = certify(&server);
     let dial = |host: &str, mode, ca: &str| {
         tidelock_mysql::connector(SystemConfig {
             name: "crm".into(),
@@ -747,5 +903,165 @@ async fn tagged_gtids_and_binary_json_of_mysql_are_read() {
     // The dump starts from a set with tags, too.
     let mut again = Log::at(&*c, &["t"], &log.position.clone()).await;
     server.sql("crm", "INSERT INTO t (j) VALUES ('2')").await.unwrap();
+    assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_statement_is_about_the_tables_it_names() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    server
+        .sql(
+            "crm",
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE DATABASE d2; CREATE TABLE d2.t (t int)",
+        )
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    // The same name elsewhere, and a column of that name.
+    server
+        .sql("crm", "TRUNCATE TABLE d2.t; ALTER TABLE d2.t DROP COLUMN t, ADD x int; DROP TABLE d2 . `t`; \
+             CREATE TABLE d2.o LIKE t; RENAME TABLE d2.o TO d2.t; DROP DATABASE d2; INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    assert_eq!((log.truncated, log.faults.len()), (0, 0));
+    server.sql("", "TRUNCATE crm . `t`; TRUNCATE TABLE crm.t").await.unwrap();
+    log.changes(&*c).await.unwrap();
+    assert_eq!((log.truncated, log.faults.len()), (2, 0));
+    if !mysql {
+        let set = "SET STATEMENT max_statement_time = 5 FOR";
+        server
+            .sql("crm", &format!("{set} TRUNCATE TABLE t; CREATE OR REPLACE TABLE o LIKE t"))
+            .await
+            .unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!((log.truncated, log.faults.len()), (3, 0));
+        server
+            .sql(
+                "crm",
+                &format!("SET SESSION binlog_format = STATEMENT; {set} INSERT INTO t VALUES (9)"),
+            )
+            .await
+            .unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap_err().code(), Code::UnsupportedEvent);
+    }
+    // As online schema changers do it: the name gets its next table at once.
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql(
+            "crm",
+            "CREATE TABLE gho LIKE t; RENAME TABLE t TO del, gho TO t; INSERT INTO t VALUES (5)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    assert!(log.faults.is_empty());
+    for away in ["RENAME TABLE t TO gone", "ALTER TABLE t RENAME gone"] {
+        let mut log = Log::open(&*c, &["t"]).await;
+        server
+            .sql("crm", &format!("{away}; CREATE TABLE t LIKE gone; DROP TABLE gone"))
+            .await
+            .unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!(log.faults, [Code::SchemaDrift], "{away}");
+    }
+    if !mysql {
+        let mut log = Log::open(&*c, &["t"]).await;
+        server.sql("crm", "ALTER IGNORE TABLE t ADD v int, ADD UNIQUE (v)").await.unwrap();
+        log.changes(&*c).await.unwrap();
+        assert_eq!(log.faults, [Code::SchemaDrift]);
+    }
+}
+
+#[tokio::test]
+async fn columns_of_an_unknown_type_stop_their_own_table_only() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE z (id int PRIMARY KEY, b text COMPRESSED)")
+        .await
+        .unwrap();
+    let rows = "INSERT INTO t VALUES (1); INSERT INTO z VALUES (1, REPEAT('x', 900)); INSERT INTO t VALUES (2)";
+    for (tables, faults) in [(&["t"][..], &[][..]), (&["t", "z"], &[Code::SchemaDrift])] {
+        let mut log = Log::open(&*c, tables).await;
+        server.sql("crm", rows).await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+        assert_eq!(log.faults, faults);
+        server.sql("crm", "DELETE FROM t; DELETE FROM z").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rows_older_than_their_tables_definition_are_not_guessed_at() {
+    let server = server().await;
+    let c = connector(&server);
+    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
+    let none = if mysql { "MINIMAL" } else { "NO_LOG" };
+    server
+        .sql(
+            "crm",
+            &format!(
+                "SET GLOBAL binlog_row_metadata = {none}; CREATE TABLE t (id int PRIMARY KEY, \
+             a int, b int, e enum('x','y'))"
+            ),
+        )
+        .await
+        .unwrap();
+    let log = Log::open(&*c, &["t"]).await;
+    server.sql("crm", "INSERT INTO t VALUES (1, 10, 20, 'x')").await.unwrap();
+    let mut same = Log::at(&*c, &["t"], &log.position).await;
+    assert_eq!(same.changes(&*c).await.unwrap().len(), 1);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    server.sql("crm", "ALTER TABLE t MODIFY a int AFTER b, MODIFY e enum('y','x')").await.unwrap();
+    let mut old = Log::at(&*c, &["t"], &log.position).await;
+    assert!(old.changes(&*c).await.unwrap().is_empty());
+    assert_eq!(old.faults, [Code::SchemaDrift]);
+}
+
+#[tokio::test]
+async fn rows_without_a_single_column_are_never_passed_over() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (a int DEFAULT 3)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    server
+        .sql("crm", "SET SESSION binlog_row_image = MINIMAL; INSERT INTO t VALUES (), ()")
+        .await
+        .unwrap();
+    // MariaDB logs their columns all the same.
+    match log.changes(&*c).await {
+        Ok(changes) => assert_eq!(changes.len(), 2),
+        Err(error) => assert_eq!(error.code(), Code::DamagedEvent, "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_domain_read_further_than_its_place_in_the_file_is_no_other_history() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    c.ensure_meta().await.unwrap();
+    server
+        .sql(
+            "crm",
+            "SET gtid_domain_id = 7; INSERT INTO t VALUES (1); SET gtid_domain_id = 0; \
+             INSERT INTO t VALUES (2)",
+        )
+        .await
+        .unwrap();
+    let set = server.one("crm", "SELECT @@gtid_binlog_pos").await.unwrap();
+    let only: Vec<&str> = set.split(',').filter(|g| g.starts_with("0-")).collect();
+    let mut log = Log::at(&*c, &["t"], &Position::new(only.join(","))).await;
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1, "the other domain from its start");
+    let mut again = Log::at(&*c, &["t"], &log.position.clone()).await;
+    server.sql("crm", "INSERT INTO t VALUES (3)").await.unwrap();
     assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
 }

@@ -165,7 +165,7 @@ impl Connector for PgConnector {
         meta::clear_copy(&*self.admin().await?, self.meta(), pipeline, flow, mapping).await
     }
 
-    async fn probe(&self, spec: &SourceSpec) -> Result<Probe> {
+    async fn probe(&self, spec: &SourceSpec, _from: Option<&Position>) -> Result<Probe> {
         let sql = "SELECT pg_current_wal_flush_lsn()::text, \
                    pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::int8, s.safe_wal_size, \
                    (SELECT max(extract(epoch FROM clock_timestamp() - a.xact_start))::float8 \
@@ -181,6 +181,7 @@ impl Connector for PgConnector {
         Ok(Probe {
             end: end.to_position(),
             retained_bytes: bytes(1)?,
+            freed_by_confirming: true,
             headroom_bytes: bytes(2)?,
             headroom_seconds: None,
             open_transaction_seconds: get(&row, 3)?,

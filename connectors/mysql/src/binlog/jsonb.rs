@@ -5,27 +5,32 @@ use super::{Buf, Damage, Decoded};
 
 /// MySQL itself refuses documents deeper than this.
 const DEPTH_MAX: usize = 100;
-/// Offsets may point twice at the same place; the text may not grow beyond reason for it.
-const TEXT_BYTES_MAX: usize = 1 << 30;
+/// Offsets of a damaged document may point twice at the same place, and the text would grow without end. A sound one
+/// grows most where a byte of text becomes `\u0001`; numbers, literals and separators grow less.
+const TEXT_BYTES_A_BYTE: usize = 8;
+/// And what an empty document needs.
+const TEXT_BYTES_SPARE: usize = 64;
 
 /// The document's text. No bytes at all stand for `null`.
 pub(crate) fn text(bytes: &[u8]) -> Decoded<String> {
     let Some((&kind, body)) = bytes.split_first() else { return Ok("null".to_owned()) };
+    let text_max = bytes.len().saturating_mul(TEXT_BYTES_A_BYTE).saturating_add(TEXT_BYTES_SPARE);
     let mut out = String::new();
-    value(kind, body, 0, &mut out)?;
+    value(kind, body, (0, text_max), &mut out)?;
     Ok(out)
 }
 
-fn value(kind: u8, body: &[u8], depth: usize, out: &mut String) -> Decoded<()> {
-    if depth > DEPTH_MAX || out.len() > TEXT_BYTES_MAX {
+/// `limits` are the depth come to and the length that the text may have.
+fn value(kind: u8, body: &[u8], limits: (usize, usize), out: &mut String) -> Decoded<()> {
+    if limits.0 > DEPTH_MAX || out.len() > limits.1 {
         return Err(Damage("a JSON document is too deep or too large"));
     }
     let mut buf = Buf(body);
     match kind {
-        0 => container(body, 2, true, depth, out)?,
-        1 => container(body, 4, true, depth, out)?,
-        2 => container(body, 2, false, depth, out)?,
-        3 => container(body, 4, false, depth, out)?,
+        0 => container(body, 2, true, limits, out)?,
+        1 => container(body, 4, true, limits, out)?,
+        2 => container(body, 2, false, limits, out)?,
+        3 => container(body, 4, false, limits, out)?,
         4 => out.push_str(match buf.u8()? {
             0 => "null",
             1 => "true",
@@ -58,7 +63,7 @@ fn container(
     body: &[u8],
     size: usize,
     object: bool,
-    depth: usize,
+    (depth, text_max): (usize, usize),
     out: &mut String,
 ) -> Decoded<()> {
     let mut head = Buf(body);
@@ -82,7 +87,7 @@ fn container(
         // Small values stand in the slot itself.
         let inline = matches!(kind, 4..=6) || (size == 4 && matches!(kind, 7 | 8));
         if inline {
-            value(kind, slot, depth + 1, out)?;
+            value(kind, slot, (depth + 1, text_max), out)?;
         } else {
             let at = Buf(slot).le(size)? as usize;
             // A value lies behind its container's head, so that following it always ends.
@@ -92,7 +97,7 @@ fn container(
             value(
                 kind,
                 body.get(at..).ok_or(Damage("a JSON value lies outside"))?,
-                depth + 1,
+                (depth + 1, text_max),
                 out,
             )?;
         }

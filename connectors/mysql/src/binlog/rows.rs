@@ -76,6 +76,10 @@ impl<'a> RowsEvent<'a> {
         if self.count != layout.cells.len() {
             return Err(Damage("its column count is not that of its table map"));
         }
+        // MySQL logs a row of nothing but defaults without a byte, and does not tell how many there are.
+        if self.images.is_empty() {
+            return Err(Damage("it holds rows without any column (binlog_row_image is not FULL)"));
+        }
         let mut buf = Buf(&self.images);
         while !buf.is_empty() {
             let op = match self.kind {

@@ -61,9 +61,41 @@ pub(crate) struct TableMap {
     pub has_primary: bool,
 }
 
+/// A column's type has a number that is not known here.
+pub(crate) const UNKNOWN_TYPE: Damage =
+    Damage("a column has an unknown type (a compressed column?)");
+/// No server makes wider tables.
+const COLUMNS_MAX: usize = 4096;
+
 impl TableMap {
+    /// Which table it is of, and nothing of its columns.
+    pub fn head(data: &[u8]) -> Decoded<TableMap> {
+        Self::begin(&mut Buf(data))
+    }
+
     pub fn decode(data: &[u8]) -> Decoded<TableMap> {
         let mut buf = Buf(data);
+        let mut map = Self::begin(&mut buf)?;
+        let count = buf.len()?;
+        if count > COLUMNS_MAX {
+            return Err(Damage("its table has too many columns"));
+        }
+        let types = buf.take(count)?;
+        let mut meta = Buf(buf.lenenc_bytes()?);
+        map.columns.reserve_exact(count);
+        for &wire in types {
+            map.columns.push(column(wire, &mut meta)?);
+        }
+        buf.take(count.div_ceil(8))?;
+        while !buf.is_empty() {
+            let field = buf.u8()?;
+            let value = Buf(buf.lenenc_bytes()?);
+            map.optional(field, value)?;
+        }
+        Ok(map)
+    }
+
+    fn begin(buf: &mut Buf<'_>) -> Decoded<TableMap> {
         let id = buf.le(6)?;
         buf.take(2)?;
         let n = usize::from(buf.u8()?);
@@ -72,21 +104,7 @@ impl TableMap {
         let n = usize::from(buf.u8()?);
         let table = text(buf.take(n)?);
         buf.u8()?;
-        let count = buf.len()?;
-        let types = buf.take(count)?;
-        let mut meta = Buf(buf.lenenc_bytes()?);
-        let mut columns = Vec::with_capacity(count);
-        for &wire in types {
-            columns.push(column(wire, &mut meta)?);
-        }
-        buf.take(count.div_ceil(8))?;
-        let mut map = TableMap { id, schema, table, columns, has_primary: false };
-        while !buf.is_empty() {
-            let field = buf.u8()?;
-            let value = Buf(buf.lenenc_bytes()?);
-            map.optional(field, value)?;
-        }
-        Ok(map)
+        Ok(TableMap { id, schema, table, columns: Vec::new(), has_primary: false })
     }
 
     fn optional(&mut self, field: u8, mut value: Buf<'_>) -> Decoded<()> {
@@ -236,7 +254,7 @@ fn column(wire: u8, meta: &mut Buf<'_>) -> Decoded<MapColumn> {
                 return Err(Damage("a string column has an unknown real type"));
             }
         }
-        _ => return Err(Damage("a column has an unknown type (a compressed column?)")),
+        _ => return Err(UNKNOWN_TYPE),
     }
     Ok(column)
 }

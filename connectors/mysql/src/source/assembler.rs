@@ -12,9 +12,9 @@ use tidelock_core::{
     Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Result, TableFault, TableName, Truncate,
 };
 
-use super::ddl::{self, Statement};
+use super::ddl::{self, Named, Statement, Word};
 use crate::binlog::rows::{Layout, RowsEvent};
-use crate::binlog::table_map::TableMap;
+use crate::binlog::table_map::{self, TableMap};
 use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
 use crate::catalog::{CatalogTable, Charset};
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
@@ -66,6 +66,7 @@ pub(crate) struct Assembler {
     catalog: HashMap<TableName, CatalogTable>,
     charsets: Arc<HashMap<u64, Charset>>,
     full_metadata: bool,
+    names_folded: bool,
     maps: HashMap<u64, Mapped>,
     layouts: HashMap<TableName, (TableMap, u64, u64)>,
     catalog_version: u64,
@@ -86,7 +87,7 @@ impl Assembler {
         tables: Vec<TableName>,
         found: Vec<CatalogTable>,
         charsets: Arc<HashMap<u64, Charset>>,
-        full_metadata: bool,
+        (full_metadata, names_folded): (bool, bool),
         start: BinlogPosition,
     ) -> Assembler {
         let (file, offset) = start.at.map_or((String::new(), 0), |at| (at.file, at.offset));
@@ -96,6 +97,7 @@ impl Assembler {
             catalog: found.into_iter().map(|t| (t.table.name.clone(), t)).collect(),
             charsets,
             full_metadata,
+            names_folded,
             maps: HashMap::new(),
             layouts: HashMap::new(),
             catalog_version: 0,
@@ -143,8 +145,7 @@ impl Assembler {
 
     /// Hands over what has come together.
     pub fn flush(&mut self) -> Chunk {
-        let telling = self.group.as_ref().is_some_and(|g| g.told);
-        if !telling && let Some(grew) = self.idle.take() {
+        if let Some(grew) = self.idle.take() {
             let position = self.position().to_position();
             self.chunk.push(LogEvent::Idle(Idle { position, grew }));
         }
@@ -347,7 +348,6 @@ impl Assembler {
             self.went_to(frame.end);
         }
         if group.told {
-            self.idle = None;
             let position = self.position().to_position();
             let commit_micros = group.micros.max(i64::from(seconds) * 1_000_000);
             self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
@@ -367,6 +367,9 @@ impl Assembler {
         }
         if !group.told {
             group.told = true;
+            // Its COMMIT tells the place, and until then there is no idle place to tell: kept, it would pass for
+            // output that is never handed over, and whoever waits for more of the transaction would spin.
+            self.idle = None;
             self.chunk.push(LogEvent::Begin(Begin { commit_micros: group.micros, id: None }));
         }
         Ok(())
@@ -383,10 +386,30 @@ impl Assembler {
     }
 
     fn table_map(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let map = TableMap::decode(frame.data).map_err(|d| self.damaged(frame, d))?;
-        let name = TableName::new(map.schema.clone(), map.table.clone());
+        // Nothing but the name is read of tables that nobody asked for: their columns may be of types not known here.
+        let head = TableMap::head(frame.data).map_err(|d| self.damaged(frame, d))?;
+        let name = TableName::new(head.schema, head.table);
         if !self.wanted.contains(&name) || self.faulted.contains(&name) {
+            self.maps.insert(head.id, Mapped::Other);
+            return Ok(());
+        }
+        let map = match TableMap::decode(frame.data) {
+            Ok(map) => map,
+            Err(table_map::UNKNOWN_TYPE) => {
+                self.maps.insert(head.id, Mapped::Other);
+                self.fault(name, "a column is of a type that is not known (compressed?)");
+                return Ok(());
+            }
+            Err(damage) => return Err(self.damaged(frame, damage)),
+        };
+        let younger = |t: &CatalogTable| t.changed.is_some_and(|at| i64::from(frame.seconds) < at);
+        let named = map.columns.iter().all(|c| c.name.is_some());
+        if !named && self.catalog.get(&name).is_some_and(younger) {
             self.maps.insert(map.id, Mapped::Other);
+            self.fault(
+                name,
+                "it was altered after these rows, and the log names no columns (binlog_row_metadata)",
+            );
             return Ok(());
         }
         // The same shape again under whatever id keeps its schema version.
@@ -444,17 +467,30 @@ impl Assembler {
         Ok(())
     }
 
-    /// Wanted tables that a statement may be about.
-    fn mentioned(&self, query: &Query, words: &[String]) -> Vec<TableName> {
-        let names = |word: &str| words.iter().any(|w| w.eq_ignore_ascii_case(word));
-        self.wanted
-            .iter()
-            .filter(|t| {
-                names(&t.name)
-                    && (query.database.eq_ignore_ascii_case(&t.schema) || names(&t.schema))
+    /// Whether two names are the same one on this server (`lower_case_table_names`).
+    fn same(&self, a: &str, b: &str) -> bool {
+        a == b || (self.names_folded && a.to_lowercase() == b.to_lowercase())
+    }
+
+    /// Wanted tables that a statement may be about. A name behind a dot is of the schema before the dot, or a column.
+    fn mentioned(&self, query: &Query, words: &[Word]) -> Vec<TableName> {
+        let mentions = |table: &TableName| {
+            words.iter().enumerate().any(|(i, word)| {
+                let schema = match i.checked_sub(1).and_then(|i| words.get(i)) {
+                    Some(before) if word.dotted => &before.text,
+                    _ => &query.database,
+                };
+                self.same(&word.text, &table.name) && self.same(schema, &table.schema)
             })
-            .cloned()
-            .collect()
+        };
+        self.wanted.iter().filter(|t| mentions(t)).cloned().collect()
+    }
+
+    /// The wanted table of exactly this name.
+    fn named(&self, query: &Query, name: Named<'_>) -> Option<TableName> {
+        let schema = name.schema.unwrap_or(&query.database);
+        let is = |t: &&TableName| self.same(name.table, &t.name) && self.same(schema, &t.schema);
+        self.wanted.iter().find(is).cloned()
     }
 
     fn query(&mut self, frame: &Frame<'_>, compressed: bool) -> Result<()> {
@@ -490,29 +526,29 @@ impl Assembler {
                 self.end_standalone(frame)?;
             }
             Statement::Truncate => {
-                if !tables.is_empty() {
+                let Some(subject) = ddl::subject(&words) else {
+                    return Err(self.unsupported(frame, "a TRUNCATE that names no table"));
+                };
+                if let Some(table) = self.named(&query, subject) {
                     self.tell(frame)?;
-                    self.chunk.push(LogEvent::Truncate(Truncate { tables }));
+                    self.chunk.push(LogEvent::Truncate(Truncate { tables: vec![table] }));
                 }
                 self.end_standalone(frame)?;
             }
             Statement::Lossy => {
-                let whole = words.iter().any(|w| {
-                    w.eq_ignore_ascii_case("DATABASE") || w.eq_ignore_ascii_case("SCHEMA")
-                });
-                let lost: Vec<TableName> = if whole {
-                    let named = |t: &&TableName| words.contains(&t.schema);
-                    self.wanted.iter().filter(named).cloned().collect()
-                } else {
-                    tables
-                };
-                for table in lost {
-                    self.fault(table, "it was dropped, or replaced without row events");
+                for table in self.lost(&query, &words, tables) {
+                    self.fault(
+                        table,
+                        "it was dropped, or rows of it were replaced without row events",
+                    );
                     self.stale = true;
                 }
                 self.end_standalone(frame)?;
             }
             Statement::Alter | Statement::Rename => {
+                for table in self.renamed_away(&query, &words) {
+                    self.fault(table, "it was renamed away");
+                }
                 self.stale |= !tables.is_empty();
                 if !self.full_metadata {
                     for table in tables {
@@ -530,6 +566,29 @@ impl Assembler {
             }
         }
         Ok(())
+    }
+
+    /// Wanted tables that a lossy statement is about: all of a database, the one replaced, or any mentioned.
+    fn lost(&self, query: &Query, words: &[Word], mentioned: Vec<TableName>) -> Vec<TableName> {
+        let second = |w: &str| words.get(1).is_some_and(|x| x.text.eq_ignore_ascii_case(w));
+        if second("DATABASE") || second("SCHEMA") {
+            let named = |t: &&TableName| words.iter().any(|w| self.same(&w.text, &t.schema));
+            return self.wanted.iter().filter(named).cloned().collect();
+        }
+        match ddl::subject(words) {
+            Some(subject) if second("OR") => self.named(query, subject).into_iter().collect(),
+            Some(_) | None => mentioned,
+        }
+    }
+
+    /// Wanted tables that lose their name and get no other table under it at once, as online schema changers do it.
+    fn renamed_away(&self, query: &Query, words: &[Word]) -> Vec<TableName> {
+        let Some((from, to)) = ddl::renames(words) else { return Vec::new() };
+        let wanted = |names: Vec<Named<'_>>| -> Vec<TableName> {
+            names.into_iter().filter_map(|name| self.named(query, name)).collect()
+        };
+        let given = wanted(to);
+        wanted(from).into_iter().filter(|table| !given.contains(table)).collect()
     }
 
     fn open_group(&mut self, xa: bool) {

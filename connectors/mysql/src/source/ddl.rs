@@ -23,12 +23,55 @@ pub(crate) enum Statement {
     Other,
 }
 
-/// The words of a statement: identifiers and keywords, without comments and strings. Executable
-/// comments (`/*!50100 … */`) count as text.
-pub(crate) fn words(sql: &str) -> Vec<String> {
-    let mut words = Vec::new();
+/// A word of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub text: String,
+    /// An identifier in quotes is no keyword.
+    quoted: bool,
+    /// A dot stands before it: it belongs to the word before.
+    pub dotted: bool,
+    /// Open parentheses around it.
+    depth: usize,
+}
+
+impl Word {
+    fn is(&self, keyword: &str) -> bool {
+        !self.quoted && !self.dotted && self.text.eq_ignore_ascii_case(keyword)
+    }
+}
+
+/// A table as a statement names it; without a schema it is of the default database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Named<'a> {
+    pub schema: Option<&'a str>,
+    pub table: &'a str,
+}
+
+/// The words of a statement: identifiers and keywords, without comments and strings. Executable comments
+/// (`/*!50100 … */`) count as text. What MariaDB lets stand before a statement (`SET STATEMENT … FOR`) is left out.
+pub(crate) fn words(sql: &str) -> Vec<Word> {
+    let mut words = all_words(sql);
+    while let [first, second, ..] = words.as_slice()
+        && first.is("SET")
+        && second.is("STATEMENT")
+    {
+        match words.iter().position(|w| w.depth == 0 && w.is("FOR")) {
+            Some(at) => drop(words.drain(..=at)),
+            None => break,
+        }
+    }
+    words
+}
+
+fn all_words(sql: &str) -> Vec<Word> {
+    let mut words: Vec<Word> = Vec::new();
+    let (mut dotted, mut depth) = (false, 0usize);
     let mut chars = sql.chars().peekable();
     while let Some(c) = chars.next() {
+        let mut push = |text: String, quoted: bool| {
+            words.push(Word { text, quoted, dotted: std::mem::take(&mut dotted), depth });
+        };
         match c {
             '`' | '"' => {
                 let mut word = String::new();
@@ -41,7 +84,7 @@ pub(crate) fn words(sql: &str) -> Vec<String> {
                     }
                     word.push(x);
                 }
-                words.push(word);
+                push(word, true);
             }
             '\'' => {
                 while let Some(x) = chars.next() {
@@ -86,19 +129,29 @@ pub(crate) fn words(sql: &str) -> Vec<String> {
                 {
                     word.push(x);
                 }
-                words.push(word);
+                push(word, false);
             }
-            _ => {}
+            '.' => dotted = true,
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            c if c.is_whitespace() => {}
+            _ => dotted = false,
         }
     }
     words
 }
 
 /// Classifies a statement by its words.
-pub(crate) fn classify(words: &[String]) -> Statement {
-    let upper: Vec<String> = words.iter().take(8).map(|w| w.to_ascii_uppercase()).collect();
+pub(crate) fn classify(words: &[Word]) -> Statement {
+    let upper: Vec<String> = words
+        .iter()
+        .take(2)
+        .map(|w| if w.quoted { String::new() } else { w.text.to_ascii_uppercase() })
+        .collect();
     let at = |i: usize| upper.get(i).map_or("", String::as_str);
-    let any = |w: &str| words.iter().any(|x| x.eq_ignore_ascii_case(w));
+    let any = |keyword: &str| words.iter().any(|w| w.is(keyword));
+    // Before the table's name stands what the statement may do to its rows.
+    let ignore = words.iter().take_while(|w| !w.is("TABLE")).any(|w| w.is("IGNORE"));
     match (at(0), at(1)) {
         ("BEGIN", _) | ("START", "TRANSACTION") => Statement::Begin,
         ("COMMIT", _) => Statement::Commit,
@@ -110,30 +163,108 @@ pub(crate) fn classify(words: &[String]) -> Statement {
         ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "WITH" | "CALL" | "DO", _)
         | ("SELECT", _) => Statement::Write,
         ("TRUNCATE", _) => Statement::Truncate,
-        ("DROP", "TABLE" | "DATABASE" | "SCHEMA" | "TABLES") | ("CREATE", "OR")
-            if at(0) == "DROP" || any("TABLE") =>
+        ("DROP", "TABLE" | "DATABASE" | "SCHEMA" | "TABLES") => Statement::Lossy,
+        ("CREATE", "OR") if any("TABLE") => Statement::Lossy,
+        ("ALTER", _)
+            if any("PARTITION")
+                && (any("TRUNCATE") || any("DROP") || any("EXCHANGE") || any("CONVERT")) =>
         {
             Statement::Lossy
         }
-        ("ALTER", _) if any("PARTITION") && (any("TRUNCATE") || any("DROP") || any("EXCHANGE")) => {
+        // Duplicates go without a row event; another file's rows come without any.
+        ("ALTER", "TABLE" | "ONLINE" | "IGNORE")
+            if ignore || (any("IMPORT") && any("TABLESPACE")) =>
+        {
             Statement::Lossy
         }
-        ("ALTER", "TABLE" | "ONLINE" | "IGNORE") => Statement::Alter,
+        ("ALTER", "TABLE" | "ONLINE") => Statement::Alter,
         ("RENAME", _) => Statement::Rename,
         _ => Statement::Other,
     }
+}
+
+/// The table that starts at a word, and where the words go on after it.
+fn name_at(words: &[Word], at: usize) -> Option<(Named<'_>, usize)> {
+    let first = words.get(at).filter(|w| !w.dotted)?;
+    match words.get(at + 1).filter(|w| w.dotted) {
+        Some(second) if words.get(at + 2).is_none_or(|w| !w.dotted) => {
+            Some((Named { schema: Some(&first.text), table: &second.text }, at + 2))
+        }
+        Some(_) => None,
+        None => Some((Named { schema: None, table: &first.text }, at + 1)),
+    }
+}
+
+/// The one table that `TRUNCATE` or `CREATE OR REPLACE TABLE` is about; others may be mentioned.
+pub(crate) fn subject(words: &[Word]) -> Option<Named<'_>> {
+    let at = match words.first() {
+        Some(first) if first.is("TRUNCATE") => {
+            if words.get(1).is_some_and(|w| w.is("TABLE")) {
+                2
+            } else {
+                1
+            }
+        }
+        _ => words.iter().position(|w| w.is("TABLE"))? + 1,
+    };
+    name_at(words, at).map(|(name, _)| name)
+}
+
+/// What a renaming takes names from, and what it gives names to; `None` if it is not understood.
+pub(crate) fn renames(words: &[Word]) -> Option<(Vec<Named<'_>>, Vec<Named<'_>>)> {
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    let is = |at: usize, keyword: &str| words.get(at).is_some_and(|w| w.is(keyword));
+    if is(0, "ALTER") {
+        let table = words.iter().position(|w| w.is("TABLE"))? + 1;
+        let table = if is(table, "IF") && is(table + 1, "EXISTS") { table + 2 } else { table };
+        let (old, rest) = name_at(words, table)?;
+        for at in rest..words.len() {
+            let parts = ["COLUMN", "INDEX", "KEY", "CONSTRAINT"];
+            if is(at, "RENAME") && !parts.iter().any(|part| is(at + 1, part)) {
+                let at = if is(at + 1, "TO") || is(at + 1, "AS") { at + 2 } else { at + 1 };
+                from.push(old);
+                to.push(name_at(words, at)?.0);
+            }
+        }
+        return Some((from, to));
+    }
+    if !is(0, "RENAME") || !(is(1, "TABLE") || is(1, "TABLES")) {
+        return None;
+    }
+    let mut at = if is(2, "IF") && is(3, "EXISTS") { 4 } else { 2 };
+    while at < words.len() {
+        let (old, next) = name_at(words, at)?;
+        at = next;
+        if is(at, "NOWAIT") {
+            at += 1;
+        } else if is(at, "WAIT") {
+            at += 2;
+        }
+        if !is(at, "TO") {
+            return None;
+        }
+        let (new, next) = name_at(words, at + 1)?;
+        from.push(old);
+        to.push(new);
+        at = next;
+    }
+    Some((from, to))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn texts(sql: &str) -> Vec<String> {
+        words(sql).into_iter().map(|w| w.text).collect()
+    }
+
     #[test]
     fn comments_and_quotes_do_not_hide_a_table() {
         let w = |s: &str| words(s);
-        assert_eq!(w("TRUNCATE /* ; */ TABLE `a``b`"), ["TRUNCATE", "TABLE", "a`b"]);
-        assert_eq!(w("ALTER TABLE t /*!50100 DROP x */"), ["ALTER", "TABLE", "t", "DROP", "x"]);
-        assert_eq!(w("INSERT INTO t VALUES ('it''s \\' x', 1) -- y\n, z").last().unwrap(), "z");
+        assert_eq!(texts("TRUNCATE /* ; */ TABLE `a``b`"), ["TRUNCATE", "TABLE", "a`b"]);
+        assert_eq!(texts("ALTER TABLE t /*!50100 DROP x */"), ["ALTER", "TABLE", "t", "DROP", "x"]);
+        assert_eq!(texts("INSERT INTO t VALUES ('it''s \\' x', 1) -- y\n, z").last().unwrap(), "z");
         assert_eq!(classify(&w("/* c */ rename table a to b")), Statement::Rename);
         assert_eq!(
             classify(&w("DROP TABLE IF EXISTS `x` /* generated by server */")),
@@ -143,5 +274,54 @@ mod tests {
         assert_eq!(classify(&w("CREATE OR REPLACE VIEW x AS SELECT 1")), Statement::Other);
         assert_eq!(classify(&w("DROP INDEX i ON t")), Statement::Other);
         assert_eq!(classify(&w("BEGIN")), Statement::Begin);
+    }
+
+    #[test]
+    fn what_stands_before_a_statement_does_not_hide_it() {
+        let kind = |s: &str| classify(&words(s));
+        let set = "SET STATEMENT max_statement_time = 5, sql_mode = (SELECT 1 FOR UPDATE) FOR ";
+        assert_eq!(kind(&format!("{set}TRUNCATE TABLE t")), Statement::Truncate);
+        assert_eq!(kind(&format!("{set}INSERT INTO t VALUES (1)")), Statement::Write);
+        assert_eq!(kind("SET PASSWORD FOR x = 'y'"), Statement::Other);
+        assert_eq!(kind("ALTER IGNORE TABLE t ADD UNIQUE (a)"), Statement::Lossy);
+        assert_eq!(kind("ALTER TABLE t IMPORT TABLESPACE"), Statement::Lossy);
+        assert_eq!(kind("ALTER TABLE t CONVERT PARTITION p TO TABLE x"), Statement::Lossy);
+        assert_eq!(kind("ALTER TABLE t ADD `ignore` int"), Statement::Alter);
+    }
+
+    #[test]
+    fn the_subject_of_a_truncate_is_one_table_of_one_schema() {
+        let of = |s: &str| {
+            let words = words(s);
+            subject(&words).map(|n| (n.schema.map(str::to_owned), n.table.to_owned()))
+        };
+        let bare = |t: &str| Some((None, t.to_owned()));
+        assert_eq!(of("TRUNCATE t"), bare("t"));
+        assert_eq!(of("TRUNCATE TABLE `table` NOWAIT"), bare("table"));
+        assert_eq!(of("truncate `table`"), bare("table"));
+        assert_eq!(of("TRUNCATE a . `b`"), Some((Some("a".into()), "b".into())));
+        assert_eq!(of("CREATE OR REPLACE TABLE x LIKE t"), bare("x"));
+        assert_eq!(of("TRUNCATE"), None);
+        assert_eq!(of("TRUNCATE a.b.c"), None);
+    }
+
+    #[test]
+    fn renames_are_read_in_pairs() {
+        let of = |s: &str| {
+            let words = words(s);
+            renames(&words).map(|(from, to)| {
+                let list = |names: Vec<Named<'_>>| {
+                    names.iter().map(|n| n.table.to_owned()).collect::<Vec<_>>().join(",")
+                };
+                (list(from), list(to))
+            })
+        };
+        let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
+        assert_eq!(of("RENAME TABLE t TO _t_del, d._t_gho TO t"), pair("t,_t_gho", "_t_del,t"));
+        assert_eq!(of("RENAME TABLES IF EXISTS t WAIT 5 TO `to`"), pair("t", "to"));
+        assert_eq!(of("ALTER TABLE t ADD a int, RENAME TO x"), pair("t", "x"));
+        assert_eq!(of("ALTER TABLE t RENAME COLUMN a TO b, RENAME INDEX i TO j"), pair("", ""));
+        assert_eq!(of("ALTER TABLE t RENAME x"), pair("t", "x"));
+        assert_eq!(of("RENAME USER a TO b"), None);
     }
 }

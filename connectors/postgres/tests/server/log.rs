@@ -219,7 +219,7 @@ async fn an_idle_log_moves_on_and_may_be_confirmed() {
     let field = Field::new("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (x text)").await;
     let (spec, start, mut source) = field.stream(&["t"]).await;
     field.sql("INSERT INTO busy SELECT repeat('x', 100) FROM generate_series(1, 40000)").await;
-    let end = field.connector.probe(&spec).await.expect("probe").end;
+    let end = field.connector.probe(&spec, None).await.expect("probe").end;
     let mut reached = start;
     let mut grew = false;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -245,12 +245,12 @@ async fn an_idle_log_moves_on_and_may_be_confirmed() {
          WHERE slot_name = 'tidelock_p_crm'"
     );
     until(&field, &confirmed, "t").await;
-    let probe = field.connector.probe(&spec).await.expect("probe");
+    let probe = field.connector.probe(&spec, None).await.expect("probe");
     assert!(probe.retained_bytes.is_some());
     field.connector.heartbeat().await.expect("heartbeat");
     let moved = format!("SELECT pg_current_wal_flush_lsn() > '{end}'::pg_lsn");
     until(&field, &moved, "t").await;
-    let later = field.connector.probe(&spec).await.expect("probe").end;
+    let later = field.connector.probe(&spec, None).await.expect("probe").end;
     assert_eq!(field.connector.compare(&end, &later).expect("order"), PositionOrder::Before);
 }
 
