@@ -13,6 +13,8 @@ mod binlog;
 mod catalog;
 mod config;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod gtid;
 mod meta;
 mod preflight;
