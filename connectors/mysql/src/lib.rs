@@ -14,6 +14,8 @@ mod catalog;
 mod config;
 mod copy;
 mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod gtid;
 mod meta;
 mod preflight;

@@ -165,6 +165,14 @@ mod tests {
         // {"a": -1}
         let doc = [0, 1, 0, 12, 0, 11, 0, 1, 0, 5, 0xff, 0xff, b'a'];
         assert_eq!(text(&doc), Ok("{\"a\": -1}".into()));
+        // Five arrays, each of forty times the next: a hundred million elements in 620 bytes.
+        let mut bomb = vec![2];
+        for _ in 0..5 {
+            bomb.extend([40, 0, 0, 0]);
+            bomb.extend([2u8, 124, 0].repeat(40));
+        }
+        bomb.extend([0, 0, 0, 0]);
+        assert!(text(&bomb).is_err());
         // [[…]] that points at itself.
         assert!(text(&[2, 1, 0, 7, 0, 2, 0, 0]).is_err());
     }
