@@ -221,8 +221,11 @@ impl Applier {
     pub async fn run(&mut self, queue: &mut Queue, stop: &CancellationToken) -> Result<()> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        if self.stop_mapping.is_some() {
-            tracing::warn!(flow = %self.flow, "a mapping stops; its changes are parked from here on");
+        if let Some(row) = &self.stop_mapping {
+            let code = row.code.map_or("", Code::as_str);
+            tracing::warn!(flow = %self.flow, mapping = %row.mapping, code, "the mapping stops; its changes are parked from here on");
+            // At once: the position stands right before what it cannot apply.
+            self.save().await?;
         }
         loop {
             tokio::select! {
@@ -297,7 +300,7 @@ impl Applier {
                 self.idle().await
             }
             LogEvent::TableFault(fault) => match self.plans.get(&fault.table) {
-                Some(plan) if !self.stopped.contains(&*plan.name) => {
+                Some(plan) if !self.is_stopped(&plan.name) => {
                     self.blame = Some(plan.name.to_string());
                     Err(fault.error)
                 }
@@ -577,9 +580,6 @@ impl Applier {
         } else {
             self.shared.applied.send_replace(Some(position));
             self.tally.publish(&self.flow, &self.shared);
-            if self.stop_mapping.is_some() && source.others_than_progress {
-                self.save().await?;
-            }
         }
         Ok(())
     }

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::flow::start;
 use crate::flow::supervise::supervise;
 use crate::flow::{FlowContext, FlowShared, FlowState};
+use crate::flow::{copies, start};
 use crate::registry;
 use crate::status::{self, PipelineStatus};
 use crate::telemetry::lag;
@@ -303,9 +303,9 @@ impl Engine {
             }
             let row = CopyRow {
                 filter: filter.unwrap_or_default().to_owned(),
-                ..start::copy_row(context, mapping, CopyReason::Backfill)
+                ..copies::copy_row(context, mapping, CopyReason::Backfill)
             };
-            start::try_copy(context, &row).await?;
+            copies::try_copy(context, &row).await?;
             context.target.write_copy(&row).await?;
             names.push(chosen.named());
         }
@@ -344,8 +344,8 @@ async fn mappings(context: &FlowContext) -> Result<Vec<String>> {
 
 /// Lets a mapping come back: its rows are compared and patched, and then it is followed again.
 async fn rejoin(context: &FlowContext, mapping: &str) -> Result<()> {
-    let row = start::copy_row(context, mapping, CopyReason::Resync);
-    start::try_copy(context, &row).await?;
+    let row = copies::copy_row(context, mapping, CopyReason::Resync);
+    copies::try_copy(context, &row).await?;
     context.target.write_copy(&row).await?;
     context.target.clear_state(&context.pipeline, &context.config.name, mapping).await
 }

@@ -23,6 +23,7 @@
 //! session's end, and the row it reads tells which it was.
 
 pub mod attempt;
+pub mod copies;
 pub mod disposition;
 pub mod names;
 pub mod shared;

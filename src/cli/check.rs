@@ -9,7 +9,7 @@ use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 
 use super::{Cli, FINDINGS, Outcome, say};
 use crate::config::{Config, FlowConfig, SnapshotMode};
-use crate::flow::start;
+use crate::flow::{copies, start};
 use crate::registry;
 
 /// Findings about one place.
@@ -130,14 +130,14 @@ async fn check_mirror(
     };
     let ours = start::plan(flow, source, target, true).await?.mappings;
     let theirs = start::plan(reverse, target, source, true).await?.mappings;
-    let found = start::mirrors_of(&ours, &theirs, &reverse.name);
+    let found = copies::mirrors_of(&ours, &theirs, &reverse.name);
     Ok(found
         .iter()
         .filter(|mirror| {
             mirror.snapshot == SnapshotMode::Initial
                 && ours.iter().any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
         })
-        .map(|mirror| finding(&start::both_initial(&mirror.ours, mirror)))
+        .map(|mirror| finding(&copies::both_initial(&mirror.ours, mirror)))
         .collect())
 }
 

@@ -99,6 +99,19 @@ pub async fn attempt(
         let paused = row.state == StoredState::Paused;
         context.shared.set_stopped(&row.mapping, Some(shown), paused);
     }
+    for (mapping, error) in copies.faults {
+        if stopped.contains(&mapping) {
+            continue;
+        }
+        // At the position where the flow stands: nothing is applied before this is written.
+        let flow = &context.config.name;
+        let row = stop_row(&context.pipeline, flow, &mapping, &error, &progress.position);
+        context.target.write_state(&row).await.map_err(Failed::early)?;
+        tracing::error!(%flow, %mapping, code = %error.code(), %error,
+            hint = error.hint().unwrap_or_default(), "mapping stopped; others go on");
+        context.shared.set_stopped(&mapping, Some(ShownError::from(&error)), false);
+        stopped.insert(mapping);
+    }
     let source = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(Ended::Stopped),

@@ -1,6 +1,5 @@
 //! From nothing to a position: what an attempt needs before it can stream.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidelock_core::{
@@ -9,11 +8,11 @@ use tidelock_core::{
     Table, TableName,
 };
 
+use super::copies::{self, Copies, Mirror};
 use super::{FlowContext, names};
 use crate::checkpoint::FlowRecord;
-use crate::config::{FlowConfig, SnapshotMode, TableRef};
-use crate::copy::Job;
-use crate::mapping::plan::{Catalogs, mirrored, parents_first};
+use crate::config::{FlowConfig, TableRef};
+use crate::mapping::plan::{Catalogs, parents_first};
 use crate::mapping::{MappingPlan, PlanOutcome, plan_flow};
 use tidelock_core::Connector;
 
@@ -27,22 +26,11 @@ pub struct Systems {
     pub source_history: String,
     /// The compiled mappings, those that foreign keys point to first.
     pub plans: Vec<Arc<MappingPlan>>,
+    /// The mappings that cannot run, and why.
+    pub failed: Vec<(String, Finding)>,
     /// The mappings of the other direction that write the same columns: ours, and flow and name of
     /// theirs with the way they are copied.
     pub mirrors: Vec<Mirror>,
-}
-
-/// A mapping of ours and one of the other direction that write one column both ways.
-#[derive(Debug, Clone)]
-pub struct Mirror {
-    /// Our mapping.
-    pub ours: Arc<str>,
-    /// The other flow.
-    pub flow: String,
-    /// Its mapping.
-    pub theirs: Arc<str>,
-    /// How theirs is copied.
-    pub snapshot: SnapshotMode,
 }
 
 /// A flow that is held and knows where it stands.
@@ -59,17 +47,6 @@ pub struct Ready {
     pub rewound: bool,
     /// What is to be copied.
     pub copies: Copies,
-}
-
-/// What the copies of a flow's mappings come to.
-#[derive(Debug, Default)]
-pub struct Copies {
-    /// Those that have not ended, in the order in which they are made.
-    pub jobs: Vec<Job>,
-    /// Rows to be written once the stream is open: mappings that are followed without a copy.
-    pub settled: Vec<CopyRow>,
-    /// Which of our mappings waits for which copy of the other direction.
-    pub held_for: HashMap<(String, String), String>,
 }
 
 /// What became of the wish to hold the flow.
@@ -156,40 +133,24 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
     }
     let identity = source.identify().await.map_err(|e| e.at(&context.config.source))?;
     let outcome = plan(&context.config, source, target, context.target_is_read).await?;
-    refuse_problems(&outcome.findings)?;
-    context.shared.set_mappings(outcome.mappings.iter().map(|p| &*p.name));
+    if outcome.mappings.is_empty() || outcome.failed.is_empty() {
+        refuse_problems(&outcome.findings)?;
+    }
+    let failed = outcome.failed.iter().map(|(name, _)| name.as_str());
+    context.shared.set_mappings(outcome.mappings.iter().map(|p| &*p.name).chain(failed));
     let plans = parents_first(&outcome.mappings);
-    let mirrors = mirrors(context, &plans).await?;
-    Ok(Systems { source_id, target_id, source_history: identity.history, plans, mirrors })
+    let mirrors = copies::mirrors(context, &plans).await?;
+    Ok(Systems {
+        source_id,
+        target_id,
+        source_history: identity.history,
+        plans,
+        failed: outcome.failed,
+        mirrors,
+    })
 }
 
-/// The mappings of the other direction that write the same columns.
-async fn mirrors(context: &FlowContext, plans: &[Arc<MappingPlan>]) -> Result<Vec<Mirror>> {
-    let Some((_, reverse)) = &context.reverse else { return Ok(Vec::new()) };
-    // Its faults are its own flow's business.
-    let theirs = plan(reverse, &*context.target, &*context.source, true).await?.mappings;
-    Ok(mirrors_of(plans, &theirs, &reverse.name))
-}
-
-/// Our mappings that write the same columns as mappings of the other flow do the other way round.
-pub fn mirrors_of(
-    ours: &[Arc<MappingPlan>],
-    theirs: &[Arc<MappingPlan>],
-    flow: &str,
-) -> Vec<Mirror> {
-    let found = mirrored(ours, theirs).into_iter().filter_map(|(i, j)| {
-        let (ours, theirs) = (ours.get(i)?, theirs.get(j)?);
-        Some(Mirror {
-            ours: ours.name.clone(),
-            flow: flow.to_owned(),
-            theirs: theirs.name.clone(),
-            snapshot: theirs.snapshot,
-        })
-    });
-    found.collect()
-}
-
-fn refuse_problems(findings: &[Finding]) -> Result<()> {
+pub(super) fn refuse_problems(findings: &[Finding]) -> Result<()> {
     let problems: Vec<&Finding> =
         findings.iter().filter(|f| f.severity == Severity::Problem).collect();
     let Some(first) = problems.first() else { return Ok(()) };
@@ -237,162 +198,18 @@ pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> 
             spec.identity.clone_from(&progress.source_identity);
             progress
         }
-        None => first_start(context, systems, &mut spec, &mut open, remembered.as_ref()).await?,
+        None => {
+            // A flow that never ran begins whole or not at all.
+            let problems: Vec<Finding> = systems.failed.iter().map(|(_, f)| f.clone()).collect();
+            refuse_problems(&problems)?;
+            first_start(context, systems, &mut spec, &mut open, remembered.as_ref()).await?
+        }
     };
     let states = context.target.read_states(&context.pipeline).await?;
-    let states = states.into_iter().filter(|s| s.flow == context.config.name).collect();
-    let copies = copies(context, systems, &mut spec).await?;
+    let mut states: Vec<StateRow> =
+        states.into_iter().filter(|s| s.flow == context.config.name).collect();
+    let copies = copies::copies(context, systems, &mut spec, &mut states).await?;
     Ok(Started::Ready(Box::new(Ready { open, progress, spec, states, rewound, copies })))
-}
-
-/// A copy that has just begun.
-pub fn copy_row(context: &FlowContext, mapping: &str, reason: CopyReason) -> CopyRow {
-    CopyRow {
-        pipeline: context.pipeline.clone(),
-        flow: context.config.name.clone(),
-        mapping: mapping.to_owned(),
-        reason,
-        phase: CopyPhase::Rows,
-        sweep: reason == CopyReason::Resync,
-        cursor: String::new(),
-        filter: String::new(),
-        rows_done: 0,
-        rows_total: 0,
-        started_micros: crate::apply::now_micros(),
-        finished_micros: 0,
-    }
-}
-
-/// What is copied already, what is not, and what is not to be. A mapping that the configuration no
-/// longer has is forgotten: its history goes on without us, so if it comes back it is copied anew.
-async fn copies(context: &FlowContext, systems: &Systems, spec: &mut SourceSpec) -> Result<Copies> {
-    let flow = &context.config.name;
-    let mut known: HashMap<String, CopyRow> = HashMap::new();
-    for row in context.target.read_copies(&context.pipeline).await? {
-        if row.flow != *flow {
-            continue;
-        }
-        if systems.plans.iter().any(|p| *p.name == row.mapping) {
-            known.insert(row.mapping.clone(), row);
-        } else {
-            context.target.clear_copy(&context.pipeline, flow, &row.mapping).await?;
-        }
-    }
-    let mut copies = Copies::default();
-    for plan in &systems.plans {
-        let mirror = systems.mirrors.iter().find(|m| m.ours == plan.name);
-        let row = match known.remove(&*plan.name) {
-            Some(row) => row,
-            None => unknown(context, plan, mirror).await?,
-        };
-        let fresh = row.cursor.is_empty() && row.rows_done == 0 && row.phase != CopyPhase::Sweep;
-        let new = fresh
-            && row.reason != CopyReason::Backfill
-            && (row.phase != CopyPhase::Done || row.started_micros == 0);
-        if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
-            table.joins = new;
-        }
-        if row.phase == CopyPhase::Held
-            && let Some(mirror) = mirror
-        {
-            copies
-                .held_for
-                .insert((mirror.flow.clone(), mirror.theirs.to_string()), plan.name.to_string());
-        }
-        context.shared.show_copy(&plan.name, &row);
-        if row.phase == CopyPhase::Done {
-            if row.started_micros == 0 {
-                copies.settled.push(CopyRow { started_micros: crate::apply::now_micros(), ..row });
-            }
-            continue;
-        }
-        copies.jobs.push(job(context, plan, row)?);
-    }
-    Ok(copies)
-}
-
-/// Looks whether a mapping could be copied so, before it is written down.
-pub async fn try_copy(context: &FlowContext, row: &CopyRow) -> Result<()> {
-    let outcome =
-        plan(&context.config, &*context.source, &*context.target, context.target_is_read).await?;
-    let Some(plan) = outcome.mappings.iter().find(|p| *p.name == row.mapping) else {
-        refuse_problems(&outcome.findings)?;
-        return Err(Error::setup(
-            Code::Catalog,
-            format!("mapping {} cannot be planned", row.mapping),
-        ));
-    };
-    let job = job(context, plan, row.clone())?;
-    context.source.copier().await?.bound(&job.table, None, 1).await.map(drop)
-}
-
-fn job(context: &FlowContext, plan: &MappingPlan, row: CopyRow) -> Result<Job> {
-    let Some(mut table) = plan.copy.clone() else {
-        return Err(Error::setup(
-            Code::Catalog,
-            format!(
-                "mapping {}: {} has no key by which it could be copied",
-                plan.name, plan.source
-            ),
-        )
-        .with_hint("give it a primary key that its replica identity holds"));
-    };
-    table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());
-    let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
-    Ok(Job { mapping: plan.name.clone(), table, alike, row })
-}
-
-/// A mapping met for the first time. `started_micros` 0 says: followed from here on without a copy.
-async fn unknown(
-    context: &FlowContext,
-    plan: &MappingPlan,
-    mirror: Option<&Mirror>,
-) -> Result<CopyRow> {
-    let first = copy_row(context, &plan.name, CopyReason::Initial);
-    let followed = CopyRow { phase: CopyPhase::Done, started_micros: 0, ..first.clone() };
-    match (plan.snapshot, mirror) {
-        (SnapshotMode::Initial, Some(mirror)) if mirror.snapshot == SnapshotMode::Initial => {
-            if is_empty(context, plan).await? {
-                return Ok(followed);
-            }
-            Err(both_initial(&plan.name, mirror))
-        }
-        (SnapshotMode::Initial, _) => Ok(first),
-        (SnapshotMode::Never, Some(mirror)) if mirror.snapshot == SnapshotMode::Initial => {
-            let rows = context.source.read_copies(&context.pipeline).await?;
-            let ended = rows.iter().any(|r| {
-                r.flow == mirror.flow && *r.mapping == *mirror.theirs && r.phase == CopyPhase::Done
-            });
-            if ended {
-                return Ok(followed);
-            }
-            let held = CopyRow { phase: CopyPhase::Held, ..first };
-            context.target.write_copy(&held).await?;
-            Ok(held)
-        }
-        (SnapshotMode::Never, _) => Ok(followed),
-    }
-}
-
-/// Two first copies that would swap values.
-pub fn both_initial(ours: &str, mirror: &Mirror) -> Error {
-    Error::setup(
-        Code::Catalog,
-        format!(
-            "mapping {ours} and mapping {} of flow {} copy the same columns into each other",
-            mirror.theirs, mirror.flow
-        ),
-    )
-    .with_hint(
-        "set snapshot = \"never\" for the side whose rows are to be overwritten by the other's",
-    )
-}
-
-async fn is_empty(context: &FlowContext, plan: &MappingPlan) -> Result<bool> {
-    let Some(table) = &plan.copy else { return Ok(false) };
-    let mut copier = context.source.copier().await?;
-    let first = copier.bound(table, None, 1).await?;
-    Ok(first.is_none())
 }
 
 /// A target behind what we remember was restored from a backup or lost its tail in a crash. The
@@ -433,7 +250,7 @@ async fn first_start(
     if spec.start_at.is_some() {
         // The rows were copied by other means, as of that position.
         for plan in &systems.plans {
-            let row = copy_row(context, &plan.name, CopyReason::Initial);
+            let row = copies::copy_row(context, &plan.name, CopyReason::Initial);
             context.target.write_copy(&CopyRow { phase: CopyPhase::Done, ..row }).await?;
         }
     }

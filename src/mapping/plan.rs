@@ -44,6 +44,9 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// The configuration's own list of columns, as a text: to tell a column that the file took out from
+    /// one that the source lost.
+    pub rule: String,
 }
 
 impl MappingPlan {
@@ -64,6 +67,8 @@ pub struct PlanOutcome {
     pub mappings: Vec<Arc<MappingPlan>>,
     /// What is wrong or worth knowing.
     pub findings: Vec<Finding>,
+    /// The mappings that cannot run, and the first reason of each.
+    pub failed: Vec<(String, Finding)>,
 }
 
 /// The two catalogs and what the servers mean by an unqualified name.
@@ -231,7 +236,11 @@ fn plan_table(
         finding.message = format!("mapping {name}: {}", finding.message);
         finding
     };
-    outcome.findings.extend(problems.into_iter().map(prefixed));
+    let problems: Vec<Finding> = problems.into_iter().map(prefixed).collect();
+    if let Some(first) = problems.first() {
+        outcome.failed.push((name.to_owned(), first.clone()));
+    }
+    outcome.findings.extend(problems);
 }
 
 fn find<'a>(
@@ -540,6 +549,7 @@ fn build(
         copy,
         copy_key_types,
         references: target.references.clone(),
+        rule: format!("{:?}", mapping.columns),
         sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
         nullable: pairs.iter().map(|p| p.target.nullable).collect(),
         target: Arc::new(TargetTable {

@@ -337,3 +337,119 @@ async fn a_reload_moves_what_is_served_and_keeps_it_where_the_new_address_is_tak
     assert!(reload(plain.clone()).1.contains("nothing changed"));
     daemon.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_table_or_column_stops_its_mapping_and_a_new_column_is_brought() {
+    for postgres in [true, false] {
+        let (pg, my) = (super::postgres().await, super::mysql().await);
+        let sql = async |source: bool, sql: &str| {
+            if source == postgres {
+                pg.sql("db", sql).await.expect("postgres");
+            } else {
+                my.sql("db", sql).await.expect("mysql");
+            }
+        };
+        for table in ["gone", "thin"] {
+            let create =
+                format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY, a int, b int)");
+            sql(true, &create).await;
+            sql(false, &create).await;
+        }
+        let (a, b) =
+            if postgres { (pg.url("db"), my.url("db")) } else { (my.url("db"), pg.url("db")) };
+        let folder = tempfile::tempdir().expect("folder");
+        let mut text = super::config(folder.path(), &[("a", a), ("b", b)], &[("a", "b")]);
+        for table in ["gone", "thin"] {
+            text.push_str(&format!("[[mappings]]\nfrom = \"a.{table}\"\nto = \"b.{table}\"\n"));
+        }
+        let mut daemon = Daemon::start(folder.path(), &text);
+        daemon.streaming().await;
+        let state = |flows: &[serde_json::Value], name: &str| {
+            let found = flows[0]["mappings"]
+                .as_array()
+                .and_then(|m| m.iter().find(|m| m["name"] == name).cloned());
+            found.map_or(String::new(), |m| m["state"].as_str().unwrap_or_default().to_owned())
+        };
+        sql(true, "INSERT INTO thin VALUES (1, 1, 1)").await;
+        sql(true, "DROP TABLE gone").await;
+        sql(true, "ALTER TABLE thin DROP COLUMN b").await;
+        sql(true, "INSERT INTO thin VALUES (2, 2)").await;
+        sql(true, "INSERT INTO item VALUES (1, 1, 'others go on')").await;
+        daemon
+            .wait("both stopped", SOON, |flows| {
+                state(flows, "thin") == "stopped" && state(flows, "item") == "streaming"
+            })
+            .await;
+        daemon.kill_and_start();
+        daemon
+            .wait("both stopped after a restart", SOON, |flows| {
+                flows[0]["state"] == "streaming"
+                    && ["thin", "gone"].iter().all(|m| state(flows, m) == "stopped")
+            })
+            .await;
+        let count = async |query: &str| {
+            if postgres {
+                my.one("db", query).await.expect("my")
+            } else {
+                pg.one("db", query).await.expect("pg")
+            }
+        };
+        wait_for("item", SOON, "1".to_owned(), async || count("SELECT count(*) FROM item").await)
+            .await
+            .expect("item");
+        assert_eq!(count("SELECT count(*) FROM thin").await, "1");
+        // Mended: the column is back, with other values than before.
+        sql(true, "ALTER TABLE thin ADD COLUMN b int DEFAULT 7").await;
+        let (code, said) = daemon.command(&["resync", "thin"]);
+        assert_eq!(code, 0, "{said}");
+        wait_for("thin", SOON, "14".to_owned(), async || count("SELECT sum(b) FROM thin").await)
+            .await
+            .unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
+        // A column that both sides get is brought for the rows from before, too.
+        sql(false, "ALTER TABLE item ADD COLUMN more int").await;
+        sql(true, "ALTER TABLE item ADD COLUMN more int DEFAULT 3").await;
+        daemon.kill_and_start();
+        wait_for("more", SOON, "3".to_owned(), async || count("SELECT sum(more) FROM item").await)
+            .await
+            .unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
+        daemon.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_end_of_a_log_session_ends_its_flow() {
+    let (pg, my) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(
+        folder.path(),
+        &[("a", my.url("db")), ("b", pg.url("db"))],
+        &[("a", "b"), ("b", "a")],
+    );
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    for round in 0..15 {
+        let dumps = "SELECT group_concat(id) FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'";
+        for id in my.one("db", dumps).await.expect("dumps").split(',').filter(|id| !id.is_empty()) {
+            // It may have ended by itself meanwhile.
+            let _gone = my.sql("db", &format!("KILL {id}")).await;
+        }
+        pg.sql("db", "SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+            .await
+            .expect("kill");
+        my.sql("db", &format!("INSERT INTO item VALUES ({round}, 1, 'x')")).await.expect("my");
+        pg.sql("db", &format!("INSERT INTO item VALUES ({}, 1, 'y')", 1000 + round))
+            .await
+            .expect("pg");
+        let count = "SELECT count(*) FROM item";
+        for _ in 0..2 {
+            wait_for("rows", SOON, ((round + 1) * 2).to_string(), async || {
+                let (a, b) = (my.one("db", count).await, pg.one("db", count).await);
+                let (a, b) = (a.expect("my"), b.expect("pg"));
+                if a == b { a } else { format!("{a} {b}") }
+            })
+            .await
+            .unwrap_or_else(|e| panic!("{e}\n{:#?}\n{}", daemon.flows(), daemon.log()));
+        }
+    }
+    daemon.stop();
+}

@@ -200,6 +200,8 @@ pub struct CopyRow {
     pub cursor: String,
     /// The condition that rows must meet; empty for all.
     pub filter: String,
+    /// Which columns were mapped, in the engine's own notation; empty if that is not known.
+    pub columns: String,
     /// Rows copied.
     pub rows_done: u64,
     /// Rows there are, about.

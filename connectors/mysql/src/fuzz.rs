@@ -72,6 +72,7 @@ fn catalog() -> Vec<CatalogTable> {
         columns: Vec::new(),
         unique_indexes: Vec::new(),
         identity: RowIdentity::Full,
+        references: Vec::new(),
         refusals: Vec::new(),
     };
     let known = |t| CatalogTable { table: t, charsets: Vec::new(), changed: None };

@@ -41,7 +41,7 @@ pub(crate) fn ddl(meta: &str) -> Vec<String> {
             "CREATE TABLE IF NOT EXISTS {db}.`snapshot` (pipeline varchar({PIPELINE_CHARS_MAX}) NOT NULL, \
              flow varchar({FLOW_CHARS_MAX}) NOT NULL, mapping varchar({MAPPING_CHARS_MAX}) NOT NULL, \
              reason varchar(16) NOT NULL, phase varchar(16) NOT NULL, sweep int NOT NULL, \
-             `cursor` mediumtext NOT NULL, filter text NOT NULL, \
+             `cursor` mediumtext NOT NULL, filter text NOT NULL, `columns` mediumtext NOT NULL, \
              rows_done bigint unsigned NOT NULL, rows_total bigint unsigned NOT NULL, \
              started_micros bigint NOT NULL, finished_micros bigint NOT NULL, \
              PRIMARY KEY (pipeline, flow, mapping)) {tail}"
@@ -241,6 +241,7 @@ pub(crate) async fn read_copies(
                 sweep: column::<i64>(row, "sweep")? != 0,
                 cursor: column(row, "cursor")?,
                 filter: column(row, "filter")?,
+                columns: column(row, "columns")?,
                 rows_done: column(row, "rows_done")?,
                 rows_total: column(row, "rows_total")?,
                 started_micros: column(row, "started_micros")?,
@@ -256,13 +257,13 @@ pub(crate) async fn write_copy(session: &mut Session, meta: &str, row: &CopyRow)
     // primary key.
     let sql = format!(
         "INSERT INTO {}.`snapshot` (pipeline, flow, mapping, reason, phase, sweep, `cursor`, filter, \
-         rows_done, rows_total, started_micros, finished_micros) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE reason = ?, phase = ?, \
+         rows_done, rows_total, started_micros, finished_micros, `columns`) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE reason = ?, phase = ?, \
          sweep = ?, `cursor` = ?, filter = ?, rows_done = ?, rows_total = ?, started_micros = ?, \
-         finished_micros = ?",
+         finished_micros = ?, `columns` = ?",
         quote(meta)
     );
-    let tail: [mysql_async::Value; 9] = [
+    let tail: [mysql_async::Value; 10] = [
         row.reason.as_str().into(),
         row.phase.as_str().into(),
         i64::from(row.sweep).into(),
@@ -272,6 +273,7 @@ pub(crate) async fn write_copy(session: &mut Session, meta: &str, row: &CopyRow)
         row.rows_total.into(),
         row.started_micros.into(),
         row.finished_micros.into(),
+        row.columns.as_str().into(),
     ];
     let params: Vec<mysql_async::Value> = [row.pipeline.as_str(), &row.flow, &row.mapping]
         .into_iter()

@@ -42,7 +42,7 @@ pub(crate) fn ddl(schema: &str) -> Vec<String> {
             "CREATE TABLE IF NOT EXISTS {s}.snapshot (\
              pipeline text NOT NULL, flow text NOT NULL, mapping text NOT NULL, \
              reason text NOT NULL, phase text NOT NULL, sweep boolean NOT NULL, \
-             cursor text NOT NULL, filter text NOT NULL, rows_done bigint NOT NULL, \
+             cursor text NOT NULL, filter text NOT NULL, columns text NOT NULL, rows_done bigint NOT NULL, \
              rows_total bigint NOT NULL, started_micros bigint NOT NULL, \
              finished_micros bigint NOT NULL, PRIMARY KEY (pipeline, flow, mapping));"
         ),
@@ -285,7 +285,7 @@ pub(crate) async fn read_copies(
     }
     let sql = format!(
         "SELECT pipeline, flow, mapping, reason, phase, sweep, cursor, filter, rows_done, \
-         rows_total, started_micros, finished_micros FROM {}.snapshot WHERE pipeline = $1 \
+         rows_total, started_micros, finished_micros, columns FROM {}.snapshot WHERE pipeline = $1 \
          ORDER BY flow, mapping",
         ident(schema)
     );
@@ -309,6 +309,7 @@ fn copy_row(row: &Row) -> Result<CopyRow> {
         rows_total: count(9)?,
         started_micros: get(row, 10)?,
         finished_micros: get(row, 11)?,
+        columns: get(row, 12)?,
     })
 }
 
@@ -316,13 +317,13 @@ fn copy_row(row: &Row) -> Result<CopyRow> {
 pub(crate) async fn write_copy(session: &Session, schema: &str, row: &CopyRow) -> Result<()> {
     let sql = format!(
         "INSERT INTO {}.snapshot (pipeline, flow, mapping, reason, phase, sweep, cursor, filter, \
-         rows_done, rows_total, started_micros, finished_micros) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         rows_done, rows_total, started_micros, finished_micros, columns) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
          ON CONFLICT (pipeline, flow, mapping) DO UPDATE SET reason = EXCLUDED.reason, \
          phase = EXCLUDED.phase, sweep = EXCLUDED.sweep, cursor = EXCLUDED.cursor, \
          filter = EXCLUDED.filter, rows_done = EXCLUDED.rows_done, \
          rows_total = EXCLUDED.rows_total, started_micros = EXCLUDED.started_micros, \
-         finished_micros = EXCLUDED.finished_micros",
+         finished_micros = EXCLUDED.finished_micros, columns = EXCLUDED.columns",
         ident(schema)
     );
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -343,6 +344,7 @@ pub(crate) async fn write_copy(session: &Session, schema: &str, row: &CopyRow) -
                 &number(row.rows_total),
                 &row.started_micros,
                 &row.finished_micros,
+                &row.columns,
             ],
         )
         .await
