@@ -4,62 +4,18 @@
 //! same settings (durable commits), one after the other, in one run: what counts is the ratio.
 //! `ROWS` chooses how many rows (default 1,000,000, in transactions of 100).
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+#[path = "process.rs"]
+mod process;
+
 use std::time::{Duration, Instant};
 
+use process::Tidelock;
 use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 
 const TABLE: &str = "CREATE TABLE wide (id bigint NOT NULL PRIMARY KEY, a int NOT NULL, b bigint, c varchar(40) NOT NULL, \
     d varchar(80), e decimal(12,2), f decimal(18,6), g date, h timestamp(6) NULL, i smallint, j double precision, k varchar(20))";
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-struct Tidelock(Child);
-
-impl Tidelock {
-    fn start(folder: &Path, source: &str, target: &str) -> Result<Tidelock, std::io::Error> {
-        let config = folder.join("tidelock.toml");
-        let text = format!(
-            "version = 1\nname = \"bench\"\nstate_dir = {:?}\n[systems.a]\nurl = {source:?}\n[systems.b]\nurl = {target:?}\n\
-             [[mappings]]\nfrom = \"a.wide\"\nto = \"b.wide\"\nsnapshot = \"never\"\n",
-            folder.display().to_string()
-        );
-        std::fs::write(&config, text)?;
-        Command::new(env!("CARGO_BIN_EXE_tidelock"))
-            .args(["run", "-c"])
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .env("TIDELOCK_LOG", "warn")
-            .spawn()
-            .map(Tidelock)
-    }
-
-    /// CPU seconds and peak memory in megabytes.
-    fn cost(&self) -> (f64, u64) {
-        let proc = |file: &str| {
-            std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap_or_default()
-        };
-        let stat = proc("stat");
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |i: usize| fields.get(i).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
-        let peak = proc("status")
-            .lines()
-            .find(|l| l.starts_with("VmHWM"))
-            .and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .unwrap_or(0);
-        ((ticks(11) + ticks(12)) / 100.0, peak / 1024)
-    }
-}
-
-impl Drop for Tidelock {
-    fn drop(&mut self) {
-        // Ended on purpose; it may be gone already.
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
 
 fn report(pair: &str, who: &str, rows: u64, took: Duration, cost: Option<(f64, u64)>) {
     let rate = rows as f64 / took.as_secs_f64();
@@ -99,7 +55,7 @@ async fn postgres(rows: u64) -> Outcome {
         .await?;
     native.sql("db", "ALTER SUBSCRIPTION s DISABLE").await?;
     let folder = tempfile::tempdir()?;
-    let first = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"))?;
+    let first = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"), "never")?;
     until("1", async || {
         ours.one("db", "SELECT count(*) FROM pg_tables WHERE tablename = 'progress'").await
     })
@@ -123,7 +79,7 @@ async fn postgres(rows: u64) -> Outcome {
     native.sql("db", "ALTER SUBSCRIPTION s DISABLE").await?;
 
     let began = Instant::now();
-    let tidelock = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"))?;
+    let tidelock = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"), "never")?;
     until("1", async || ours.one("db", &last).await).await?;
     let took = began.elapsed();
     report("PostgreSQL -> PostgreSQL", "tidelock", rows, took, Some(tidelock.cost()));
@@ -147,7 +103,7 @@ async fn mariadb(rows: u64) -> Outcome {
     native.sql("db", TABLE).await?;
     ours.sql("db", TABLE).await?;
     let folder = tempfile::tempdir()?;
-    let first = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"))?;
+    let first = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"), "never")?;
     let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'tidelock' AND table_name = 'progress'";
     until("1", async || ours.one("db", tables).await).await?;
     until("1", async || ours.one("db", "SELECT count(*) FROM tidelock.progress").await).await?;
@@ -180,7 +136,7 @@ async fn mariadb(rows: u64) -> Outcome {
     native.sql("db", "STOP SLAVE").await?;
 
     let began = Instant::now();
-    let tidelock = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"))?;
+    let tidelock = Tidelock::start(folder.path(), &source.url("db"), &ours.url("db"), "never")?;
     until("1", async || ours.one("db", &last).await).await?;
     let took = began.elapsed();
     report("MariaDB -> MariaDB", "tidelock", rows, took, Some(tidelock.cost()));

@@ -23,8 +23,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Change, Code, Error, HopList, LogEvent, Mark, Op, Position, Result, Row, Sink, StateRow,
-    StoredState, SystemId, TableName, TableSchema, TransactionId, Value, progress::HOP_LIST_COLUMN,
+    Change, Code, CopyPhase, Error, HopList, LogEvent, Mark, Op, Position, Result, Row, Sink,
+    StateRow, StoredState, SystemId, TableName, TableSchema, TransactionId, Value,
+    progress::HOP_LIST_COLUMN,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -217,10 +218,20 @@ impl Applier {
         self.open.as_ref().map_or(0, |open| open.transactions) + u64::from(self.source.inside)
     }
 
+    /// Takes up how far the copies of the other direction had come when this was last written.
+    fn recall_held(&mut self) {
+        for plan in self.plans.values().cloned().collect::<Vec<_>>() {
+            if let Some(cursor) = self.regions.held_cursor(&plan.name) {
+                self.regions.follow(&plan.name, &cursor, &plan);
+            }
+        }
+    }
+
     /// Runs until `stop` (then what is complete is committed), an error, or the end of the queue.
     pub async fn run(&mut self, queue: &mut Queue, stop: &CancellationToken) -> Result<()> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.recall_held();
         if let Some(row) = &self.stop_mapping {
             let code = row.code.map_or("", Code::as_str);
             tracing::warn!(flow = %self.flow, mapping = %row.mapping, code, "the mapping stops; its changes are parked from here on");
@@ -335,10 +346,23 @@ impl Applier {
             self.regions.note(id);
         }
         self.blame = Some(plan.name.to_string());
-        let meeting = self.regions.meet(&plan.name, &change, self.source.echo).await?;
+        let held = self.regions.is_held(&plan.name);
+        let meeting = if held {
+            Meeting::Apply
+        } else {
+            self.regions.meet(&plan.name, &change, self.source.echo).await?
+        };
         if self.source.echo {
             self.tally.add(&plan.name, kind, "echo");
             return Ok(());
+        }
+        if held {
+            // The other direction's copy overwrites what it has not come to yet.
+            let key = self.bound(&plan, &change.table)?.target_key(&change.op)?;
+            if !self.regions.follows(&plan.name, &key, &plan).await? {
+                self.tally.add(&plan.name, kind, "superseded");
+                return Ok(());
+            }
         }
         let bound = self.bound(&plan, &change.table)?;
         let write = match (meeting, &change.op) {
@@ -395,16 +419,19 @@ impl Applier {
                 _ => None,
             }
         };
-        let (Some(flow), Some(mapping), Some(phase)) =
-            (cell("flow"), cell("mapping"), cell("phase"))
+        let (Some(flow), Some(mapping), Some(phase), Some(cursor)) =
+            (cell("flow"), cell("mapping"), cell("phase"), cell("cursor"))
         else {
             return Ok(());
         };
-        if phase != tidelock_core::CopyPhase::Done.as_str() {
-            return Ok(());
-        }
         let Some(ours) = self.held_for.get(&(flow, mapping)).cloned() else { return Ok(()) };
-        if let Some(row) = self.regions.release(&ours) {
+        let plan = self.plan_of(&ours)?;
+        let row = match CopyPhase::parse(&phase) {
+            Some(CopyPhase::Done) => self.regions.release(&ours),
+            Some(CopyPhase::Rows) => self.regions.follow(&plan.name, &cursor, &plan),
+            Some(CopyPhase::Held | CopyPhase::Sweep) | None => None,
+        };
+        if let Some(row) = row {
             self.open_transaction().await?;
             self.flush().await?;
             self.sink.record_copy(&row).await?;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use tidelock_core::{
     Change, Code, Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, Error, Insert, Key,
-    KeyRange, Op, Piece, Position, Result, Row, TableSchema, TransactionId, Value, copy::key_order,
+    KeyRange, Op, Piece, Position, Result, Row, TableSchema, TargetColumn, TransactionId, Value,
+    copy::key_order,
 };
 use tokio::sync::oneshot;
 
 use super::Job;
+use crate::mapping::MappingPlan;
 
 /// Memory for the changes kept for one piece; beyond it the piece is given up and read again.
 const KEPT_BYTES_MAX: usize = 32 << 20;
@@ -147,6 +149,16 @@ struct Region {
     alike: bool,
 }
 
+/// How far the copy of the other direction has come, for a mapping that waits for its end: what our
+/// source changes up to there is followed; beyond, the copy is about to overwrite it.
+struct Follow {
+    /// The table that is copied: our target.
+    table: CopyTable,
+    /// The key up to which it is copied, in our target's values.
+    bound: Key,
+    alike: bool,
+}
+
 /// What is to be done with a change.
 pub enum Meeting {
     /// Apply it.
@@ -197,13 +209,20 @@ enum Place {
 pub struct Regions {
     source: Arc<dyn Connector>,
     judge: Option<Box<dyn Copier>>,
+    target: Arc<dyn Connector>,
+    target_judge: Option<Box<dyn Copier>>,
+    follows: HashMap<Arc<str>, Follow>,
     regions: BTreeMap<Arc<str>, Region>,
     delivered: Vec<TransactionId>,
 }
 
 impl Regions {
     /// Regions of the mappings whose copy has not ended.
-    pub fn new(source: Arc<dyn Connector>, copies: impl IntoIterator<Item = Job>) -> Regions {
+    pub fn new(
+        source: Arc<dyn Connector>,
+        target: Arc<dyn Connector>,
+        copies: impl IntoIterator<Item = Job>,
+    ) -> Regions {
         let regions = copies
             .into_iter()
             .map(|Job { mapping, table, alike, row }| {
@@ -231,7 +250,15 @@ impl Regions {
                 (mapping, region)
             })
             .collect();
-        Regions { source, judge: None, regions, delivered: Vec::new() }
+        Regions {
+            source,
+            judge: None,
+            target,
+            target_judge: None,
+            follows: HashMap::new(),
+            regions,
+            delivered: Vec::new(),
+        }
     }
 
     /// Whether every copy has ended.
@@ -433,6 +460,73 @@ impl Regions {
             }
             region.row = row;
         }
+    }
+
+    /// Whether a mapping waits for the copy of the other direction.
+    pub fn is_held(&self, mapping: &str) -> bool {
+        self.regions.get(mapping).is_some_and(|r| r.row.phase == CopyPhase::Held)
+    }
+
+    /// What a held mapping's row says of the other direction's copy.
+    pub fn held_cursor(&self, mapping: &str) -> Option<String> {
+        let region = self.regions.get(mapping)?;
+        (region.row.phase == CopyPhase::Held && !region.row.cursor.is_empty())
+            .then(|| region.row.cursor.clone())
+    }
+
+    /// Takes note how far the copy of the other direction has come, over the columns of our target.
+    /// Answers the row to be written; `None` if the mapping is not held.
+    pub fn follow(
+        &mut self,
+        mapping: &Arc<str>,
+        cursor: &str,
+        plan: &MappingPlan,
+    ) -> Option<CopyRow> {
+        let region = self.regions.get_mut(mapping)?;
+        let (columns, bound) = Cursor::parse(cursor)?;
+        let keys: Vec<&TargetColumn> =
+            plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i)).collect();
+        let same = keys.len() == columns.len() && keys.iter().all(|k| columns.contains(&k.name));
+        if region.row.phase != CopyPhase::Held || !same {
+            return None;
+        }
+        let alike = keys.iter().all(|k| self.target.orders_alike(&k.data_type));
+        let table = CopyTable {
+            name: plan.target.name.clone(),
+            columns: columns.clone(),
+            key: columns,
+            filter: None,
+        };
+        self.follows.insert(mapping.clone(), Follow { table, bound, alike });
+        region.row.cursor = cursor.to_owned();
+        Some(region.row.clone())
+    }
+
+    /// Whether a change of a held mapping, by the key that its row has at our target, is of keys that
+    /// the other direction has copied.
+    pub async fn follows(
+        &mut self,
+        mapping: &str,
+        key: &[Value],
+        plan: &MappingPlan,
+    ) -> Result<bool> {
+        let Some(follow) = self.follows.get(mapping) else { return Ok(false) };
+        // The key comes in the order of our mapping's key, the bound in that of the copy's.
+        let ordered: Option<Key> = follow
+            .table
+            .key
+            .iter()
+            .map(|name| {
+                let at =
+                    plan.target.key.iter().position(|&i| {
+                        plan.target.columns.get(i).is_some_and(|c| c.name == *name)
+                    })?;
+                key.get(at).cloned()
+            })
+            .collect();
+        let Some(ordered) = ordered else { return Ok(false) };
+        let judge = &mut self.target_judge;
+        is_up_to(&follow.table, follow.alike, judge, &self.target, &ordered, &follow.bound).await
     }
 
     /// The held mappings, and what their rows become when the hold ends.

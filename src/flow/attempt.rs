@@ -143,7 +143,7 @@ pub async fn attempt(
         requests,
     };
     let begin = Begin {
-        regions: Regions::new(context.source.clone(), jobs.iter().cloned()),
+        regions: Regions::new(context.source.clone(), context.target.clone(), jobs.iter().cloned()),
         requests: requested,
         epoch: progress.epoch,
         seq: progress.seq,

@@ -158,6 +158,21 @@ impl BoundPlan {
         Ok(Some(Write { op, columns, row: cells.into(), keys }))
     }
 
+    /// The key at the target of the row that a change is about: before it, or, for an insert, after.
+    pub fn target_key(&self, op: &Op) -> Result<Vec<Value>> {
+        match op {
+            Op::Insert(insert) => self.key.iter().map(|&i| self.present(i, &insert.new)).collect(),
+            Op::Update(update) => {
+                let new = self.convert_all(&update.new)?;
+                self.old_key(&update.old, &new)
+            }
+            Op::Delete(delete) => {
+                let old = delete.old.row().ok_or_else(|| self.identity_missing())?;
+                self.key.iter().map(|&i| self.present(i, old)).collect()
+            }
+        }
+    }
+
     /// The removal of the row before a change, whatever `on_delete` says.
     pub fn erase(&self, old: &OldRow, new: &Row) -> Result<Write> {
         let new = self.convert_all(new)?;

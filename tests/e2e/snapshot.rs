@@ -172,20 +172,26 @@ async fn two_ways_with_one_first_copy_end_equal_and_then_flow_both_ways() {
     let both =
         super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[("a", "b"), ("b", "a")]);
     let text = both.replacen("\"never\"", "\"initial\"", 1)
-        + "[defaults]\nsnapshot_rows_per_second = 3000\n";
+        + "[defaults]\nsnapshot_rows_per_second = 1000\n";
     let daemon = Daemon::start(folder.path(), &text);
-    // While the copy runs, what the other side writes is not brought back: it is about to be overwritten.
+    // While the copy runs, what the other side writes to rows not copied yet is about to be overwritten;
+    // what it writes to rows that are copied is brought back.
     daemon
         .wait("copying", SOON, |flows| {
-            flows.iter().any(|f| f["flow"] == "a:b" && f["state"] == "snapshotting")
+            flows.iter().any(|f| {
+                let done = &f["mappings"][0]["snapshot"]["done"];
+                f["flow"] == "a:b" && f["state"] == "snapshotting" && done.as_u64() > Some(0)
+            })
         })
         .await;
     b.sql("UPDATE item SET qty = 76 WHERE id = 29990").await;
+    b.sql("UPDATE item SET qty = 55 WHERE id = 10").await;
     daemon.streaming().await;
     b.sql("DELETE FROM item WHERE id = 7").await;
     b.sql("UPDATE item SET qty = 5, note = 'from b' WHERE id = 20").await;
     a.sql("UPDATE item SET qty = 6, note = 'from a' WHERE id = 30").await;
     settle(&a, &b, &daemon).await;
+    assert_eq!(a.one("SELECT qty FROM item WHERE id = 10").await, "55", "b's later value won");
     assert_eq!(a.one("SELECT qty FROM item WHERE id = 20").await, "5");
     assert_eq!(b.one("SELECT qty FROM item WHERE id = 30").await, "6");
     assert_eq!(b.one("SELECT qty FROM item WHERE id = 29990").await, "99", "a's value won");

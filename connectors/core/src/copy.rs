@@ -308,13 +308,17 @@ impl Cursor {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// The columns and the key of such a text.
+    pub fn parse(text: &str) -> Option<(Vec<String>, Key)> {
+        let cursor: Cursor = serde_json::from_str(text).ok()?;
+        let key: Key = cursor.values.into_iter().map(Kept::value).collect::<Option<_>>()?;
+        (key.len() == cursor.columns.len()).then_some((cursor.columns, key))
+    }
+
     /// The key of such a text, if it is over these columns.
     pub fn decode(text: &str, columns: &[String]) -> Option<Key> {
-        let cursor: Cursor = serde_json::from_str(text).ok()?;
-        if cursor.columns != columns || cursor.values.len() != columns.len() {
-            return None;
-        }
-        cursor.values.into_iter().map(Kept::value).collect()
+        let (names, key) = Cursor::parse(text)?;
+        (names == columns).then_some(key)
     }
 }
 

@@ -16,6 +16,13 @@ pub(crate) async fn create(
     spec: &SourceSpec,
 ) -> Result<Position> {
     let position = match &spec.start_at {
+        // File, offset and GTIDs must be of one place, or the next start would find another history there.
+        None if session.maria() => {
+            session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+            let place = snapshot_place(session).await?;
+            session.run("ROLLBACK").await?;
+            place
+        }
         None => end(session).await?,
         Some(start) => {
             let position = start.as_str().parse()?;
