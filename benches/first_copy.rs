@@ -70,7 +70,7 @@ impl Server {
         };
         let sql = format!(
             "INSERT INTO wide SELECT seq, seq % 1000, seq * 7, concat('customer ', seq), concat('a somewhat longer text ', seq), \
-            seq * 0.01, seq * 0.000001, DATE '2026-01-01' + INTERVAL (seq % 365) DAY, TIMESTAMP '2026-01-01' + INTERVAL seq SECOND, \
+            seq * 0.01, seq * 0.000001, DATE '2026-01-01' + INTERVAL (seq % 365) DAY, TIMESTAMP '2026-01-01 00:00:00' + INTERVAL seq SECOND, \
             seq % 100, seq / 4.0, concat('k', seq) FROM {series}"
         );
         server.sql("db", &sql).await?;

@@ -200,6 +200,8 @@ impl Task {
             let opened = self.reader.snapshot(&watching.reached, &self.delivered).await?;
             if let Some(upto) = opened {
                 self.delivered.clear();
+                // The log passes that place while the rows are read.
+                self.copying.shared.nudge.notify_one();
                 return Ok(upto);
             }
             if !told && began.elapsed() > NOTICE_AFTER {

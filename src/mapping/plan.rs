@@ -219,6 +219,17 @@ fn plan_table(
                 .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\""),
             );
         }
+        if mapping.snapshot == SnapshotMode::Initial
+            && target_table.references.contains(&target_table.name)
+        {
+            outcome.findings.push(
+                Finding::warning(format!(
+                    "mapping {name}: {} has a foreign key to itself",
+                    target_table.name
+                ))
+                .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
+            );
+        }
         if problems.is_empty() {
             outcome.mappings.push(Arc::new(build(
                 mapping,
