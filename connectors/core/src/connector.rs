@@ -185,6 +185,15 @@ pub struct Probe {
     pub open_transaction_seconds: Option<f64>,
 }
 
+/// What [`Connector::drop_stream`] did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// What was there and is gone.
+    pub removed: Vec<String>,
+    /// What belongs to somebody else and stays, with the statement for its owner.
+    pub left: Vec<String>,
+}
+
 /// Everything the engine may ask of one system. See the module doc.
 #[async_trait]
 pub trait Connector: Send + Sync {
@@ -273,8 +282,8 @@ pub trait Connector: Send + Sync {
     /// pipeline do: kind and name, the name last.
     async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>>;
 
-    /// Removes what [`Connector::create_stream`] made; tells what was removed.
-    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>>;
+    /// Removes what [`Connector::create_stream`] made, as far as our role may.
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Dropped>;
 
     /// Removes the flow's progress row alone: the flow will begin at a new position.
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()>;

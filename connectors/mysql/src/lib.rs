@@ -27,9 +27,9 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Finding, IdentifierMax, Identity, Lease, Position,
-    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
-    SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Dropped, Finding, IdentifierMax, Identity, Lease,
+    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table,
 };
 
 use config::Endpoint;
@@ -178,8 +178,8 @@ impl Connector for MySqlConnector {
         Ok(Vec::new())
     }
 
-    async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Dropped> {
+        Ok(Dropped::default())
     }
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Error, Finding, IdentifierMax, Identity, Lease, Position,
-    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
-    SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Dropped, Error, Finding, IdentifierMax, Identity, Lease,
+    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table,
 };
 use tokio::sync::Mutex;
 
@@ -199,7 +199,7 @@ impl Connector for PgConnector {
         slot::leftovers(&*self.admin().await?, pipeline).await
     }
 
-    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>> {
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Dropped> {
         slot::remove(&self.own().await?, spec).await
     }
 
