@@ -118,7 +118,9 @@ pub(crate) async fn join(session: &Session, address: &Address, spec: &SourceSpec
 async fn add(session: &Session, sql: &str) -> Result<()> {
     session.batch("preparing the publication", sql).await.map_err(|error| {
         if error.code() == Code::Privilege {
-            error.with_hint(format!("have the tables' owner or a superuser run: {sql}"))
+            error.with_hint(
+                "`tidelock check` prints the statement that the tables' owner or a superuser must run",
+            )
         } else {
             error
         }
