@@ -116,6 +116,7 @@ pub async fn plan(
             target: &target_tables,
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
+            target_system: target,
             same_family: source.family() == target.family(),
             two_way: target_is_read,
         },

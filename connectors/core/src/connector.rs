@@ -140,6 +140,16 @@ impl Finding {
         self
     }
 
+    /// Adds words behind those that are there.
+    #[must_use]
+    pub fn also(mut self, hint: impl AsRef<str>) -> Self {
+        if !self.hint.is_empty() {
+            self.hint.push_str("; ");
+        }
+        self.hint.push_str(hint.as_ref());
+        self
+    }
+
     /// Adds a statement that mends it.
     #[must_use]
     pub fn sql(mut self, sql: impl Into<String>) -> Self {
@@ -227,6 +237,20 @@ pub trait Connector: Send + Sync {
 
     /// What stands in the way of writing to this system. Read-only.
     async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>>;
+
+    /// Why a table, or a whole schema, is not in the catalog that we see, with the statements that let us
+    /// see, read and (`writes`) write it. Without statements: it is not there, for all that can be told.
+    /// Read-only.
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding>;
+
+    /// Adds to a finding what makes these columns, all of the table, a key (unique, immediate, NOT NULL):
+    /// statements, and words where a statement would have to guess. Pure.
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding;
 
     /// Makes what the server must hold for this stream (slot, publication) and tells the position
     /// after which everything committed will be delivered. With `spec.start_at` it starts there

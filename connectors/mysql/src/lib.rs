@@ -113,6 +113,19 @@ impl Connector for MySqlConnector {
         preflight::target(&mut self.session().await?, &self.endpoint, spec).await
     }
 
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding> {
+        preflight::unseen(&mut self.session().await?, schema, table, writes).await
+    }
+
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        preflight::mend_key(table, columns, finding)
+    }
+
     async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<Position> {
         stream::create(&mut self.session().await?, &self.endpoint, spec).await
     }

@@ -106,6 +106,19 @@ impl Connector for PgConnector {
         preflight::target(&*self.admin().await?, &self.address, spec).await
     }
 
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding> {
+        preflight::unseen(&*self.admin().await?, schema, table, writes).await
+    }
+
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        preflight::mend_key(table, columns, finding)
+    }
+
     async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<Position> {
         let session = self.own().await?;
         slot::create(&self.address, self.tls.as_ref(), &session, spec, adopt).await
