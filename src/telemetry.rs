@@ -2,6 +2,8 @@
 
 pub mod lag;
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidelock_core::{Code, Error, Result};
 
@@ -57,7 +59,11 @@ pub fn install_metrics() -> Result<PrometheusHandle> {
 pub fn install_logging(json: bool, default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDELOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
     // A second call, in tests, finds a subscriber already there and leaves it.
     let _already_set = if json { builder.json().try_init() } else { builder.try_init() };
 }

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use tidelock_core::{Code, Error};
 
-use super::{Cli, FAILED, Outcome, say};
+use super::{Cli, FAILED, FINDINGS, Outcome, say};
 use crate::control::{Reply, Request, ask};
 use crate::engine::{Engine, open_checkpoint};
+use crate::status::ErrorStatus;
 
 /// Asks the daemon, or does it at the targets where no daemon runs.
 pub async fn steer(cli: &Cli, request: Request) -> Outcome {
@@ -16,11 +17,16 @@ pub async fn steer(cli: &Cli, request: Request) -> Outcome {
             say(text);
             Ok(ExitCode::SUCCESS)
         }
-        Some(Reply::Failed(error)) => {
-            say(format!("error[{}]: {}", error.code, error.message));
-            if !error.hint.is_empty() {
-                say(format!("hint: {}", error.hint));
+        Some(Reply::Found { done, failed }) => {
+            say(done);
+            for failure in &failed {
+                say(format!("{} does not run:", failure.flow));
+                tell(&failure.error);
             }
+            Ok(ExitCode::from(FINDINGS))
+        }
+        Some(Reply::Failed(error)) => {
+            tell(&error);
             Ok(ExitCode::from(FAILED))
         }
         Some(Reply::Status(_)) => {
@@ -42,5 +48,12 @@ pub async fn steer(cli: &Cli, request: Request) -> Outcome {
             say(format!("{text} (no daemon is running)"));
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+fn tell(error: &ErrorStatus) {
+    say(format!("error[{}]: {}", error.code, error.message));
+    if !error.hint.is_empty() {
+        say(format!("hint: {}", error.hint));
     }
 }

@@ -234,6 +234,14 @@ impl FlowShared {
         }
     }
 
+    /// Waits for another process to give the flow up: told once a holder.
+    pub fn wait_for(&self, why: ShownError) {
+        if self.state().1.as_ref() != Some(&why) {
+            tracing::warn!(flow = %self.name, code = %why.code, hint = %why.hint, "{}", why.message);
+        }
+        self.set_state(FlowState::Retrying, Some(why));
+    }
+
     /// State and why.
     pub fn state(&self) -> (FlowState, Option<ShownError>) {
         lock(&self.state).clone()
