@@ -439,6 +439,9 @@ impl Running {
     }
 
     fn start(&mut self) {
+        // There from the start, so that a rate over the first increment is true.
+        let source = self.context.config.source.clone();
+        metrics::counter!("tidelock_reconnects_total", "system" => source).increment(0);
         self.tasks.spawn(supervise(self.context.clone(), self.wake.subscribe(), self.stop.clone()));
         self.tasks.spawn(lag::sample(self.context.clone(), self.stop.clone()));
     }
