@@ -16,9 +16,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Reloaded};
 use crate::http::Http;
-use crate::status::{ErrorStatus, PipelineStatus};
+use crate::status::{ErrorStatus, Failure, PipelineStatus};
 
 /// A wish.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +60,13 @@ pub enum Reply {
     Done(String),
     /// The status.
     Status(PipelineStatus),
+    /// Done, and these flows do not run with it.
+    Found {
+        /// What was done.
+        done: String,
+        /// The flows.
+        failed: Vec<Failure>,
+    },
     /// Not done.
     Failed(ErrorStatus),
 }
@@ -137,7 +144,11 @@ async fn answer(stream: UnixStream, controlled: &Controlled) -> std::io::Result<
     BufReader::new(read).read_line(&mut line).await?;
     let reply = match serde_json::from_str::<Request>(&line) {
         Ok(Request::Status) => Reply::Status(engine.status().await),
-        Ok(Request::Reload) => done(reload(controlled).await),
+        Ok(Request::Reload) => match reload(controlled).await {
+            Ok(Reloaded { done, failed, .. }) if failed.is_empty() => Reply::Done(done.join("; ")),
+            Ok(Reloaded { done, failed, .. }) => Reply::Found { done: done.join("; "), failed },
+            Err(error) => done(Err(error)),
+        },
         Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
         Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
         Ok(Request::Resync { name }) => done(engine.resync(&name).await),
@@ -153,7 +164,7 @@ async fn answer(stream: UnixStream, controlled: &Controlled) -> std::io::Result<
 
 /// Reads the file again and takes up what changed; a file with a fault, or an address that cannot be
 /// had, changes nothing.
-pub async fn reload(controlled: &Controlled) -> Result<String> {
+pub async fn reload(controlled: &Controlled) -> Result<Reloaded> {
     let file = controlled
         .file
         .as_deref()
@@ -161,9 +172,13 @@ pub async fn reload(controlled: &Controlled) -> Result<String> {
     let config = Config::load(file)
         .map_err(|e| Error::new(ErrorKind::Config, Code::Config, e.to_string()))?;
     let bound = controlled.http.bind(config.listen.as_deref()).await?;
-    let touched = controlled.engine.reload(&config).await?;
-    let done: Vec<String> = touched.into_iter().chain(controlled.http.swap(bound)).collect();
-    Ok(if done.is_empty() { "nothing changed".to_owned() } else { done.join("; ") })
+    let mut reloaded = controlled.engine.reload(&config).await?;
+    reloaded.done.extend(controlled.http.swap(bound));
+    if reloaded.done.is_empty() {
+        reloaded.done.push("nothing changed".to_owned());
+    }
+    reloaded.settle().await;
+    Ok(reloaded)
 }
 
 fn done(result: Result<String>) -> Reply {

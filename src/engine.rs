@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidelock_core::{
@@ -11,6 +12,7 @@ use tidelock_core::{
 };
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::Checkpoint;
@@ -19,9 +21,11 @@ use crate::flow::supervise::supervise;
 use crate::flow::{FlowContext, FlowShared, FlowState};
 use crate::flow::{copies, start};
 use crate::registry;
-use crate::status::{self, PipelineStatus};
+use crate::status::{self, Failure, PipelineStatus};
 use crate::telemetry::lag;
 
+/// How long an answer waits for flows to show what was asked for.
+const SHOW: Duration = Duration::from_secs(10);
 /// How long a flow may take to commit what is complete when it is asked to stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
@@ -93,8 +97,8 @@ impl Engine {
 
     /// Takes up a changed configuration: stops flows that are gone or changed, starts those that are
     /// new or changed, and leaves the others alone. Name and state folder cannot change. Tells which
-    /// were touched, if any.
-    pub async fn reload(&self, config: &Config) -> Result<Option<String>> {
+    /// were touched; [`Reloaded::settle`] waits for what they do.
+    pub async fn reload(&self, config: &Config) -> Result<Reloaded> {
         if config.name != self.name || config.state_dir != self.state_dir {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -109,6 +113,7 @@ impl Engine {
             .collect();
         let mut flows = self.flows.write().await;
         let mut touched = Vec::new();
+        let mut started = Vec::new();
         let names: Vec<String> = flows.keys().cloned().collect();
         for name in names {
             let same = wanted
@@ -125,13 +130,16 @@ impl Engine {
         for (name, context) in wanted {
             let mut running = Running::idle(context);
             running.start();
+            started.push(running.context.shared.clone());
             if !touched.contains(&name) {
                 touched.push(name.clone());
             }
             flows.insert(name, running);
         }
+        drop(flows);
         touched.sort();
-        Ok((!touched.is_empty()).then(|| format!("took up {}", touched.join(", "))))
+        let touched = (!touched.is_empty()).then(|| format!("took up {}", touched.join(", ")));
+        Ok(Reloaded { done: touched.into_iter().collect(), failed: Vec::new(), started })
     }
 
     /// Whether every flow streams or is paused by a person.
@@ -159,7 +167,8 @@ impl Engine {
         let mut all: Vec<Chosen> = Vec::new();
         for running in self.flows.read().await.values() {
             let (context, wake) = (running.context.clone(), running.wake.clone());
-            all.push(Chosen { context, wake, mapping: None });
+            let runs = !running.tasks.is_empty();
+            all.push(Chosen { context, wake, runs, mapping: None });
         }
         let Some(name) = name else { return Ok(all) };
         if let Some(at) = all.iter().position(|c| c.context.config.name == name) {
@@ -201,10 +210,11 @@ impl Engine {
         }
     }
 
-    /// Pauses flows or a mapping, durably: a row at the target first, then the running attempt.
+    /// Pauses flows or a mapping, durably: a row at the target first, then the running attempt. Answers
+    /// when they show it, or after a bounded time.
     pub async fn pause(&self, name: Option<&str>) -> Result<String> {
-        let mut names = Vec::new();
-        for chosen in self.chosen(name).await? {
+        let all = self.chosen(name).await?;
+        for chosen in &all {
             let context = &chosen.context;
             let applied = context.shared.applied.borrow().as_ref().map(ToString::to_string);
             let row = StateRow {
@@ -218,9 +228,21 @@ impl Engine {
                 position: applied.unwrap_or_default(),
             };
             context.target.write_state(&row).await?;
-            names.push(chosen.named());
         }
-        Ok(format!("paused {}", names.join(", ")))
+        // Only now: each of them reads the rows of all.
+        let names: Vec<String> = all.iter().map(Chosen::named).collect();
+        let deadline = Instant::now() + SHOW;
+        let (mut paused, mut pausing) = (Vec::new(), Vec::new());
+        for (chosen, name) in all.iter().zip(names) {
+            match !chosen.runs || until(deadline, || chosen.shows_paused()).await {
+                true => paused.push(name),
+                false => pausing.push(name),
+            }
+        }
+        let words = [("paused", paused), ("pausing", pausing)].map(|(word, names)| {
+            if names.is_empty() { String::new() } else { format!("{word} {}", names.join(", ")) }
+        });
+        Ok(words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join("; "))
     }
 
     /// Resumes flows: takes the row away, then wakes what waits. A mapping comes back by a resync, as
@@ -318,10 +340,25 @@ impl Engine {
 struct Chosen {
     context: FlowContext,
     wake: watch::Sender<u64>,
+    /// Whether this process runs the flow.
+    runs: bool,
     mapping: Option<String>,
 }
 
 impl Chosen {
+    /// Whether it shows as paused.
+    fn shows_paused(&self) -> bool {
+        let shared = &self.context.shared;
+        let whole = shared.state().0 == FlowState::Paused;
+        match &self.mapping {
+            None => whole,
+            Some(mapping) => {
+                let own = shared.mappings().get(mapping).map(|m| m.paused.load(Ordering::Relaxed));
+                whole || own == Some(true)
+            }
+        }
+    }
+
     /// Its name; and as what was asked is written by now, wakes the flow.
     fn named(&self) -> String {
         self.wake.send_modify(|n| *n += 1);
@@ -330,6 +367,47 @@ impl Chosen {
             Some(mapping) => format!("{}/{mapping}", self.context.config.name),
         }
     }
+}
+
+/// What a reload did.
+pub struct Reloaded {
+    /// What was taken up and how it goes.
+    pub done: Vec<String>,
+    /// Flows that do not run with what was taken up.
+    pub failed: Vec<Failure>,
+    /// Flows that were started.
+    started: Vec<Arc<FlowShared>>,
+}
+
+impl Reloaded {
+    /// Waits a bounded time until what was started runs, is paused or fails, and adds that.
+    pub async fn settle(&mut self) {
+        let deadline = Instant::now() + SHOW;
+        for shared in std::mem::take(&mut self.started) {
+            let settled = |state| {
+                use FlowState::{Halted, Paused, Snapshotting, Streaming};
+                matches!(state, Streaming | Snapshotting | Paused | Halted)
+            };
+            until(deadline, || settled(shared.state().0)).await;
+            match shared.state() {
+                (FlowState::Halted | FlowState::Retrying, Some(error)) => {
+                    self.failed.push(Failure { flow: shared.name.clone(), error: error.into() });
+                }
+                (state, _) => self.done.push(format!("{} is {}", shared.name, state.as_str())),
+            }
+        }
+    }
+}
+
+/// Waits until it holds, or until the deadline; tells whether it holds.
+async fn until(deadline: Instant, mut holds: impl FnMut() -> bool) -> bool {
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
 }
 
 /// The names of a flow's mappings: as it runs, or as its catalogs tell.
@@ -361,6 +439,9 @@ impl Running {
     }
 
     fn start(&mut self) {
+        // There from the start, so that a rate over the first increment is true.
+        let source = self.context.config.source.clone();
+        metrics::counter!("tidelock_reconnects_total", "system" => source).increment(0);
         self.tasks.spawn(supervise(self.context.clone(), self.wake.subscribe(), self.stop.clone()));
         self.tasks.spawn(lag::sample(self.context.clone(), self.stop.clone()));
     }

@@ -43,6 +43,15 @@ pub struct ErrorStatus {
     pub hint: String,
 }
 
+/// A flow that does not run, and why.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// The flow.
+    pub flow: String,
+    /// Why.
+    pub error: ErrorStatus,
+}
+
 /// A flow.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FlowStatus {

@@ -45,6 +45,8 @@ pub enum Kind {
     Intent = 2,
     /// A [`LagRecord`].
     Lag = 3,
+    /// The position up to which the target was known to have everything.
+    Applied = 4,
 }
 
 /// A record as bytes.

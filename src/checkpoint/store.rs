@@ -4,7 +4,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use tidelock_core::{Code, Error, Result};
+use tidelock_core::{Code, Error, Position, Result};
 
 use super::codec::{FlowRecord, Kind, LagRecord, decode, encode};
 
@@ -87,9 +87,24 @@ impl Checkpoint {
         self.put(Kind::Lag, flow, record)
     }
 
+    /// The position up to which the target is known to have everything: that of the last commit, or a later
+    /// one reached since without changes.
+    pub fn applied(&self, flow: &str) -> Result<Option<Position>> {
+        match self.get(Kind::Applied, flow)? {
+            Some(position) => Ok(Some(position)),
+            None => Ok(self.load(flow)?.map(|record| record.position)),
+        }
+    }
+
+    /// Keeps that position, not yet durable: it is for showing lag only.
+    pub fn save_applied(&self, flow: &str, position: &Position) -> Result<()> {
+        self.put(Kind::Applied, flow, position)
+    }
+
     /// Forgets a flow.
     pub fn forget(&self, flow: &str) -> Result<()> {
         self.remove(Kind::Lag, flow)?;
+        self.remove(Kind::Applied, flow)?;
         self.remove(Kind::Flow, flow)?;
         self.remove(Kind::Intent, flow)
     }
@@ -164,7 +179,6 @@ fn free_name(folder: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidelock_core::Position;
 
     fn record(seq: u64) -> FlowRecord {
         FlowRecord {

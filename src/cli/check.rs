@@ -10,12 +10,23 @@ use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 use super::{Cli, FINDINGS, Outcome, say};
 use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::{copies, start};
+use crate::mapping::plan::Unseen;
 use crate::registry;
 
 /// Findings about one place.
 struct Report {
     place: String,
+    /// The system it is about; none for a flow.
+    system: Option<String>,
     findings: Vec<Finding>,
+    /// What each end of a flow says about its own server: system and finding.
+    ends: Vec<(String, Finding)>,
+}
+
+impl Report {
+    fn new(place: String) -> Report {
+        Report { place, system: None, findings: Vec::new(), ends: Vec::new() }
+    }
 }
 
 /// Looks at every system and every flow, read-only.
@@ -41,10 +52,8 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
     let mut ids = BTreeMap::new();
     for (name, system) in &config.systems {
         let connector = registry::connector(system)?;
-        let mut report = Report {
-            place: format!("system {name} ({})", connector.endpoint()),
-            findings: Vec::new(),
-        };
+        let mut report = Report::new(format!("system {name} ({})", connector.endpoint()));
+        report.system = Some(name.clone());
         if config.inline_passwords.contains(name) {
             report.findings.push(
                 Finding::warning("its password stands in the configuration file")
@@ -67,16 +76,46 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
         reports.push(report);
     }
     for flow in &config.flows {
-        if let (Some(source), Some(target)) =
-            (connectors.get(flow.source.as_str()), connectors.get(flow.target.as_str()))
-        {
-            let two_way = config.flows.iter().any(|other| other.source == flow.target);
-            let mut report = check_flow(config, flow, &**source, &**target, two_way).await;
-            report.findings.extend(check_mirror(config, flow, &**source, &**target).await?);
+        let end = |name: &String| connectors.get(name.as_str()).map(|c| &**c);
+        let (Some(source), Some(target)) = (end(&flow.source), end(&flow.target)) else {
+            let away = if end(&flow.source).is_none() { &flow.source } else { &flow.target };
+            let mut report = Report::new(format!("flow {}", flow.name));
+            report.findings.push(Finding::warning(format!(
+                "not looked at: {away} cannot be used, see system {away}"
+            )));
             reports.push(report);
+            continue;
+        };
+        let two_way = config.flows.iter().any(|other| other.source == flow.target);
+        let mut report = check_flow(config, flow, source, target, two_way).await;
+        report.findings.extend(check_mirror(config, flow, source, target).await?);
+        reports.push(report);
+    }
+    gather(&mut reports);
+    Ok(reports)
+}
+
+/// What more than one flow says of a server is told once, under the system; what only one says, in its
+/// flow with the system's name in front.
+fn gather(reports: &mut [Report]) {
+    let all: Vec<(String, Finding)> = reports.iter().flat_map(|r| r.ends.iter().cloned()).collect();
+    let mut told: Vec<&(String, Finding)> = Vec::new();
+    for said in &all {
+        let times = all.iter().filter(|other| *other == said).count();
+        if told.contains(&said) {
+            continue;
+        }
+        told.push(said);
+        let (system, finding) = said;
+        for report in reports.iter_mut() {
+            if times > 1 && report.system.as_ref() == Some(system) {
+                report.findings.push(finding.clone());
+            } else if times == 1 && report.ends.contains(said) {
+                let message = format!("at {system}: {}", finding.message);
+                report.findings.push(Finding { message, ..finding.clone() });
+            }
         }
     }
-    Ok(reports)
 }
 
 async fn check_flow(
@@ -86,7 +125,7 @@ async fn check_flow(
     target: &dyn Connector,
     two_way: bool,
 ) -> Report {
-    let mut report = Report { place: format!("flow {}", flow.name), findings: Vec::new() };
+    let mut report = Report::new(format!("flow {}", flow.name));
     let outcome = match start::plan(flow, source, target, two_way).await {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -94,12 +133,13 @@ async fn check_flow(
             return report;
         }
     };
-    report.findings.extend(outcome.findings);
+    report.findings.extend(explain(outcome.findings, &outcome.unseen, source, target).await);
     let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
-    match source.preflight_source(&spec).await {
-        Ok(found) => report.findings.extend(found),
-        Err(error) => report.findings.push(finding(&error.at(&flow.source))),
-    }
+    let mut ends = |system: &String, answer: Result<Vec<Finding>, Error>| {
+        let found = answer.unwrap_or_else(|error| vec![finding(&error)]);
+        report.ends.extend(found.into_iter().map(|f| (system.clone(), f)));
+    };
+    ends(&flow.source, source.preflight_source(&spec).await);
     let sink = SinkSpec {
         pipeline: config.name.clone(),
         flow: flow.name.clone(),
@@ -107,11 +147,39 @@ async fn check_flow(
         config_hash: config.hash.clone(),
         tables: outcome.mappings.iter().map(|p| p.target.name.clone()).collect(),
     };
-    match target.preflight_target(&sink).await {
-        Ok(found) => report.findings.extend(found),
-        Err(error) => report.findings.push(finding(&error.at(&flow.target))),
-    }
+    ends(&flow.target, target.preflight_target(&sink).await);
     report
+}
+
+/// Says of tables that we do not see why that is, and what lets us see them, as far as their system knows.
+async fn explain(
+    mut findings: Vec<Finding>,
+    unseen: &[Unseen],
+    source: &dyn Connector,
+    target: &dyn Connector,
+) -> Vec<Finding> {
+    for hidden in unseen {
+        let system = if hidden.target { target } else { source };
+        let asked = system.preflight_unseen(&hidden.schema, hidden.table.as_deref(), hidden.target);
+        // A system that cannot say more leaves what the plan said.
+        let Ok(why) = asked.await else { continue };
+        let side = if hidden.target { "target" } else { "source" };
+        for finding in findings.iter_mut().filter(|f| f.message == hidden.message) {
+            finding.message = format!("mapping {}: {side}: {}", hidden.mapping, why.message);
+            if !why.sql.is_empty() {
+                let near = std::mem::take(&mut finding.hint);
+                if near.starts_with("did you mean") {
+                    finding.hint = near;
+                }
+                if !why.hint.is_empty() {
+                    *finding = finding.clone().also(&why.hint);
+                }
+                finding.sql.clone_from(&why.sql);
+                finding.severity = Severity::Problem;
+            }
+        }
+    }
+    findings
 }
 
 /// Mappings of both directions whose first copies would swap values; told once, at the flow that comes

@@ -84,7 +84,7 @@ fn free_address() -> Result<String> {
 async fn status(config: &Config) -> Result<PipelineStatus> {
     match ask(&config.state_dir, &Request::Status).await? {
         Some(Reply::Status(status)) => Ok(status),
-        Some(Reply::Done(_) | Reply::Failed(_)) | None => {
+        Some(Reply::Done(_) | Reply::Found { .. } | Reply::Failed(_)) | None => {
             Err(Error::setup(Code::Control, "the flows do not answer"))
         }
     }

@@ -35,12 +35,16 @@ pub async fn drop(cli: &Cli, flow: Option<&str>) -> Outcome {
         let target = registry::connector(system(&flow.target)?)?;
         // The source first: a slot that nobody reads would hold its log for ever.
         let spec = source_spec(&config.name, flow, &[], "");
-        for removed in source.drop_stream(&spec).await.map_err(|e| e.at(&flow.source))? {
+        let dropped = source.drop_stream(&spec).await.map_err(|e| e.at(&flow.source))?;
+        for removed in &dropped.removed {
             say(format!("{}: removed {removed}", flow.source));
         }
         let rows = target.forget(&config.name, &flow.name).await.map_err(|e| e.at(&flow.target))?;
         say(format!("{}: removed {rows} rows of flow {}", flow.target, flow.name));
         checkpoint.forget(&flow.name)?;
+        for left in &dropped.left {
+            say(format!("{}: {left}", flow.source));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -85,7 +85,8 @@ fn watch_hangup(controlled: Arc<Controlled>, stop: CancellationToken) -> Result<
                 _ = hangup.recv() => {}
             }
             match control::reload(&controlled).await {
-                Ok(done) => tracing::info!(%done, "reload"),
+                // A flow that does not run with it has logged why.
+                Ok(reloaded) => tracing::info!(done = %reloaded.done.join("; "), "reload"),
                 Err(error) => tracing::error!(%error, "the changed configuration is not taken up"),
             }
         }

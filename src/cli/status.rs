@@ -44,7 +44,7 @@ pub async fn status(cli: &Cli, watch: bool) -> Outcome {
 async fn look(config: &Config) -> Result<PipelineStatus, Refusal> {
     match ask(&config.state_dir, &Request::Status).await? {
         Some(Reply::Status(status)) => Ok(status),
-        Some(Reply::Done(_) | Reply::Failed(_)) => {
+        Some(Reply::Done(_) | Reply::Found { .. } | Reply::Failed(_)) => {
             Err(Error::setup(Code::Control, "the daemon gave another answer than asked for").into())
         }
         None => Ok(stopped(config).await),

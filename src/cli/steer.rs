@@ -9,9 +9,10 @@ use tidelock_core::{Code, Error};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 
-use super::{Cli, FAILED, Outcome, say};
+use super::{Cli, FAILED, FINDINGS, Outcome, say};
 use crate::control::{Reply, Request, ask};
 use crate::engine::{Engine, open_checkpoint};
+use crate::status::ErrorStatus;
 
 /// How long a daemon may take until it answers.
 const STARTING: Duration = Duration::from_secs(5);
@@ -25,11 +26,16 @@ pub async fn steer(cli: &Cli, request: Request) -> Outcome {
             say(text);
             Ok(ExitCode::SUCCESS)
         }
-        Some(Reply::Failed(error)) => {
-            say(format!("error[{}]: {}", error.code, error.message));
-            if !error.hint.is_empty() {
-                say(format!("hint: {}", error.hint));
+        Some(Reply::Found { done, failed }) => {
+            say(done);
+            for failure in &failed {
+                say(format!("{} does not run:", failure.flow));
+                tell(&failure.error);
             }
+            Ok(ExitCode::from(FINDINGS))
+        }
+        Some(Reply::Failed(error)) => {
+            tell(&error);
             Ok(ExitCode::from(FAILED))
         }
         Some(Reply::Status(_)) => {
@@ -71,5 +77,12 @@ async fn reach(
             Err(error) if began.elapsed() > STARTING => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+fn tell(error: &ErrorStatus) {
+    say(format!("error[{}]: {}", error.code, error.message));
+    if !error.hint.is_empty() {
+        say(format!("hint: {}", error.hint));
     }
 }

@@ -20,7 +20,7 @@ pub struct File {
     /// State folder.
     pub state_dir: Option<PathBuf>,
     /// Metrics and health.
-    pub listen: Option<String>,
+    pub listen: Option<Spanned<String>>,
     /// Systems.
     pub systems: BTreeMap<String, System>,
     /// Defaults of all mappings.
@@ -147,7 +147,7 @@ pub struct Mapping {
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that a wildcard leaves out.
-    pub exclude: Option<Vec<String>>,
+    pub exclude: Option<Spanned<Vec<String>>>,
     /// Target column to source column.
     pub columns: Option<BTreeMap<String, Spanned<String>>>,
 }
@@ -156,7 +156,9 @@ pub struct Mapping {
 pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let message = error.message();
     let mut words = without_texts(message.trim()).replace('\n', " ");
-    if let Some(near) = nearest_field(message) {
+    if let Some(later) = not_yet(message) {
+        words = later;
+    } else if let Some(near) = nearest_field(message) {
         words.push_str(&format!("\nhint: did you mean `{near}`?"));
     }
     match error.span() {
@@ -210,6 +212,33 @@ fn without_texts(message: &str) -> String {
         Some((before, None)) => format!("{before}a text"),
         None => message.to_owned(),
     }
+}
+
+/// What other versions have and this one does not.
+fn not_yet(message: &str) -> Option<String> {
+    let word = message.split('`').nth(1).unwrap_or_default();
+    let what = match word {
+        _ if message.starts_with("invalid type: map, expected a string") => {
+            "a table in this place (a procedure, the long form of a column) is"
+        }
+        "where" | "tracks" | "dictionaries" | "from_key"
+            if message.starts_with("unknown field") =>
+        {
+            return Some(format!("`{word}` is not in this version"));
+        }
+        "set" if message.starts_with("unknown variant") => "on_delete = { set = ... } is",
+        _ => return None,
+    };
+    Some(format!("{what} not in this version"))
+}
+
+/// The name nearest to one that is not known, as a hint; nothing where none is near.
+pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|name| (strsim::jaro_winkler(name, unknown), name))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(String::new(), |(_, near)| format!("\nhint: did you mean `{near}`?"))
 }
 
 /// The known key nearest to an unknown one, from serde's own words.

@@ -53,12 +53,25 @@ pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
     Ok(Config {
         name: name.clone(),
         state_dir: parsed.state_dir.clone().unwrap_or_else(|| "/var/lib/tidelock".into()),
-        listen: parsed.listen.clone(),
+        listen: parsed.listen.as_ref().map(|l| listen(l, source)).transpose()?,
         systems,
         flows,
         inline_passwords,
         hash,
     })
+}
+
+/// Where to listen, if it is an address and a port.
+fn listen(text: &Spanned<String>, source: &Source<'_>) -> Result<String> {
+    let good = text.get_ref().rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+    });
+    if good {
+        return Ok(text.get_ref().clone());
+    }
+    Err(source
+        .error(text.span(), "expected host:port, such as \"127.0.0.1:7373\" or \"[::1]:7373\""))
 }
 
 /// Refuses a name that tidelock's own tables could not hold: no server may cut one.
@@ -105,6 +118,16 @@ fn resolve_system(name: &str, system: &file::System, source: &Source<'_>) -> Res
             format!("the url of system {name} must begin with one of: {known} (and ://)"),
         ));
     }
+    if let Err(why) = url::Url::parse(&url) {
+        return Err(source.error(
+            system.url.span(),
+            format!(
+                "the url of system {name} is not one: {why}\n\
+                 hint: signs such as @ : / ? # % in user or password are percent-encoded (%40 %3A %2F %3F \
+                 %23 %25), or the password stands apart: password = {{ file = \"PATH\" }}"
+            ),
+        ));
+    }
     let password = match &system.password {
         None => None,
         Some(password) => Some(read_password(password, source)?),
@@ -142,11 +165,11 @@ fn resolve_tls(url: &str, system: &file::System, source: &Source<'_>) -> Result<
         "require" => TlsMode::Require,
         "verify-ca" => TlsMode::VerifyCa,
         "verify-full" => TlsMode::VerifyFull,
-        _ => {
-            return Err(source.error(
-                settings.mode.span(),
-                "expected disable, require, verify-ca or verify-full",
-            ));
+        other => {
+            let known = ["disable", "require", "verify-ca", "verify-full"];
+            let near = file::nearest(other, known.into_iter());
+            let words = format!("expected disable, require, verify-ca or verify-full{near}");
+            return Err(source.error(settings.mode.span(), words));
         }
     };
     Ok(Tls {
@@ -217,7 +240,8 @@ fn resolve_flows(
     }
     for (name, (_, span)) in settings {
         if !flows.iter().any(|f| f.name == name) {
-            return Err(source.error(span, format!("no mapping belongs to a flow {name}")));
+            let near = file::nearest(name, flows.iter().map(|f| f.name.as_str()));
+            return Err(source.error(span, format!("no mapping belongs to a flow {name}{near}")));
         }
     }
     if flows.is_empty() {
@@ -353,6 +377,14 @@ fn resolve_mapping(
             source.error(mapping.from.span(), "a wildcard mapping takes no `columns` and no `key`")
         );
     }
+    if let Some(exclude) = &mapping.exclude
+        && from.table != TablePattern::All
+    {
+        return Err(source.error(
+            exclude.span(),
+            "`exclude` belongs to a mapping of all tables, such as from = \"erp.public.*\"",
+        ));
+    }
     if let Some(key) = &mapping.key
         && key.get_ref().is_empty()
     {
@@ -389,7 +421,8 @@ fn resolve_mapping(
         columns,
         exclude: mapping
             .exclude
-            .clone()
+            .as_ref()
+            .map(|e| e.get_ref().clone())
             .or_else(|| flow.and_then(|f| f.exclude.clone()))
             .or_else(|| defaults.exclude.clone())
             .unwrap_or_default(),
@@ -412,7 +445,7 @@ fn resolve_columns(
         let Some(column) = plain_column(value.get_ref()) else {
             return Err(source.error(
                 value.span(),
-                "expected the name of a source column; expressions are not supported by this version\n\
+                "expected the name of a source column; expressions are not in this version\n\
                  hint: put odd names into double quotes: '\"Order No\"'",
             ));
         };
@@ -543,7 +576,44 @@ exclude = ["tmp_%"]
         assert!(error.contains("must begin with one of") && !error.contains("s3cret"), "{error}");
         let text = GOOD.replace("\"order_no\"", "\"upper(order_no)\"");
         let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
-        assert!(error.contains("expressions are not supported"), "{error}");
+        assert!(error.contains("expressions are not in this version"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_or_is_not_there_yet_is_told_at_its_place() {
+        let refused = |from: &str, to: &str| {
+            assert!(GOOD.contains(from), "{from}");
+            Config::parse(&GOOD.replacen(from, to, 1), "t.toml").unwrap_err().to_string()
+        };
+        let key = "key = [\"contract_no\"]";
+        for (from, to, place, words) in [
+            ("127.0.0.1:7373", "127.0.0.1", "t.toml:4:10", "expected host:port"),
+            ("127.0.0.1:7373", "::1:7373", "t.toml:4:10", "expected host:port"),
+            ("127.0.0.1:7373", "localhost:99999", "t.toml:4:10", "expected host:port"),
+            ("tidelock:s3cret@", "tidelock:s3#cret@", "t.toml:8:7", "percent-encoded"),
+            (key, "exclude = [\"x\"]", "t.toml:12:11", "`exclude` belongs to"),
+            (key, "where = \"a = 1\"", "t.toml:12:1", "`where` is not in this version"),
+            (key, "on_delete = { set = { a = \"1\" } }", "t.toml:12:", "not in this version"),
+            ("\"erp.sale.contract\"", "{ call = \"erp.p\" }", "t.toml:11:", "not in this version"),
+            ("[mappings.columns]", "[mappings.tracks]", "t.toml:13:", "`tracks` is not in this"),
+            (
+                "version = 1",
+                "version = 1\nflows.\"crm:erb\".slot = \"x\"",
+                "t.toml:3:7",
+                "did you mean `crm:erp`?",
+            ),
+            (
+                "[systems.crm]",
+                "[systems.crm]\ntls = { mode = \"verify_full\" }",
+                "t.toml:8:",
+                "did you mean `verify-full`?",
+            ),
+        ] {
+            let text = refused(from, to);
+            assert!(text.starts_with(place) && text.contains(words), "{to}: {text}");
+            assert!(!text.contains("cret"), "{text}");
+        }
+        assert!(Config::parse(&GOOD.replace("127.0.0.1:7373", "[::1]:7373"), "t").is_ok());
     }
 
     /// The example, with secrets where people put them.

@@ -190,7 +190,7 @@ fn explain_rewind(error: Error, rewound: bool) -> Error {
         Code::TargetRewound,
         format!("the target was rewound and the source's log no longer covers what it lost: {}", error.message()),
     )
-    .with_hint("restore the target to a later state, or `tidelock drop` the flow and start it anew after comparing the data")
+    .with_hint("restore the target to a later state, or `tidelock resync` the flow: new position, compare and patch")
 }
 
 /// The stages and the copier side by side; the first to fail ends all.

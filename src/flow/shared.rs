@@ -155,12 +155,7 @@ impl Tally {
     /// Publishes the counts and forgets them.
     pub fn publish(&mut self, flow: &str, shared: &FlowShared) {
         for ((mapping, op, result), count) in std::mem::take(&mut self.rows) {
-            metrics::counter!("tidelock_rows_total", "flow" => flow.to_owned(), "mapping" => mapping.to_string(),
-                "op" => op.as_str(), "result" => result)
-            .increment(count);
-            metrics::counter!("tidelock_rows_captured_total", "flow" => flow.to_owned(),
-                "mapping" => mapping.to_string(), "op" => op.as_str())
-            .increment(count);
+            self::count(flow, &mapping, op, result, count);
             let mappings = shared.mappings();
             if let Some(entry) = mappings.get(&*mapping) {
                 let counters = &entry.counters;
@@ -175,6 +170,16 @@ impl Tally {
             }
         }
     }
+}
+
+/// Counts changes by what became of them; none makes the counters be there.
+fn count(flow: &str, mapping: &str, op: OpKind, result: &'static str, rows: u64) {
+    metrics::counter!("tidelock_rows_total", "flow" => flow.to_owned(), "mapping" => mapping.to_owned(),
+        "op" => op.as_str(), "result" => result)
+    .increment(rows);
+    metrics::counter!("tidelock_rows_captured_total", "flow" => flow.to_owned(),
+        "mapping" => mapping.to_owned(), "op" => op.as_str())
+    .increment(rows);
 }
 
 /// What a flow shows.
@@ -234,6 +239,14 @@ impl FlowShared {
         }
     }
 
+    /// Waits for another process to give the flow up: told once a holder.
+    pub fn wait_for(&self, why: ShownError) {
+        if self.state().1.as_ref() != Some(&why) {
+            tracing::warn!(flow = %self.name, code = %why.code, hint = %why.hint, "{}", why.message);
+        }
+        self.set_state(FlowState::Retrying, Some(why));
+    }
+
     /// State and why.
     pub fn state(&self) -> (FlowState, Option<ShownError>) {
         lock(&self.state).clone()
@@ -251,6 +264,9 @@ impl FlowShared {
         for name in names {
             if !old.contains_key(name) {
                 metrics::gauge!("tidelock_exceptions_open", "flow" => self.name.clone(), "mapping" => name.to_owned()).set(0.0);
+                for op in [OpKind::Insert, OpKind::Update, OpKind::Delete] {
+                    count(&self.name, name, op, "applied", 0);
+                }
             }
             mappings.insert(name.to_owned(), old.get(name).cloned().unwrap_or_default());
         }

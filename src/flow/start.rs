@@ -93,6 +93,7 @@ pub async fn plan(
             target: &target_tables,
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
+            target_system: target,
             same_family: source.family() == target.family(),
             two_way: target_is_read,
         },
@@ -234,7 +235,7 @@ async fn first_start(
             Code::ProgressMissing,
             format!("flow {flow} ran up to {} but its progress row is gone from {}", record.position, context.config.target),
         )
-        .with_hint("the target was replaced or emptied; restore it, or `tidelock drop` the flow and start it anew"));
+        .with_hint("the target was replaced or emptied; restore it, or `tidelock resync` the flow: new position, compare and patch"));
     }
     spec.start_at = match &context.config.start_at {
         Some(text) => Some(context.source.parse_position(text)?),

@@ -73,7 +73,7 @@ pub async fn supervise(
                     message: format!("another process holds the flow: {holder}"),
                     hint: "it takes over by itself when the other is gone".to_owned(),
                 };
-                context.shared.set_state(FlowState::Retrying, Some(shown));
+                context.shared.wait_for(shown);
                 wait(&mut wake, &stop, Some(jitter(BUSY_WAIT))).await;
             }
             Err(failed) => {

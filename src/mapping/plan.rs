@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, CopyTable, DataType, Finding, Generated, Index, RowIdentity, SourceTable, Table,
-    TableKind, TableName, TargetColumn, TargetTable,
+    Column, Connector, CopyTable, DataType, Finding, Generated, Index, RowIdentity, SourceTable,
+    Table, TableKind, TableName, TargetColumn, TargetTable,
 };
 
 use super::convert::compatible;
@@ -69,10 +69,27 @@ pub struct PlanOutcome {
     pub findings: Vec<Finding>,
     /// The mappings that cannot run, and the first reason of each.
     pub failed: Vec<(String, Finding)>,
+    /// Which of the findings are about tables that the catalogs do not show: `check` asks the system why.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A table, or a whole schema, that a catalog does not show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// The mapping.
+    pub mapping: String,
+    /// Whether it is the target's.
+    pub target: bool,
+    /// The schema.
+    pub schema: String,
+    /// The table; all of the schema if absent.
+    pub table: Option<String>,
+    /// What the finding says.
+    pub message: String,
 }
 
 /// The two catalogs and what the servers mean by an unqualified name.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Catalogs<'a> {
     /// The source's tables.
     pub source: &'a [Table],
@@ -82,6 +99,8 @@ pub struct Catalogs<'a> {
     pub source_schema: &'a str,
     /// The schema that a target name without one means.
     pub target_schema: &'a str,
+    /// The target itself, for the words that mend its tables.
+    pub target_system: &'a dyn Connector,
     /// Whether source and target are the same kind of server.
     pub same_family: bool,
     /// Whether the target is read by a flow of this pipeline too.
@@ -157,9 +176,17 @@ fn plan_wildcard(
         plan_table(mapping, &table.name.name, &table.name, &target, catalogs, outcome);
     }
     if taken == 0 {
-        outcome
-            .findings
-            .push(Finding::warning(format!("mapping {}: no table matches", mapping.name)));
+        let message = format!("mapping {}: no table matches", mapping.name);
+        if catalogs.source.iter().all(|t| t.name.schema != source_schema) {
+            outcome.unseen.push(Unseen {
+                mapping: mapping.name.clone(),
+                target: false,
+                schema: source_schema.to_owned(),
+                table: None,
+                message: message.clone(),
+            });
+        }
+        outcome.findings.push(Finding::warning(message));
     }
 }
 
@@ -203,11 +230,25 @@ fn plan_table(
     let mut problems = Vec::new();
     let source_table = find(catalogs.source, source, "source", &mut problems);
     let target_table = find(catalogs.target, target, "target", &mut problems);
+    for (missing, table, is_target) in
+        [(source_table.is_none(), source, false), (target_table.is_none(), target, true)]
+    {
+        let side = if is_target { "target" } else { "source" };
+        if missing {
+            outcome.unseen.push(Unseen {
+                mapping: name.to_owned(),
+                target: is_target,
+                schema: table.schema.clone(),
+                table: Some(table.name.clone()),
+                message: format!("mapping {name}: {}", not_seen(side, table)),
+            });
+        }
+    }
     if let (Some(source_table), Some(target_table)) = (source_table, target_table) {
         problems.extend(usable(source_table, "source"));
         problems.extend(usable(target_table, "target"));
         let columns = pair_columns(mapping, source_table, target_table, &mut problems);
-        let key = key_of(mapping, source_table, target_table, &columns, &mut problems);
+        let key = key_of(mapping, source_table, target_table, &columns, catalogs, &mut problems);
         unfilled(target_table, &columns, &mut problems);
         let copy = copy_table(source_table, &columns, &key);
         if copy.is_none() && mapping.snapshot == SnapshotMode::Initial {
@@ -271,12 +312,13 @@ fn find<'a>(
             || "create it, mend the name, or grant our role the right to see it".to_owned(),
             |(_, t)| format!("did you mean {}?", t.name),
         );
-        problems.push(
-            Finding::problem(format!("the {side} table {name} does not exist or may not be seen"))
-                .hint(hint),
-        );
+        problems.push(Finding::problem(not_seen(side, name)).hint(hint));
     }
     found
+}
+
+fn not_seen(side: &str, name: &TableName) -> String {
+    format!("the {side} table {name} does not exist or may not be seen")
 }
 
 fn usable(table: &Table, side: &str) -> Vec<Finding> {
@@ -391,6 +433,7 @@ fn key_of(
     source: &Table,
     target: &Table,
     pairs: &[Pair<'_>],
+    catalogs: &Catalogs<'_>,
     problems: &mut Vec<Finding>,
 ) -> Vec<usize> {
     let key = match (&mapping.key, target.primary_key()) {
@@ -399,23 +442,34 @@ fn key_of(
         (None, None) => {
             problems.push(
                 Finding::problem(format!("the target table {} has no primary key", target.name))
-                    .hint("name a unique, immediate, NOT NULL index by `key`"),
+                    .hint(format!(
+                        "name a unique, immediate, NOT NULL index by `key`{}",
+                        usable_keys(target).map_or(String::new(), |keys| format!(": {keys}"))
+                    )),
             );
             return Vec::new();
         }
     };
-    if target.key_index(&key).is_none() {
-        let columns = key.join(", ");
-        problems.push(
-            Finding::problem(format!(
-                "key ({columns}) is no unique, immediate, NOT NULL index of {}",
-                target.name
-            ))
-            .sql(format!("CREATE UNIQUE INDEX ON {} ({columns});", target.name)),
-        );
+    let known = |column: &&String| target.column(column).is_some();
+    for column in key.iter().filter(|c| !known(c)) {
+        let mut finding = no_column(target, column, "target");
+        finding.message.push_str(", which `key` names");
+        problems.push(finding);
+    }
+    if key.iter().all(|c| known(&c)) && target.key_index(&key).is_none() {
+        let finding = Finding::problem(format!(
+            "key ({}) is no unique, immediate, NOT NULL index of {}",
+            key.join(", "),
+            target.name
+        ));
+        let finding = catalogs.target_system.mend_key(target, &key, finding);
+        problems.push(match usable_keys(target) {
+            Some(keys) => finding.also(format!("or choose a key that is unique already: {keys}")),
+            None => finding,
+        });
     }
     let mut indexes = Vec::new();
-    for column in &key {
+    for column in key.iter().filter(known) {
         match pairs.iter().position(|p| &p.target.name == column) {
             Some(index) => indexes.push(index),
             None => problems.push(Finding::problem(format!(
@@ -439,6 +493,17 @@ fn key_of(
         }
     }
     indexes
+}
+
+/// The keys that a table has, as a person would write them.
+fn usable_keys(table: &Table) -> Option<String> {
+    let keys: Vec<String> = table
+        .unique_indexes
+        .iter()
+        .filter(|i| i.immediate && i.not_null)
+        .map(|i| format!("({})", i.columns.join(", ")))
+        .collect();
+    (!keys.is_empty()).then(|| keys.join(", "))
 }
 
 /// Target columns that must have a value, get none from us and have no default.

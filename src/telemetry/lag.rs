@@ -6,8 +6,9 @@
 //! reached, and needs no clock but ours.
 //!
 //! **After a start** there are no looks of the time before, but two witnesses: the oldest look not reached
-//! when we ended, kept in the checkpoint, and, until the flow has once been level, the time at which the
-//! source committed what is now being applied (its clock, so only until then).
+//! when we ended, kept in the checkpoint with the position applied by then, and, until the flow has once been level, the time at which the
+//! source committed what is now being applied (its clock, so only until then). A flow that never had a
+//! position has no lag.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -124,6 +125,8 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
     if let Some(record) = &kept {
         tracker.sample(ago(now_micros() - record.at_ms * 1000), record.end.clone());
     }
+    // What is known of the applied position: from before until this process's first attempt knows better.
+    let mut known = context.checkpoint.applied(&flow).ok().flatten();
     let mut been_level = false;
     let mut nudging = Nudging::default();
     loop {
@@ -132,7 +135,18 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let applied = context.shared.applied.borrow().clone();
+        let applied = match context.shared.applied.borrow().clone() {
+            Some(now) => {
+                if known.as_ref() != Some(&now) {
+                    if let Err(error) = context.checkpoint.save_applied(&flow, &now) {
+                        tracing::debug!(%flow, %error, "applied position not kept");
+                    }
+                    known = Some(now.clone());
+                }
+                Some(now)
+            }
+            None => known.clone(),
+        };
         if context.shared.state().0 == FlowState::Starting && applied.is_none() {
             continue;
         }
@@ -150,7 +164,13 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
                     tracing::debug!(%flow, %error, "no heartbeat");
                 }
             }
-            tracker.sample(looked, probe.end);
+            if applied.is_some() {
+                tracker.sample(looked, probe.end);
+            }
+        }
+        if applied.is_none() {
+            // Never started: nothing is late yet.
+            continue;
         }
         let beyond = tracker.oldest_beyond(|end| {
             applied

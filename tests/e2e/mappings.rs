@@ -225,7 +225,8 @@ async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
     std::fs::write(&config, changed).expect("config");
     let (code, said) = daemon.command(&["reload"]);
     assert!(code == 0 && said.contains("took up a:b") && !said.contains("b:a"), "{said}");
-    daemon.streaming().await;
+    // No waiting: the answer came when it streamed.
+    assert_eq!(daemon.flows()[0]["state"], "streaming", "{said}");
     a.sql("db", "INSERT INTO item VALUES (1, 1, 'x'), (2, 2, 'y')").await.expect("insert");
     a.sql("db", "DELETE FROM item WHERE id = 1; UPDATE item SET qty = 5 WHERE id = 2")
         .await
@@ -235,6 +236,17 @@ async fn a_reload_takes_up_a_changed_mapping_and_leaves_other_flows_alone() {
     })
     .await
     .expect("b");
+    let (code, said) = daemon.command(&["pause", "a:b/item"]);
+    let paused = daemon.flows()[0]["mappings"][0]["state"] == "paused";
+    assert!((code, said.trim(), paused) == (0, "paused a:b/item", true), "{said}");
+    let (code, said) = daemon.command(&["pause"]);
+    assert!(code == 0 && said.contains("paused a:b, b:a"), "{said}");
+    assert!(daemon.flows().iter().all(|f| f["state"] == "paused"));
+    assert_eq!(daemon.command(&["resume"]).0, 0);
+    std::fs::write(&config, text.replacen("b.item", "b.missing", 1)).expect("config");
+    let (code, said) = daemon.command(&["reload"]);
+    assert!(code == 1 && said.contains("a:b does not run:\nerror[TL0023]"), "{code} {said}");
+    assert!(!daemon.log().contains('\u{1b}'), "colours in a file");
     daemon.stop();
 }
 

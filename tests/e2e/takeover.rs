@@ -27,6 +27,8 @@ async fn a_second_process_waits_and_takes_over_from_a_frozen_one() {
     wait_for("b", SOON, "1".to_owned(), async || b.one("db", COUNT).await.expect("b"))
         .await
         .expect("b");
+    let told = second.log().matches("TL0301").count();
+    assert_eq!(told, 2, "once a flow: {}", second.log());
     first.freeze();
     let frozen = Instant::now();
     a.sql("db", "INSERT INTO item VALUES (2, 2, 'after the freeze')").await.expect("insert");

@@ -140,6 +140,16 @@ impl Finding {
         self
     }
 
+    /// Adds words behind those that are there.
+    #[must_use]
+    pub fn also(mut self, hint: impl AsRef<str>) -> Self {
+        if !self.hint.is_empty() {
+            self.hint.push_str("; ");
+        }
+        self.hint.push_str(hint.as_ref());
+        self
+    }
+
     /// Adds a statement that mends it.
     #[must_use]
     pub fn sql(mut self, sql: impl Into<String>) -> Self {
@@ -185,6 +195,15 @@ pub struct Probe {
     pub open_transaction_seconds: Option<f64>,
 }
 
+/// What [`Connector::drop_stream`] did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// What was there and is gone.
+    pub removed: Vec<String>,
+    /// What belongs to somebody else and stays, with the statement for its owner.
+    pub left: Vec<String>,
+}
+
 /// Everything the engine may ask of one system. See the module doc.
 #[async_trait]
 pub trait Connector: Send + Sync {
@@ -218,6 +237,20 @@ pub trait Connector: Send + Sync {
 
     /// What stands in the way of writing to this system. Read-only.
     async fn preflight_target(&self, spec: &SinkSpec) -> Result<Vec<Finding>>;
+
+    /// Why a table, or a whole schema, is not in the catalog that we see, with the statements that let us
+    /// see, read and (`writes`) write it. Without statements: it is not there, for all that can be told.
+    /// Read-only.
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding>;
+
+    /// Adds to a finding what makes these columns, all of the table, a key (unique, immediate, NOT NULL):
+    /// statements, and words where a statement would have to guess. Pure.
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding;
 
     /// Makes what the server must hold for this stream (slot, publication) and tells the position
     /// after which everything committed will be delivered. With `spec.start_at` it starts there
@@ -273,8 +306,8 @@ pub trait Connector: Send + Sync {
     /// pipeline do: kind and name, the name last.
     async fn leftovers(&self, pipeline: &str) -> Result<Vec<String>>;
 
-    /// Removes what [`Connector::create_stream`] made; tells what was removed.
-    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>>;
+    /// Removes what [`Connector::create_stream`] made, as far as our role may.
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Dropped>;
 
     /// Removes the flow's progress row alone: the flow will begin at a new position.
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()>;

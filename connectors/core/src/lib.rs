@@ -29,8 +29,8 @@ pub use bytes::Bytes;
 pub use bytestring::ByteString;
 pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
 pub use connector::{
-    Connector, Finding, IdentifierMax, Identity, Probe, Secret, Severity, SystemConfig, Tls,
-    TlsMode,
+    Connector, Dropped, Finding, IdentifierMax, Identity, Probe, Secret, Severity, SystemConfig,
+    Tls, TlsMode,
 };
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,

@@ -204,6 +204,15 @@ impl Table {
         self.unique_indexes.iter().find(|i| i.primary).map(|i| i.columns.as_slice())
     }
 
+    /// Whether a unique, immediate index over exactly these columns is there, NULLs allowed or not.
+    pub fn is_unique(&self, columns: &[String]) -> bool {
+        self.unique_indexes.iter().any(|i| {
+            i.immediate
+                && i.columns.len() == columns.len()
+                && columns.iter().all(|c| i.columns.contains(c))
+        })
+    }
+
     /// The unique, immediate, NOT NULL index over exactly these columns, in any order.
     pub fn key_index(&self, columns: &[String]) -> Option<&Index> {
         self.unique_indexes.iter().find(|i| {

@@ -93,14 +93,22 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         }
         1045 | 1698 => make(K::Setup, C::Authentication, "the server refused name or password"),
         1130 => make(K::Setup, C::Authentication, "the server refuses this host"),
-        1044 | 1142 | 1143 | 1227 | 1370 | 1410 => {
+        1044 => {
+            let database = between(&error.message, "to database '", "'").unwrap_or("?");
+            make(
+                K::Setup,
+                C::Privilege,
+                &format!("the user may not use or create database {database}"),
+            )
+            .with_hint("`tidelock check` prints the statements that a DBA must run")
+        }
+        1142 | 1143 | 1227 | 1370 | 1410 => {
             let right = between(&error.message, "(at least one of) the ", " privilege")
                 .or_else(|| error.message.split(" command denied").next())
                 .filter(|r| r.bytes().all(|b| b.is_ascii_uppercase() || b" ,_".contains(&b)))
-                .unwrap_or("ALL");
-            make(K::Setup, C::Privilege, &format!("the right {right} is missing")).with_hint(
-                format!("GRANT {right} to this user; `tidelock check` prints the statement"),
-            )
+                .map_or("a right".to_owned(), |r| format!("the right {r}"));
+            make(K::Setup, C::Privilege, &format!("{right} is missing"))
+                .with_hint("`tidelock check` prints the statements that a DBA must run")
         }
         1049 => make(K::Setup, C::Catalog, "the database does not exist"),
         1048 => {

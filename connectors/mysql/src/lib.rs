@@ -29,9 +29,9 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Finding, IdentifierMax, Identity, Lease, Position,
-    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
-    SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Dropped, Finding, IdentifierMax, Identity, Lease,
+    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table,
 };
 
 use config::Endpoint;
@@ -115,6 +115,19 @@ impl Connector for MySqlConnector {
         preflight::target(&mut self.session().await?, &self.endpoint, spec).await
     }
 
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding> {
+        preflight::unseen(&mut self.session().await?, schema, table, writes).await
+    }
+
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        preflight::mend_key(table, columns, finding)
+    }
+
     async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<Position> {
         stream::create(&mut self.session().await?, &self.endpoint, spec).await
     }
@@ -180,8 +193,8 @@ impl Connector for MySqlConnector {
         Ok(Vec::new())
     }
 
-    async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn drop_stream(&self, _spec: &SourceSpec) -> Result<Dropped> {
+        Ok(Dropped::default())
     }
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {

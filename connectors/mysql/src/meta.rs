@@ -9,6 +9,9 @@ use tidelock_core::{
 
 use crate::session::{Session, quote};
 
+/// Our tables.
+pub(crate) const TABLES: [&str; 4] = ["system", PROGRESS_TABLE, "state", SNAPSHOT_TABLE];
+
 /// The statements that make the meta database, in order.
 pub(crate) fn ddl(meta: &str) -> Vec<String> {
     let db = quote(meta);
@@ -59,9 +62,7 @@ async fn tables(session: &mut Session, meta: &str) -> Result<Vec<String>> {
 /// Whether all of our tables are there.
 pub(crate) async fn complete(session: &mut Session, meta: &str) -> Result<bool> {
     let there = tables(session, meta).await?;
-    Ok(["system", PROGRESS_TABLE, "state", SNAPSHOT_TABLE]
-        .iter()
-        .all(|t| there.iter().any(|x| x == t)))
+    Ok(TABLES.iter().all(|t| there.iter().any(|x| x == t)))
 }
 
 async fn has(session: &mut Session, meta: &str, table: &str) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! What stands in the way, with the statements that mend it. Read-only.
 
-use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, TableName};
+use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, Table, TableName};
 
 use crate::config::Endpoint;
 use crate::session::{Flavour, Session, quote};
@@ -21,7 +21,7 @@ pub(crate) async fn source(
             Finding::problem("the binary log is switched off")
                 .hint("set log_bin in the server's configuration and restart it"),
         );
-        return Ok(found);
+        return Ok(ready(found));
     }
     log_settings(session, &mut found).await?;
     flavour_settings(session, &mut found).await?;
@@ -32,7 +32,17 @@ pub(crate) async fn source(
         .await?;
     meta_tables(session, endpoint, &mut found).await?;
     key_images(session, spec, &mut found).await?;
-    Ok(found)
+    Ok(ready(found))
+}
+
+/// Ends every statement, so that what is printed can be pasted.
+fn ready(mut found: Vec<Finding>) -> Vec<Finding> {
+    for sql in found.iter_mut().flat_map(|f| &mut f.sql) {
+        if !sql.ends_with(';') {
+            sql.push(';');
+        }
+    }
+    found
 }
 
 async fn expect(
@@ -256,7 +266,56 @@ pub(crate) async fn target(
         }
     }
     triggers(session, spec, &mut found).await?;
-    Ok(found)
+    Ok(ready(found))
+}
+
+/// Why we do not see a table, or a whole database. The server hides what we have no right to, so unless
+/// we may read the whole database, a missing right cannot be told from a missing table.
+pub(crate) async fn unseen(
+    session: &mut Session,
+    schema: &str,
+    table: Option<&str>,
+    writes: bool,
+) -> Result<Finding> {
+    let what = match table {
+        Some(table) => format!("table {}", TableName::new(schema, table)),
+        None => format!("database {schema}"),
+    };
+    if Rights::read(session).await?.has("SELECT", schema, None) {
+        return Ok(Finding::problem(match table {
+            Some(_) => format!("{what} does not exist"),
+            None => format!("{what} has no table that matches"),
+        }));
+    }
+    let rights = if writes { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT" };
+    let object = table.map_or("*".to_owned(), quote);
+    let user = account(session).await?;
+    Ok(Finding::problem(format!("{what} does not exist or may not be seen"))
+        .hint("if it exists:")
+        .sql(format!("GRANT {rights} ON {}.{object} TO {user};", quote(schema))))
+}
+
+/// What makes columns a key.
+pub(crate) fn mend_key(of: &Table, columns: &[String], mut finding: Finding) -> Finding {
+    let full = format!("{}.{}", quote(&of.name.schema), quote(&of.name.name));
+    for name in columns {
+        if of.column(name).is_some_and(|c| c.nullable) {
+            finding = finding.also(format!(
+                "make {name} NOT NULL: ALTER TABLE {full} MODIFY {} with its whole definition and NOT NULL",
+                quote(name)
+            ));
+        }
+    }
+    if of.is_unique(columns) {
+        return finding;
+    }
+    let name: String = format!("{}_key", columns.join("_"))
+        .chars()
+        .filter(|c| c.is_alphanumeric() || *c == '_')
+        .take(64)
+        .collect();
+    let list: Vec<String> = columns.iter().map(|c| quote(c)).collect();
+    finding.sql(format!("CREATE UNIQUE INDEX {} ON {full} ({});", quote(&name), list.join(", ")))
 }
 
 async fn triggers(session: &mut Session, spec: &SinkSpec, found: &mut Vec<Finding>) -> Result<()> {
@@ -277,35 +336,39 @@ async fn triggers(session: &mut Session, spec: &SinkSpec, found: &mut Vec<Findin
     Ok(())
 }
 
-/// The meta database: there, or the statements that make it.
+/// The meta database: there and ours to write, or the statements that make it so.
 async fn meta_tables(
     session: &mut Session,
     endpoint: &Endpoint,
     found: &mut Vec<Finding>,
 ) -> Result<()> {
-    if meta::complete(session, &endpoint.meta).await? {
-        return Ok(());
-    }
+    const WRITE: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
     let rights = Rights::read(session).await?;
-    if ["CREATE", "SELECT", "INSERT", "UPDATE", "DELETE"]
-        .iter()
-        .all(|r| rights.has(r, &endpoint.meta, None))
-    {
+    let meta = &endpoint.meta;
+    let writes = |table: Option<&str>| WRITE.iter().all(|right| rights.has(right, meta, table));
+    let complete = meta::complete(session, meta).await?;
+    let fine = match complete {
+        true => meta::TABLES.iter().all(|table| writes(Some(table))),
+        false => writes(None) && rights.has("CREATE", meta, None),
+    };
+    if fine {
         return Ok(());
     }
-    let mut finding = Finding::problem(format!(
-        "database {} for tidelock's own tables is missing and cannot be made",
-        endpoint.meta
-    ))
-    .hint("let a person with the right to do so run these statements");
-    for sql in meta::ddl(&endpoint.meta) {
+    let mut finding = match complete {
+        true => Finding::problem(format!(
+            "user {} may not write tidelock's own tables in database {meta}",
+            endpoint.user
+        )),
+        false => Finding::problem(format!(
+            "database {meta} for tidelock's own tables is missing or may not be seen, and cannot be made"
+        ))
+        .hint("let a person with the right to do so run these statements"),
+    };
+    for sql in meta::ddl(meta).into_iter().filter(|_| !complete) {
         finding = finding.sql(sql);
     }
     let user = account(session).await?;
-    found.push(finding.sql(format!(
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON {}.* TO {user}",
-        quote(&endpoint.meta)
-    )));
+    found.push(finding.sql(format!("GRANT {} ON {}.* TO {user}", WRITE.join(", "), quote(meta))));
     Ok(())
 }
 

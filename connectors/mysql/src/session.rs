@@ -40,6 +40,12 @@ async fn connect(endpoint: &Endpoint) -> Result<Conn> {
     let place = &endpoint.shown;
     let first = dial(place, endpoint.opts.clone()).await;
     let Err(error) = first else { return first };
+    if error.code() == Code::Privilege {
+        // Nothing of ours depends on a current database, and `check` can tell what is missing only from
+        // a session.
+        let opts = OptsBuilder::from_opts(endpoint.opts.clone()).db_name(None::<String>);
+        return dial(place, opts.into()).await;
+    }
     let name = error.detail().and_then(tls::presented_name);
     let (true, Some(name), Some(ssl)) = (endpoint.any_name, name, endpoint.opts.ssl_opts()) else {
         return Err(error);

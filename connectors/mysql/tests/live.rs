@@ -614,8 +614,8 @@ async fn preflight_names_what_is_wrong_with_the_statement_that_mends_it() {
     server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, v int); SET GLOBAL binlog_row_image = MINIMAL; SET GLOBAL binlog_format = MIXED").await.unwrap();
     let found = c.preflight_source(&source_spec(&["t"])).await.unwrap();
     let all: Vec<&str> = found.iter().flat_map(|f| f.sql.iter().map(String::as_str)).collect();
-    assert!(all.contains(&"SET GLOBAL binlog_format = 'ROW'"), "{found:#?}");
-    assert!(all.contains(&"SET GLOBAL binlog_row_image = 'FULL'"), "{found:#?}");
+    assert!(all.contains(&"SET GLOBAL binlog_format = 'ROW';"), "{found:#?}");
+    assert!(all.contains(&"SET GLOBAL binlog_row_image = 'FULL';"), "{found:#?}");
     let found = c.preflight_target(&sink_spec()).await.unwrap();
     assert!(found.iter().all(|f| f.severity == tidelock_core::Severity::Warning), "{found:#?}");
 }

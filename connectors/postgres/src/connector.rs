@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Error, Finding, IdentifierMax, Identity, Lease, Position,
-    PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow, SystemConfig,
-    SystemId, Table,
+    Connector, Copier, CopyRow, DataType, Dropped, Error, Finding, IdentifierMax, Identity, Lease,
+    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table,
 };
 use tokio::sync::Mutex;
 
@@ -106,6 +106,19 @@ impl Connector for PgConnector {
         preflight::target(&*self.admin().await?, &self.address, spec).await
     }
 
+    async fn preflight_unseen(
+        &self,
+        schema: &str,
+        table: Option<&str>,
+        writes: bool,
+    ) -> Result<Finding> {
+        preflight::unseen(&*self.admin().await?, schema, table, writes).await
+    }
+
+    fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        preflight::mend_key(table, columns, finding)
+    }
+
     async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<Position> {
         let session = self.own().await?;
         slot::create(&self.address, self.tls.as_ref(), &session, spec, adopt).await
@@ -199,7 +212,7 @@ impl Connector for PgConnector {
         slot::leftovers(&*self.admin().await?, pipeline).await
     }
 
-    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Vec<String>> {
+    async fn drop_stream(&self, spec: &SourceSpec) -> Result<Dropped> {
         slot::remove(&self.own().await?, spec).await
     }
 

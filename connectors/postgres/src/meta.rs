@@ -121,8 +121,7 @@ async fn make(session: &Session, schema: &str) -> Result<()> {
     let doing = format!("making the schema {schema} and its tables");
     session.batch(&doing, &script).await.map_err(|error| {
         if error.code() == Code::Privilege {
-            let sql = ddl(schema).join("\n");
-            error.with_hint(format!("have a DBA run:\n{sql}"))
+            error.with_hint("`tidelock check` prints the statements that a DBA must run")
         } else {
             error
         }

@@ -1,6 +1,6 @@
 //! What stands in the way, and the statement that mends it.
 
-use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, TableName};
+use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, Table, TableName};
 
 use crate::config::Address;
 use crate::quote::{ident, table};
@@ -145,7 +145,7 @@ async fn meta_schema(
         return Ok(());
     }
     let sql = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1 AND c.relname IN ('system', 'progress', 'state') \
+               WHERE n.nspname = $1 AND c.relname IN ('system', 'progress', 'state', 'snapshot') \
                AND NOT (has_schema_privilege(n.oid, 'USAGE') \
                  AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
                  AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))";
@@ -299,6 +299,59 @@ async fn source_table(
         );
     }
     Ok(())
+}
+
+/// Why we do not see a table, or a whole schema. The catalog itself is open to everybody, so a missing
+/// right is told from a missing table.
+pub(crate) async fn unseen(
+    session: &Session,
+    schema: &str,
+    name: Option<&str>,
+    writes: bool,
+) -> Result<Finding> {
+    let sql = "SELECT has_schema_privilege(n.oid, 'USAGE'), \
+               EXISTS (SELECT 1 FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2 \
+                 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), current_user::text \
+               FROM pg_namespace n WHERE n.nspname = $1";
+    let row = session.query_opt("looking for a schema", sql, &[&schema, &name]).await?;
+    let Some(row) = row else {
+        return Ok(Finding::problem(format!("schema {schema} does not exist")));
+    };
+    let (usage, there, role): (bool, bool, String) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    let (schema_ident, role_ident) = (ident(schema), ident(&role));
+    let what = match name {
+        Some(name) if usage || !there => {
+            let name = TableName::new(schema, name);
+            return Ok(Finding::problem(format!("table {name} does not exist")));
+        }
+        Some(name) => table(&TableName::new(schema, name)),
+        None if usage => {
+            return Ok(Finding::problem(format!("schema {schema} has no table that matches")));
+        }
+        None => format!("ALL TABLES IN SCHEMA {schema_ident}"),
+    };
+    let rights = if writes { "SELECT, INSERT, UPDATE, DELETE" } else { "SELECT" };
+    Ok(Finding::problem(format!("role {role} may not look into schema {schema}"))
+        .sql(format!("GRANT USAGE ON SCHEMA {schema_ident} TO {role_ident};"))
+        .sql(format!("GRANT {rights} ON {what} TO {role_ident};")))
+}
+
+/// What makes columns a key.
+pub(crate) fn mend_key(of: &Table, columns: &[String], mut finding: Finding) -> Finding {
+    for name in columns {
+        if of.column(name).is_some_and(|c| c.nullable) {
+            finding = finding.sql(format!(
+                "ALTER TABLE {} ALTER COLUMN {} SET NOT NULL;",
+                table(&of.name),
+                ident(name)
+            ));
+        }
+    }
+    if of.is_unique(columns) {
+        return finding;
+    }
+    let list: Vec<String> = columns.iter().map(|c| ident(c)).collect();
+    finding.sql(format!("CREATE UNIQUE INDEX ON {} ({});", table(&of.name), list.join(", ")))
 }
 
 /// What stands in the way of writing.

@@ -118,7 +118,9 @@ pub(crate) async fn join(session: &Session, address: &Address, spec: &SourceSpec
 async fn add(session: &Session, sql: &str) -> Result<()> {
     session.batch("preparing the publication", sql).await.map_err(|error| {
         if error.code() == Code::Privilege {
-            error.with_hint(format!("have the tables' owner or a superuser run: {sql}"))
+            error.with_hint(
+                "`tidelock check` prints the statement that the tables' owner or a superuser must run",
+            )
         } else {
             error
         }
@@ -182,12 +184,26 @@ async fn has_partitioned(session: &Session, tables: &[TableName]) -> Result<bool
     get(&session.query_one("looking for partitioned tables", sql, &[&schemas, &names]).await?, 0)
 }
 
-/// Drops the publication; tells whether it was there.
-pub(crate) async fn remove(session: &Session, name: &str) -> Result<bool> {
+/// What became of the wish to drop a publication.
+pub(crate) enum Removed {
+    /// There was none.
+    WasNotThere,
+    /// It is gone.
+    Gone,
+    /// It belongs to another role, which may run this.
+    NotOurs(String),
+}
+
+/// Drops the publication if it is ours: where rights are few, a DBA has made it.
+pub(crate) async fn remove(session: &Session, name: &str) -> Result<Removed> {
     let there = "SELECT 1 FROM pg_publication WHERE pubname = $1";
     if session.query_opt("looking at the publication", there, &[&name]).await?.is_none() {
-        return Ok(false);
+        return Ok(Removed::WasNotThere);
     }
-    session.batch("dropping the publication", &format!("DROP PUBLICATION {}", ident(name))).await?;
-    Ok(true)
+    let sql = format!("DROP PUBLICATION {};", ident(name));
+    match session.batch("dropping the publication", &sql).await {
+        Ok(()) => Ok(Removed::Gone),
+        Err(error) if error.code() == Code::Privilege => Ok(Removed::NotOurs(sql)),
+        Err(error) => Err(error),
+    }
 }

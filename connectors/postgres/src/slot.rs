@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tidelock_core::{Code, Error, Position, Result, SourceSpec};
+use tidelock_core::{Code, Dropped, Error, Position, Result, SourceSpec};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Address;
 use crate::lsn::Lsn;
-use crate::publication;
+use crate::publication::{self, Removed};
 use crate::quote::{ident, literal};
 use crate::session::{Session, get};
 use crate::wire::Wire;
@@ -314,17 +314,22 @@ async fn drop_slot(session: &Session, name: &str) -> Result<()> {
         .map(|_| ())
 }
 
-/// Removes slot and publication; tells what was there.
-pub(crate) async fn remove(session: &Session, spec: &SourceSpec) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
+/// Removes the slot, which would hold the log for ever, and then the publication.
+pub(crate) async fn remove(session: &Session, spec: &SourceSpec) -> Result<Dropped> {
+    let mut dropped = Dropped::default();
     if find(session, &spec.slot).await?.is_some() {
         drop_slot(session, &spec.slot).await?;
-        removed.push(format!("replication slot {}", spec.slot));
+        dropped.removed.push(format!("replication slot {}", spec.slot));
     }
-    if publication::remove(session, &spec.publication).await? {
-        removed.push(format!("publication {}", spec.publication));
+    match publication::remove(session, &spec.publication).await? {
+        Removed::WasNotThere => {}
+        Removed::Gone => dropped.removed.push(format!("publication {}", spec.publication)),
+        Removed::NotOurs(sql) => dropped.left.push(format!(
+            "publication {} is not ours: have its owner run: {sql}",
+            spec.publication
+        )),
     }
-    Ok(removed)
+    Ok(dropped)
 }
 
 /// Slots and publications whose names begin as those of this pipeline do; a pipeline whose name goes

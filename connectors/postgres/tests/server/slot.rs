@@ -38,8 +38,23 @@ async fn a_stream_starts_where_its_tables_were_looked_at_and_goes_on_after_a_bre
     assert_eq!(commits(&mut third, 1).await.0.len(), 3);
     drop(third);
     let removed = field.connector.drop_stream(&spec).await.expect("drop");
-    assert_eq!(removed.len(), 2);
+    assert_eq!((removed.removed.len(), removed.left.len()), (2, 0));
     assert!(field.connector.leftovers("p").await.expect("leftovers").is_empty());
+}
+
+#[tokio::test]
+async fn a_publication_of_somebody_else_stays_and_its_owner_is_told_how() {
+    let field = Field::new(&format!("{TABLE}; CREATE ROLE poor LOGIN REPLICATION")).await;
+    let spec = field.spec(&["t"]).await;
+    field.connector.create_stream(&spec, false).await.expect("stream");
+    let url = field.server.url("erp").replace("tidelock@", "poor@");
+    let poor = tidelock_postgres::connector(crate::field::config(&url)).expect("connector");
+    let dropped = poor.drop_stream(&spec).await.expect("drop");
+    assert_eq!(dropped.removed, ["replication slot tidelock_p_crm"]);
+    assert_eq!(dropped.left.len(), 1);
+    let sql = "have its owner run: DROP PUBLICATION \"tidelock_p_crm\";";
+    assert!(dropped.left[0].ends_with(sql), "{dropped:?}");
+    assert_eq!(field.one("SELECT count(*) FROM pg_replication_slots").await, "0");
 }
 
 #[tokio::test]

@@ -1,0 +1,114 @@
+//! `check` for a role that may do nothing: what it prints, run by a DBA, mends everything.
+
+use serde_json::Value;
+
+use super::SOON;
+use super::daemon::{Daemon, command};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statements_of_check_mend_everything_for_a_role_with_no_rights() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql("db", "CREATE SCHEMA sale; ALTER TABLE item SET SCHEMA sale; CREATE ROLE poor LOGIN")
+        .await
+        .expect("a");
+    b.sql("db", "CREATE USER poor").await.expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let poor = |url: String| url.replace("tidelock@", "poor@");
+    let systems = [("a", poor(a.url("db"))), ("b", poor(b.url("db")))];
+    let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")])
+        .replace("a.item", "a.sale.item");
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, &text).expect("config");
+    let mut rounds = 0;
+    loop {
+        let (code, text) = command(&config, &["check", "--json"]);
+        let places: Value = serde_json::from_str(&text).expect("json");
+        let places = places["places"].as_array().expect("places").clone();
+        if code == 0 {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds <= 3, "{places:#?}");
+        let mut seen = Vec::new();
+        for place in &places {
+            let name = place["place"].as_str().expect("place");
+            for finding in place["findings"].as_array().expect("findings") {
+                assert!(!seen.contains(&finding), "twice: {finding}");
+                seen.push(finding);
+                if finding["severity"] != "problem" {
+                    continue;
+                }
+                let message = finding["message"].as_str().expect("message");
+                let target = message.contains(": target: ");
+                let source = message.contains(": source: ");
+                let at_a = name.starts_with("system a")
+                    || message.starts_with("at a: ")
+                    || (name == "flow a:b" && source)
+                    || (name == "flow b:a" && target);
+                let statements = finding["sql"].as_array().expect("sql");
+                assert!(!statements.is_empty(), "{finding}");
+                for sql in statements {
+                    let sql = sql.as_str().expect("sql");
+                    assert!(sql.ends_with(';'), "{sql}");
+                    if at_a {
+                        a.sql("db", sql).await.expect(sql);
+                    } else {
+                        b.sql("db", sql).await.expect(sql);
+                    }
+                }
+            }
+        }
+    }
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("db", "INSERT INTO sale.item VALUES (1, 1, 'x')").await.expect("insert");
+    let count = "SELECT count(*) FROM item";
+    tidelock_scratch::wait_for("b", SOON, "1".to_owned(), async || {
+        b.one("db", count).await.expect("b")
+    })
+    .await
+    .expect("b");
+    daemon.stop();
+    let (code, text) = command(&config, &["drop"]);
+    assert!(code == 0 && text.contains("have its owner run: DROP PUBLICATION"), "{code}: {text}");
+    let left = "SELECT count(*) FROM pg_replication_slots";
+    assert_eq!(a.one("db", left).await.expect("a"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_none_is_told_why_and_what_would_be_one() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql("db", "ALTER TABLE item ADD COLUMN code int").await.expect("a");
+    b.sql("db", "ALTER TABLE item ADD COLUMN code int").await.expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")]);
+    let config = folder.path().join("tidelock.toml");
+    let look = |key: &str| {
+        let keyed = text.replace("snapshot =", &format!("key = [{key:?}]\nsnapshot ="));
+        std::fs::write(&config, keyed).expect("config");
+        let (code, text) = command(&config, &["check"]);
+        assert_eq!(code, 1, "{text}");
+        text
+    };
+    let text = look("coed");
+    assert!(text.contains("has no column coed, which `key` names"), "{text}");
+    assert!(text.contains("did you mean code?"), "{text}");
+    assert!(!text.contains("UNIQUE INDEX") && !text.contains("not mapped"), "{text}");
+    let text = look("code");
+    for words in [
+        "or choose a key that is unique already: (id)",
+        "ALTER TABLE \"public\".\"item\" ALTER COLUMN \"code\" SET NOT NULL;",
+        "CREATE UNIQUE INDEX ON \"public\".\"item\" (\"code\");",
+        "make code NOT NULL: ALTER TABLE `db`.`item` MODIFY `code`",
+        "CREATE UNIQUE INDEX `code_key` ON `db`.`item` (`code`);",
+    ] {
+        assert!(text.contains(words), "{words} not in {text}");
+    }
+    b.stop().await.expect("stop");
+    let (_, text) = command(&config, &["check"]);
+    assert!(
+        text.contains("flow a:b\n  warning: not looked at: b cannot be used, see system b"),
+        "{text}"
+    );
+}
