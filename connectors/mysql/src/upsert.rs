@@ -1,9 +1,10 @@
 //! The statements that write rows, and the parameters bound to them. Pure.
 //!
 //! `ON DUPLICATE KEY UPDATE` fires for any unique key. The guard makes a hit by another key than the
-//! mapping's an error: `k = IF(k is exactly the new k, k, NULL)` puts NULL into a column that is NOT
-//! NULL, which the server refuses with 1048. Text keys are compared byte for byte, because a
-//! collation may hold two different keys equal.
+//! mapping's an error: `k = IF(2⁶⁴ - 1 + (k is not exactly the new k), k, k)` leaves the key as it is, or
+//! overflows, which the server refuses with 1690 in every mode and whatever the column's type. (NULL would
+//! not do: it makes the next number of an AUTO_INCREMENT column and the present time of a TIMESTAMP.) Text
+//! keys are compared byte for byte, because a collation may hold two different keys equal.
 
 use mysql_async::Value as Param;
 use tidelock_core::value::{Date, Instant, Time, Timestamp};
@@ -13,6 +14,9 @@ use crate::session::{Flavour, quote};
 
 fn name(table: &TargetTable) -> String {
     format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
+/// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
+pub(crate) const GUARD: &str = "18446744073709551615 + ";
+
 }
 
 fn column(table: &TargetTable, i: usize) -> Result<&TargetColumn> {
@@ -49,7 +53,7 @@ pub(crate) fn upsert(batch: &WriteBatch, rows: usize, flavour: Flavour) -> Resul
                 format!("{own} <=> {new}")
             };
             // First, so that it is judged on the row as it is found.
-            sets.insert(0, format!("{q} = IF({same}, {own}, NULL)"));
+            sets.insert(0, format!("{q} = IF({GUARD}(NOT ({same})), {own}, {own})"));
         } else {
             sets.push(format!("{q} = {new}"));
         }

@@ -1065,3 +1065,74 @@ async fn a_domain_read_further_than_its_place_in_the_file_is_no_other_history() 
     server.sql("crm", "INSERT INTO t VALUES (3)").await.unwrap();
     assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_row_met_by_another_unique_key_is_never_changed_whatever_the_type_of_the_mapping_key() {
+    let options = MysqlOptions::of_matrix().setting("explicit_defaults_for_timestamp", "OFF");
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let stamp = || DataType::Instant { fsp: 0, narrow: true };
+    let at = |seconds: i64| Value::Instant(Instant(seconds * 1_000_000));
+    let number = Value::Int;
+    let bytes = |b: u8| Value::Bytes(vec![b; 4].into());
+    let decimal = DataType::Decimal { precision: Some(9), scale: Some(2) };
+    let unsigned = DataType::Int { bits: 64, unsigned: true };
+    let binary = DataType::Bytes { bytes_max: Some(4), fixed: Some(4) };
+    // Declaration, type, the key of the row that is there, and ours.
+    let mut keys = vec![
+        ("int AUTO_INCREMENT", int(), number(100), number(5)),
+        ("int AUTO_INCREMENT", int(), number(100), number(0)),
+        ("bigint unsigned", unsigned, Value::UInt(u64::MAX), Value::UInt(5)),
+        ("timestamp NOT NULL", stamp(), at(1_600_000_000), at(1_700_000_000)),
+        ("varchar(20) COLLATE utf8mb4_general_ci", varchar(), text("x"), text("a")),
+        ("binary(4)", binary, bytes(1), bytes(2)),
+        ("date", DataType::Date, Value::Date(Date(9)), Value::Date(Date(10))),
+        ("decimal(9,2)", decimal, Value::Decimal("1.50".into()), Value::Decimal("1.51".into())),
+    ];
+    if c.identify().await.unwrap().version.starts_with("MariaDB") {
+        keys.push(("uuid", DataType::Uuid, Value::Uuid([1; 16]), Value::Uuid([2; 16])));
+    }
+    for (declared, data_type, theirs, ours) in keys {
+        // Alone, and with a second column on either side.
+        for composite in [false, true] {
+            let key = if composite { "k, k2" } else { "k" };
+            server
+                .sql(
+                    "crm",
+                    &format!(
+                        "DROP TABLE IF EXISTS t; CREATE TABLE t (k {declared}, k2 int NOT NULL, \
+                     u int UNIQUE, v varchar(20), PRIMARY KEY ({key}))"
+                    ),
+                )
+                .await
+                .unwrap();
+            let columns = [("k", data_type.clone()), ("k2", int()), ("u", int()), ("v", varchar())];
+            let t = target(&columns, if composite { &[0, 1] } else { &[0] });
+            let row = |k: &Value, u: i64, v: &str| vec![k.clone(), number(1), number(u), text(v)];
+            let upsert = |rows| batch(&t, WriteOp::Upsert, &[0, 1, 2, 3], rows);
+            write(&*c, &[upsert(vec![row(&theirs, 1, "stranger")])]).await.unwrap();
+            let all = "SELECT GROUP_CONCAT(CONCAT_WS(',', k, k2, u, v) ORDER BY u) FROM t";
+            let before = server.one("crm", all).await.unwrap();
+            let mine = upsert(vec![row(&theirs, 1, "fine"), row(&ours, 1, "mine")]);
+            let error = write(&*c, &[mine]).await.unwrap_err();
+            assert_eq!(
+                (error.code(), error.batch()),
+                (Code::KeyConflict, Some(0)),
+                "{declared}: {error}"
+            );
+            let mut moved = row(&ours, 1, "mine");
+            // The key it had: a row that is not there.
+            moved.extend([ours.clone()].into_iter().chain(composite.then(|| number(7))));
+            let moved = batch(&t, WriteOp::Move, &[0, 1, 2, 3], vec![moved]);
+            let error = write(&*c, &[moved]).await.unwrap_err();
+            assert_eq!(error.code(), Code::KeyConflict, "{declared}: {error}");
+            assert_eq!(server.one("crm", all).await.unwrap(), before, "{declared}");
+            write(&*c, &[upsert(vec![row(&theirs, 2, "own")])]).await.unwrap();
+            write(&*c, &[upsert(vec![row(&ours, 3, "new")])]).await.unwrap();
+            let own = "SELECT GROUP_CONCAT(v ORDER BY u) FROM t";
+            assert_eq!(server.one("crm", own).await.unwrap(), "own,new", "{declared}");
+        }
+    }
+}
