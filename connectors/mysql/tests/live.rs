@@ -1136,3 +1136,35 @@ async fn a_row_met_by_another_unique_key_is_never_changed_whatever_the_type_of_t
         }
     }
 }
+
+#[tokio::test]
+async fn a_row_larger_than_a_packet_is_about_the_data_and_smaller_ones_go_through() {
+    let options = MysqlOptions::of_matrix().setting("max_allowed_packet", "1M");
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, b longblob)").await.unwrap();
+    let t = target(&[("id", int()), ("b", DataType::Bytes { bytes_max: None, fixed: None })], &[0]);
+    let row = |id: i64, bytes: usize| vec![Value::Int(id), Value::Bytes(vec![7; bytes].into())];
+    let upsert = |rows| batch(&t, WriteOp::Upsert, &[0, 1], rows);
+    let most = (1 << 20) - 128;
+    let rows = [300 << 10, 700 << 10, 1, 700 << 10, most, 300 << 10, 300 << 10];
+    let rows = rows.iter().enumerate().map(|(i, bytes)| row(i as i64, *bytes)).collect();
+    write(&*c, &[upsert(rows)]).await.unwrap();
+    let many = (10..5000).map(|i| row(i, 400)).collect();
+    write(&*c, &[upsert(many)]).await.unwrap();
+    let count = "SELECT COUNT(*) FROM t";
+    assert_eq!(server.one("crm", count).await.unwrap(), "4997");
+    for bytes in [1 << 20, 40 << 20] {
+        let error = write(&*c, &[upsert(vec![row(1, 5), row(9999, bytes)])]).await.unwrap_err();
+        assert_eq!(
+            (error.code(), error.kind()),
+            (Code::NotRepresentable, ErrorKind::Data),
+            "{error}"
+        );
+        let words = ["max_allowed_packet (1048576)", "crm.t"];
+        assert!(words.iter().all(|w| error.message().contains(w)), "{error}");
+    }
+    assert_eq!(server.one("crm", count).await.unwrap(), "4997");
+}
