@@ -1168,3 +1168,23 @@ async fn a_row_larger_than_a_packet_is_about_the_data_and_smaller_ones_go_throug
     }
     assert_eq!(server.one("crm", count).await.unwrap(), "4997");
 }
+
+#[tokio::test]
+async fn a_table_that_comes_to_be_refused_stops_with_that_reason() {
+    let server = server().await;
+    let c = connector(&server);
+    let maria = !c.identify().await.unwrap().version.starts_with("MySQL");
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE o (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t", "o"]).await;
+    server.sql("crm", "INSERT INTO t VALUES (1); INSERT INTO o VALUES (1)").await.unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+    let change = if maria { "ADD SYSTEM VERSIONING" } else { "ENGINE = MyISAM" };
+    server.sql("crm", &format!("ALTER TABLE t {change}")).await.unwrap();
+    server.sql("crm", "INSERT INTO t VALUES (2); INSERT INTO o VALUES (2)").await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!((&*changes[0].table.name.name, log.faults), ("o", vec![Code::SchemaDrift]));
+}
