@@ -384,3 +384,15 @@ async fn odd_names_are_quoted_everywhere() {
     });
     assert_eq!(first.as_deref(), Some("progress"));
 }
+
+#[tokio::test]
+async fn a_role_that_reads_only_by_default_still_writes() {
+    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    field.sql("ALTER DATABASE erp SET default_transaction_read_only = on").await;
+    let table = target(&field, "t", false).await;
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    open.sink.write(&[batch(&table, WriteOp::Upsert, &[0], &[&[INT(1)]])]).await.expect("write");
+    open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
+    assert_eq!(field.one("SELECT count(*) FROM t").await, "1");
+}
