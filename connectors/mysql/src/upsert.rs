@@ -8,15 +8,17 @@
 
 use mysql_async::Value as Param;
 use tidelock_core::value::{Date, Instant, Time, Timestamp};
-use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch};
+use tidelock_core::{
+    Code, DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch, json_loss,
+};
 
 use crate::session::{Flavour, quote};
 
-fn name(table: &TargetTable) -> String {
-    format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
 /// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
 pub(crate) const GUARD: &str = "18446744073709551615 + ";
 
+fn name(table: &TargetTable) -> String {
+    format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
 }
 
 fn column(table: &TargetTable, i: usize) -> Result<&TargetColumn> {
@@ -188,6 +190,11 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         Value::Text(t) if matches!(column.data_type, DataType::Text { padded: true, .. }) => {
             Param::Bytes(t.trim_end_matches(' ').as_bytes().to_vec())
         }
+        // MySQL's own type is kept parsed; MariaDB's is text with a check.
+        Value::Json(t) if column.native.eq_ignore_ascii_case("json") => match json_loss(t) {
+            Some(why) => return Err(lossy(column, why)),
+            None => Param::Bytes(t.as_bytes().to_vec()),
+        },
         Value::Decimal(t)
         | Value::Text(t)
         | Value::Json(t)
@@ -207,6 +214,10 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         }
         Value::Uuid(u) => Param::Bytes(crate::binlog::uuid_text(u).into_bytes()),
     })
+}
+
+fn lossy(column: &TargetColumn, why: &str) -> Error {
+    Error::data(Code::NotRepresentable, format!("column {}: {why}", column.name))
 }
 
 pub(crate) fn date_text(date: Date) -> String {

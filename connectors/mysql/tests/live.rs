@@ -1188,3 +1188,26 @@ async fn a_table_that_comes_to_be_refused_stops_with_that_reason() {
     assert_eq!(changes.len(), 1, "{changes:?}");
     assert_eq!((&*changes[0].table.name.name, log.faults), ("o", vec![Code::SchemaDrift]));
 }
+
+#[tokio::test]
+async fn a_document_that_a_parsed_form_would_shorten_is_refused_there_only() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, j json)").await.unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    let native = tables[0].columns[1].native.clone();
+    let mut t = (*target(&[("id", int()), ("j", DataType::Json)], &[0])).clone();
+    t.columns[1].native = native;
+    let row = |j: &str| vec![Value::Int(1), Value::Json(j.to_owned().into())];
+    let upsert = |j: &str| batch(&Arc::new(t.clone()), WriteOp::Upsert, &[0, 1], vec![row(j)]);
+    write(&*c, &[upsert(r#"{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}"#)]).await.unwrap();
+    let twice = write(&*c, &[upsert(r#"{"a": 1, "a": 2}"#)]).await;
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        let error = twice.unwrap_err();
+        assert_eq!((error.code(), error.batch()), (Code::NotRepresentable, Some(0)), "{error}");
+    } else {
+        twice.unwrap();
+        assert_eq!(server.one("crm", "SELECT j FROM t").await.unwrap(), r#"{"a": 1, "a": 2}"#);
+    }
+}

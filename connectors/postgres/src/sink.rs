@@ -25,7 +25,7 @@ use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
+    SinkSpec, StateRow, Value, WriteBatch, WriteOp, json_loss,
 };
 use tokio_postgres::types::ToSql;
 
@@ -392,6 +392,24 @@ fn doing(batch: &WriteBatch) -> String {
     format!("mapping {}: writing to {}", batch.mapping, batch.table.name)
 }
 
+/// `jsonb`, or a domain over it, would drop all but one of equal keys without a word.
+fn keeps_documents(batch: &WriteBatch) -> Result<()> {
+    for (cell, &column) in batch.columns.iter().enumerate() {
+        let Some(column) = batch.table.columns.get(column).filter(|c| c.native != "json") else {
+            continue;
+        };
+        for row in &batch.rows {
+            if let Some(Value::Json(text)) = row.get(cell)
+                && let Some(why) = json_loss(text)
+            {
+                let message = format!("{}: column {}: {why}", doing(batch), column.name);
+                return Err(Error::data(Code::NotRepresentable, message));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Only what is about the data is about a batch.
 fn attribute(error: Error, batch: usize) -> Error {
     if error.kind() == tidelock_core::ErrorKind::Data { error.with_batch(batch) } else { error }
@@ -483,6 +501,7 @@ impl Sink for PgSink {
         }
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
+            keeps_documents(batch).map_err(|error| attribute(error, index))?;
             if matches!(batch.op, WriteOp::Move | WriteOp::Load) {
                 self.run(start, batches.get(start..index).unwrap_or(&[])).await?;
                 if batch.op == WriteOp::Move {
