@@ -10,6 +10,7 @@ mod mappings;
 mod snapshot;
 mod soak;
 mod takeover;
+mod values;
 
 use std::path::Path;
 use std::time::Duration;

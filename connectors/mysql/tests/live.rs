@@ -1190,6 +1190,36 @@ async fn a_table_that_comes_to_be_refused_stops_with_that_reason() {
 }
 
 #[tokio::test]
+async fn floats_that_are_rounded_are_read_and_told_apart() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, d double(8,2), f float(6,1), dd double, ff float(9))")
+        .await
+        .unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    let types: Vec<DataType> = tables[0].columns.iter().map(|c| c.data_type.clone()).collect();
+    let rounded = |double, name: &str| DataType::RoundedFloat { double, name: name.to_owned() };
+    let all = [rounded(true, "double(8,2)"), rounded(false, "float(6,1)")];
+    assert_eq!(types[1..3], all);
+    assert_eq!(types[3..], [DataType::Float64, DataType::Float32]);
+    for metadata in ["FULL", "MINIMAL"] {
+        server.sql("crm", &format!("SET GLOBAL binlog_row_metadata = {metadata}")).await.unwrap();
+        let mut log = Log::open(&*c, &["t"]).await;
+        server.sql("crm", "REPLACE INTO t VALUES (1, 1.239, 1.26, 1.239, 1.26)").await.unwrap();
+        let changes = log.changes(&*c).await.unwrap();
+        let change = changes.last().unwrap();
+        let row = match &change.op {
+            Op::Insert(i) => &i.new.0,
+            Op::Update(u) => &u.new.0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(row[1..3], [Value::Float64(1.24), Value::Float32(1.3)], "{:?}", log.faults);
+        server.sql("crm", "TRUNCATE TABLE t").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_document_that_a_parsed_form_would_shorten_is_refused_there_only() {
     let server = server().await;
     let c = connector(&server);
