@@ -1,6 +1,8 @@
 //! The store itself: the only file that knows sled.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ impl Checkpoint {
     /// Opens the store below `state_dir`, or makes it. A store that cannot be read is moved aside; the
     /// second answer then says where to.
     pub fn open(state_dir: &Path) -> Result<(Checkpoint, Option<PathBuf>)> {
-        std::fs::create_dir_all(state_dir).map_err(|e| trouble(state_dir, e))?;
+        own_folder(state_dir).map_err(|e| trouble(state_dir, e))?;
         let folder = state_dir.join("checkpoint");
         match try_open(&folder) {
             Ok(store) => Ok((store, None)),
@@ -134,6 +136,22 @@ impl Checkpoint {
     }
 }
 
+/// Makes the state folder for us alone; one that others may look into is only warned about, for it may be theirs.
+fn own_folder(state_dir: &Path) -> std::io::Result<()> {
+    if let Some(parent) = state_dir.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(state_dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && state_dir.is_dir() => {}
+        made => return made,
+    }
+    if std::fs::metadata(state_dir)?.permissions().mode() & 0o077 != 0 {
+        let folder = state_dir.display();
+        tracing::warn!("others can look into the state folder {folder}; chmod 700 {folder}");
+    }
+    Ok(())
+}
+
 fn key(kind: Kind, flow: &str) -> Vec<u8> {
     let mut key = vec![kind as u8];
     key.extend_from_slice(flow.as_bytes());
@@ -204,6 +222,20 @@ mod tests {
         assert_eq!(store.load("a:b").unwrap(), Some(record(5)));
         store.forget("a:b").unwrap();
         assert_eq!(store.load("a:b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_state_folder_made_by_us_is_ours_alone_and_one_that_is_there_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = dir.path().join("var/state");
+        Checkpoint::open(&made).unwrap();
+        assert_eq!(mode(&made), 0o700);
+        let given = dir.path().join("given");
+        std::fs::create_dir(&given).unwrap();
+        std::fs::set_permissions(&given, PermissionsExt::from_mode(0o750)).unwrap();
+        Checkpoint::open(&given).unwrap();
+        assert_eq!(mode(&given), 0o750);
     }
 
     #[test]

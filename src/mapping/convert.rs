@@ -39,12 +39,15 @@ pub fn compatible(from: &DataType, to: &DataType) -> Result<(), String> {
     if let T::Unsupported { name } = to {
         return Err(format!("target type {name} is not supported"));
     }
+    if let T::RoundedFloat { name, .. } = to {
+        return Err(format!("target type {name} rounds what is written to it"));
+    }
     let fits = match (from, to) {
         (T::Bool, T::Bool | T::Int { .. })
         | (T::Int { .. }, T::Int { .. } | T::Decimal { .. } | T::Bool | T::Text { .. })
         | (T::Decimal { .. }, T::Decimal { .. } | T::Int { .. } | T::Text { .. })
-        | (T::Float32, T::Float32 | T::Float64)
-        | (T::Float64, T::Float64)
+        | (T::Float32 | T::RoundedFloat { double: false, .. }, T::Float32 | T::Float64)
+        | (T::Float64 | T::RoundedFloat { double: true, .. }, T::Float64)
         | (T::Text { .. }, T::Text { .. } | T::Uuid | T::Json | T::Enum { .. })
         | (T::Bytes { .. }, T::Bytes { .. })
         | (T::Date, T::Date | T::Text { .. })
@@ -74,7 +77,7 @@ fn word(data_type: &DataType) -> &str {
         DataType::Bool => "a boolean",
         DataType::Int { .. } => "an integer",
         DataType::Decimal { .. } => "a decimal",
-        DataType::Float32 | DataType::Float64 => "a float",
+        DataType::Float32 | DataType::Float64 | DataType::RoundedFloat { .. } => "a float",
         DataType::Text { .. } => "text",
         DataType::Bytes { .. } => "bytes",
         DataType::Date => "a date",
@@ -166,7 +169,7 @@ impl Conversion {
                 }
                 _ => Err(UNEXPECTED),
             },
-            DataType::Unsupported { .. } => Err(UNEXPECTED),
+            DataType::RoundedFloat { .. } | DataType::Unsupported { .. } => Err(UNEXPECTED),
         }
     }
 
@@ -368,15 +371,18 @@ fn fits_text(
     if text.contains('\0') {
         return Err(Misfit("text with a NUL character does not fit the target column"));
     }
-    let counted = if padded { text.trim_end_matches(' ') } else { text };
+    // Blanks that mean nothing at the source are gone by now, so these mean something.
+    if padded && text.ends_with(' ') {
+        return Err(Misfit("blanks at the end of a text do not last in the target's CHAR column"));
+    }
     if let Some(max) = chars_max
-        && counted.len() as u64 > max
-        && counted.chars().count() as u64 > max
+        && text.len() as u64 > max
+        && text.chars().count() as u64 > max
     {
         return Err(Misfit("the text is longer than the target column"));
     }
     if let Some(max) = bytes_max
-        && counted.len() as u64 > max
+        && text.len() as u64 > max
     {
         return Err(Misfit("the text is longer in bytes than the target column"));
     }
@@ -511,6 +517,21 @@ mod tests {
         assert_eq!(convert(&text(9, false), &text(3, false), t("äöü")), Ok(t("äöü")));
         assert!(convert(&text(9, false), &text(3, false), t("abcd")).is_err());
         assert!(convert(&text(9, false), &text(3, false), t("ab  ")).is_err());
+        assert!(convert(&text(9, false), &text(9, true), t("ab  ")).is_err());
+        assert_eq!(convert(&text(9, false), &text(9, true), t("  ab")), Ok(t("  ab")));
+        assert_eq!(convert(&text(9, true), &text(3, true), t("ab   ")), Ok(t("ab")));
+    }
+
+    #[test]
+    fn a_float_that_rounds_is_read_and_never_written() {
+        let name = "double(8,2)".to_owned();
+        let rounded = DataType::RoundedFloat { double: true, name };
+        let refused = compatible(&DataType::Float64, &rounded);
+        assert!(refused.is_err_and(|why| why.contains("double(8,2)")));
+        assert!(compatible(&rounded, &rounded).is_err());
+        let number = Value::Float64(1.25);
+        assert_eq!(convert(&rounded, &DataType::Float64, number.clone()), Ok(number));
+        assert!(compatible(&rounded, &DataType::Float32).is_err());
     }
 
     #[test]

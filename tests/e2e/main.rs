@@ -11,6 +11,7 @@ mod mappings;
 mod snapshot;
 mod soak;
 mod takeover;
+mod values;
 
 use std::path::Path;
 use std::time::Duration;

@@ -18,6 +18,7 @@ pub mod connector;
 pub mod copy;
 pub mod error;
 pub mod event;
+pub mod json;
 pub mod position;
 pub mod progress;
 pub mod schema;
@@ -37,6 +38,7 @@ pub use copy::{
 };
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
+pub use json::json_loss;
 pub use position::{Position, PositionOrder};
 pub use progress::{
     FLOW_CHARS_MAX, HopList, MAPPING_CHARS_MAX, Mark, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Progress,

@@ -97,6 +97,14 @@ pub enum DataType {
         /// The labels in the server's order.
         labels: Arc<[String]>,
     },
+    /// A float that its server rounds to a number of decimals as it is written (`double(8,2)`): it can be
+    /// read like any float, and is refused as a target by this name.
+    RoundedFloat {
+        /// Whether it is of double precision.
+        double: bool,
+        /// The server's own name of the type.
+        name: String,
+    },
     /// A type that tidelock does not carry; `check` refuses it by this name.
     Unsupported {
         /// The server's own name of the type.

@@ -272,6 +272,9 @@ impl Facts {
                 precision: self.precision.and_then(|p| u16::try_from(p).ok()),
                 scale: self.scale.and_then(|s| u16::try_from(s).ok()),
             },
+            float @ ("float" | "double") if self.scale.is_some() => {
+                DataType::RoundedFloat { double: float == "double", name: self.column_type.clone() }
+            }
             "float" => DataType::Float32,
             "double" => DataType::Float64,
             "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => {

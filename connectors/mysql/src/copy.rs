@@ -139,8 +139,8 @@ fn value(data_type: &DataType, cell: Param) -> Option<Value> {
         (DataType::Int { unsigned: false, .. }, Param::UInt(u)) => {
             Value::Int(i64::try_from(u).ok()?)
         }
-        (DataType::Float32, Param::Float(f)) => Value::Float32(f),
-        (DataType::Float64, Param::Double(f)) => Value::Float64(f),
+        (DataType::Float32 | DataType::RoundedFloat { .. }, Param::Float(f)) => Value::Float32(f),
+        (DataType::Float64 | DataType::RoundedFloat { .. }, Param::Double(f)) => Value::Float64(f),
         (DataType::Decimal { .. }, Param::Bytes(b)) => Value::Decimal(text(b)?),
         (DataType::Text { .. }, Param::Bytes(b)) => Value::Text(text(b)?),
         (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(b.into()),
@@ -472,6 +472,7 @@ pub(crate) fn orders_alike(data_type: &DataType) -> bool {
         DataType::Decimal { .. }
         | DataType::Float32
         | DataType::Float64
+        | DataType::RoundedFloat { .. }
         | DataType::Text { .. }
         | DataType::Json
         | DataType::Enum { .. }

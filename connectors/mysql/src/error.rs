@@ -7,6 +7,8 @@
 use mysql_async::{DriverError, IoError, ServerError};
 use tidelock_core::{Code, Error, ErrorKind};
 
+use crate::upsert;
+
 /// Maps a driver error; `place` says what was being done where.
 pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
     use mysql_async::Error as E;
@@ -124,6 +126,13 @@ fn map_server(place: &str, error: &ServerError) -> Error {
                 .unwrap_or("?");
             make(K::Data, C::Constraint, &format!("a row with the same unique key {key} exists"))
         }
+        1690 if error.message.contains(upsert::GUARD) => make(
+            K::Data,
+            C::KeyConflict,
+            "a row hit another row by a unique key other than the mapping's, \
+             or by a key that only the collation holds equal",
+        )
+        .with_hint("find the row with the same unique value at the target and change or remove it"),
         1216 | 1217 | 1451 | 1452 => {
             let name = between(&error.message, "CONSTRAINT `", "`").unwrap_or("?");
             make(K::Data, C::Constraint, &format!("foreign key {name} refuses the row"))

@@ -28,15 +28,20 @@ const HOLDER_SILENT_SECONDS: u64 = 30;
 const ROWS_MAX: usize = 500;
 /// Parameters a statement; the protocol ends at 65,535.
 const PARAMS_MAX: usize = 60_000;
-/// Payload a statement or bulk packet: below every usual max_allowed_packet, so that the driver
-/// never splits it and the one OK packet tells of all its warnings.
+/// Payload a statement or bulk packet, or a quarter of the server's max_allowed_packet where that is less: the
+/// driver never splits it, and the one OK packet tells of all its warnings. A larger row goes alone.
 const BYTES_MAX: usize = 1 << 20;
+/// What a packet holds beside its parameters, and each parameter beside its bytes.
+const PACKET_HEAD: usize = 64;
+const PARAM_HEAD: usize = 12;
 
 /// A session that holds a flow.
 pub(crate) struct MySqlSink {
     session: Session,
     meta: String,
     spec: SinkSpec,
+    /// Payload a packet, and with it a row, may have.
+    packet_bytes_max: usize,
     epoch: u64,
     seq: u64,
     open: bool,
@@ -53,8 +58,10 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
         return busy(&mut session, endpoint, spec, &lock).await;
     }
     settle(&mut session).await?;
+    let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
     let mut sink = MySqlSink {
         session,
+        packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
         meta: quote(&endpoint.meta),
         spec: spec.clone(),
         epoch: 0,
@@ -240,26 +247,25 @@ impl MySqlSink {
         let width = batch.columns.len().max(1);
         let mut rest = rows;
         while !rest.is_empty() {
-            let n = if maria { fitting(rest) } else { statement_rows(rest, width) };
+            let n = if maria { self.fitting(rest) } else { self.statement_rows(rest, width) };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
             let sql = upsert::upsert(batch, if maria { 1 } else { n }, self.session.flavour)?;
-            let answer = if maria {
+            if maria {
                 let mut params = Vec::with_capacity(now.len());
                 for row in now {
                     let mut one = Vec::with_capacity(width);
                     upsert::cells(batch, row, &mut one)?;
                     params.push(one);
                 }
-                self.bulk(&sql, params).await
+                self.bulk(&sql, params).await?;
             } else {
                 let mut params = Vec::with_capacity(width * n);
                 for row in now {
                     upsert::cells(batch, row, &mut params)?;
                 }
-                self.statement(&sql, params).await
-            };
-            answer.map_err(|e| key_conflict(e, batch))?;
+                self.statement(&sql, params).await?;
+            }
         }
         Ok(())
     }
@@ -269,7 +275,7 @@ impl MySqlSink {
         let width = upsert::key_width(&batch.table)?;
         let mut rest = &batch.rows[..];
         while !rest.is_empty() {
-            let n = if maria { fitting(rest) } else { statement_rows(rest, width) };
+            let n = if maria { self.fitting(rest) } else { self.statement_rows(rest, width) };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
             let mut params = Vec::with_capacity(now.len());
@@ -296,7 +302,7 @@ impl MySqlSink {
         let mut matched = 0;
         let mut rest = &batch.rows[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(if maria { fitting(rest) } else { 1 });
+            let (now, later) = rest.split_at(if maria { self.fitting(rest) } else { 1 });
             rest = later;
             let mut params =
                 now.iter().map(|row| update_params(batch, row)).collect::<Result<Vec<_>>>()?;
@@ -335,13 +341,60 @@ impl MySqlSink {
         Ok(())
     }
 
+    /// How many rows from the front go into one statement of MySQL, which has no bulk command: few sizes, so that the
+    /// prepared statements are used again.
+    fn statement_rows(&self, rows: &[Box<[tidelock_core::Value]>], width: usize) -> usize {
+        // Of so small a packet the statement's own text may take too much.
+        let fit = if self.packet_bytes_max < BYTES_MAX { 1 } else { self.fitting(rows) };
+        let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width.max(1)).max(1));
+        sizes.into_iter().find(|n| *n <= fit).unwrap_or(1)
+    }
+
+    /// How many rows from the front go into one packet.
+    fn fitting(&self, rows: &[Box<[tidelock_core::Value]>]) -> usize {
+        let bytes_max = BYTES_MAX.min(self.packet_bytes_max / 4);
+        let mut bytes = 0;
+        let n = rows
+            .iter()
+            .take(ROWS_MAX)
+            .take_while(|row| {
+                // Times take up to 32 bytes as text, and a text key goes twice.
+                bytes += row.iter().map(|v| v.heap_bytes() + 32 + PARAM_HEAD).sum::<usize>();
+                bytes <= bytes_max
+            })
+            .count();
+        n.max(1)
+    }
+
+    /// Refuses what would not fit into a packet: the server would cut the connection, and again each time.
+    fn fits<'a>(&self, params: impl IntoIterator<Item = &'a Param>) -> Result<()> {
+        let size = |param: &Param| match param {
+            Param::Bytes(bytes) => bytes.len() + PARAM_HEAD,
+            _ => PARAM_HEAD,
+        };
+        let bytes = params.into_iter().map(size).sum::<usize>() + PACKET_HEAD;
+        if bytes < self.packet_bytes_max {
+            return Ok(());
+        }
+        Err(Error::data(
+            Code::NotRepresentable,
+            format!(
+                "{}: a row of {bytes} bytes is larger than max_allowed_packet ({}) allows",
+                self.session.place, self.packet_bytes_max
+            ),
+        )
+        .with_hint("raise max_allowed_packet of this server (up to 1073741824)"))
+    }
+
     async fn bulk(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
+        self.fits(params.iter().flatten())?;
         let place = self.session.place.clone();
         within(WRITE, &place, self.session.conn.exec_batch(sql, params)).await?;
         self.no_warnings().await
     }
 
     async fn statement(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
+        self.fits(&params)?;
         let place = self.session.place.clone();
         within(WRITE, &place, self.session.conn.exec_drop(sql, params)).await?;
         self.no_warnings().await
@@ -375,49 +428,6 @@ fn update_params(batch: &WriteBatch, row: &[tidelock_core::Value]) -> Result<Vec
     let key = row.get(batch.columns.len()..).unwrap_or(&[]);
     upsert::key_cells(&batch.table, key, &mut params)?;
     Ok(params)
-}
-
-/// How many rows from the front go into one statement of MySQL, which has no bulk command: few sizes, so that the
-/// prepared statements are used again.
-fn statement_rows(rows: &[Box<[tidelock_core::Value]>], width: usize) -> usize {
-    let fit = fitting(rows);
-    let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width.max(1)).max(1));
-    sizes.into_iter().find(|n| *n <= fit).unwrap_or(1)
-}
-
-/// How many rows from the front go into one packet.
-fn fitting(rows: &[Box<[tidelock_core::Value]>]) -> usize {
-    let mut bytes = 0;
-    let n = rows
-        .iter()
-        .take(ROWS_MAX)
-        .take_while(|row| {
-            bytes += row.iter().map(|v| v.heap_bytes() + 16).sum::<usize>();
-            bytes <= BYTES_MAX
-        })
-        .count();
-    n.max(1)
-}
-
-/// 1048 of a key column is the guard's doing: keys themselves are never NULL.
-fn key_conflict(error: Error, batch: &WriteBatch) -> Error {
-    let key_column = batch.table.key.iter().any(|i| {
-        batch.table.columns.get(*i).is_some_and(|c| {
-            error.message().ends_with(&format!("column {} cannot be null", c.name))
-        })
-    });
-    if error.kind() != ErrorKind::Data || !key_column {
-        return error;
-    }
-    Error::data(
-        Code::KeyConflict,
-        format!(
-            "table {}: a row hit another row by a unique key other than the mapping's, \
-             or by a key that only the collation holds equal",
-            batch.table.name
-        ),
-    )
-    .with_hint("find the row with the same unique value at the target and change or remove it")
 }
 
 #[async_trait]

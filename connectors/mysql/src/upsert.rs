@@ -1,15 +1,21 @@
 //! The statements that write rows, and the parameters bound to them. Pure.
 //!
 //! `ON DUPLICATE KEY UPDATE` fires for any unique key. The guard makes a hit by another key than the
-//! mapping's an error: `k = IF(k is exactly the new k, k, NULL)` puts NULL into a column that is NOT
-//! NULL, which the server refuses with 1048. Text keys are compared byte for byte, because a
-//! collation may hold two different keys equal.
+//! mapping's an error: `k = IF(2⁶⁴ - 1 + (k is not exactly the new k), k, k)` leaves the key as it is, or
+//! overflows, which the server refuses with 1690 in every mode and whatever the column's type. (NULL would
+//! not do: it makes the next number of an AUTO_INCREMENT column and the present time of a TIMESTAMP.) Text
+//! keys are compared byte for byte, because a collation may hold two different keys equal.
 
 use mysql_async::Value as Param;
 use tidelock_core::value::{Date, Instant, Time, Timestamp};
-use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch};
+use tidelock_core::{
+    Code, DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch, json_loss,
+};
 
 use crate::session::{Flavour, quote};
+
+/// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
+pub(crate) const GUARD: &str = "18446744073709551615 + ";
 
 fn name(table: &TargetTable) -> String {
     format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
@@ -49,7 +55,7 @@ pub(crate) fn upsert(batch: &WriteBatch, rows: usize, flavour: Flavour) -> Resul
                 format!("{own} <=> {new}")
             };
             // First, so that it is judged on the row as it is found.
-            sets.insert(0, format!("{q} = IF({same}, {own}, NULL)"));
+            sets.insert(0, format!("{q} = IF({GUARD}(NOT ({same})), {own}, {own})"));
         } else {
             sets.push(format!("{q} = {new}"));
         }
@@ -184,6 +190,11 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         Value::Text(t) if matches!(column.data_type, DataType::Text { padded: true, .. }) => {
             Param::Bytes(t.trim_end_matches(' ').as_bytes().to_vec())
         }
+        // MySQL's own type is kept parsed; MariaDB's is text with a check.
+        Value::Json(t) if column.native.eq_ignore_ascii_case("json") => match json_loss(t) {
+            Some(why) => return Err(lossy(column, why)),
+            None => Param::Bytes(t.as_bytes().to_vec()),
+        },
         Value::Decimal(t)
         | Value::Text(t)
         | Value::Json(t)
@@ -203,6 +214,10 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         }
         Value::Uuid(u) => Param::Bytes(crate::binlog::uuid_text(u).into_bytes()),
     })
+}
+
+fn lossy(column: &TargetColumn, why: &str) -> Error {
+    Error::data(Code::NotRepresentable, format!("column {}: {why}", column.name))
 }
 
 pub(crate) fn date_text(date: Date) -> String {

@@ -1133,3 +1133,179 @@ async fn record_the_corpus() {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(format!("{folder}/{name}.txt"), text).unwrap();
 }
+
+#[tokio::test]
+async fn a_row_met_by_another_unique_key_is_never_changed_whatever_the_type_of_the_mapping_key() {
+    let options = MysqlOptions::of_matrix().setting("explicit_defaults_for_timestamp", "OFF");
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let stamp = || DataType::Instant { fsp: 0, narrow: true };
+    let at = |seconds: i64| Value::Instant(Instant(seconds * 1_000_000));
+    let number = Value::Int;
+    let bytes = |b: u8| Value::Bytes(vec![b; 4].into());
+    let decimal = DataType::Decimal { precision: Some(9), scale: Some(2) };
+    let unsigned = DataType::Int { bits: 64, unsigned: true };
+    let binary = DataType::Bytes { bytes_max: Some(4), fixed: Some(4) };
+    // Declaration, type, the key of the row that is there, and ours.
+    let mut keys = vec![
+        ("int AUTO_INCREMENT", int(), number(100), number(5)),
+        ("int AUTO_INCREMENT", int(), number(100), number(0)),
+        ("bigint unsigned", unsigned, Value::UInt(u64::MAX), Value::UInt(5)),
+        ("timestamp NOT NULL", stamp(), at(1_600_000_000), at(1_700_000_000)),
+        ("varchar(20) COLLATE utf8mb4_general_ci", varchar(), text("x"), text("a")),
+        ("binary(4)", binary, bytes(1), bytes(2)),
+        ("date", DataType::Date, Value::Date(Date(9)), Value::Date(Date(10))),
+        ("decimal(9,2)", decimal, Value::Decimal("1.50".into()), Value::Decimal("1.51".into())),
+    ];
+    if c.identify().await.unwrap().version.starts_with("MariaDB") {
+        keys.push(("uuid", DataType::Uuid, Value::Uuid([1; 16]), Value::Uuid([2; 16])));
+    }
+    for (declared, data_type, theirs, ours) in keys {
+        // Alone, and with a second column on either side.
+        for composite in [false, true] {
+            let key = if composite { "k, k2" } else { "k" };
+            server
+                .sql(
+                    "crm",
+                    &format!(
+                        "DROP TABLE IF EXISTS t; CREATE TABLE t (k {declared}, k2 int NOT NULL, \
+                     u int UNIQUE, v varchar(20), PRIMARY KEY ({key}))"
+                    ),
+                )
+                .await
+                .unwrap();
+            let columns = [("k", data_type.clone()), ("k2", int()), ("u", int()), ("v", varchar())];
+            let t = target(&columns, if composite { &[0, 1] } else { &[0] });
+            let row = |k: &Value, u: i64, v: &str| vec![k.clone(), number(1), number(u), text(v)];
+            let upsert = |rows| batch(&t, WriteOp::Upsert, &[0, 1, 2, 3], rows);
+            write(&*c, &[upsert(vec![row(&theirs, 1, "stranger")])]).await.unwrap();
+            let all = "SELECT GROUP_CONCAT(CONCAT_WS(',', k, k2, u, v) ORDER BY u) FROM t";
+            let before = server.one("crm", all).await.unwrap();
+            let mine = upsert(vec![row(&theirs, 1, "fine"), row(&ours, 1, "mine")]);
+            let error = write(&*c, &[mine]).await.unwrap_err();
+            assert_eq!(
+                (error.code(), error.batch()),
+                (Code::KeyConflict, Some(0)),
+                "{declared}: {error}"
+            );
+            let mut moved = row(&ours, 1, "mine");
+            // The key it had: a row that is not there.
+            moved.extend([ours.clone()].into_iter().chain(composite.then(|| number(7))));
+            let moved = batch(&t, WriteOp::Move, &[0, 1, 2, 3], vec![moved]);
+            let error = write(&*c, &[moved]).await.unwrap_err();
+            assert_eq!(error.code(), Code::KeyConflict, "{declared}: {error}");
+            assert_eq!(server.one("crm", all).await.unwrap(), before, "{declared}");
+            write(&*c, &[upsert(vec![row(&theirs, 2, "own")])]).await.unwrap();
+            write(&*c, &[upsert(vec![row(&ours, 3, "new")])]).await.unwrap();
+            let own = "SELECT GROUP_CONCAT(v ORDER BY u) FROM t";
+            assert_eq!(server.one("crm", own).await.unwrap(), "own,new", "{declared}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_larger_than_a_packet_is_about_the_data_and_smaller_ones_go_through() {
+    let options = MysqlOptions::of_matrix().setting("max_allowed_packet", "1M");
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, b longblob)").await.unwrap();
+    let t = target(&[("id", int()), ("b", DataType::Bytes { bytes_max: None, fixed: None })], &[0]);
+    let row = |id: i64, bytes: usize| vec![Value::Int(id), Value::Bytes(vec![7; bytes].into())];
+    let upsert = |rows| batch(&t, WriteOp::Upsert, &[0, 1], rows);
+    let most = (1 << 20) - 128;
+    let rows = [300 << 10, 700 << 10, 1, 700 << 10, most, 300 << 10, 300 << 10];
+    let rows = rows.iter().enumerate().map(|(i, bytes)| row(i as i64, *bytes)).collect();
+    write(&*c, &[upsert(rows)]).await.unwrap();
+    let many = (10..5000).map(|i| row(i, 400)).collect();
+    write(&*c, &[upsert(many)]).await.unwrap();
+    let count = "SELECT COUNT(*) FROM t";
+    assert_eq!(server.one("crm", count).await.unwrap(), "4997");
+    for bytes in [1 << 20, 40 << 20] {
+        let error = write(&*c, &[upsert(vec![row(1, 5), row(9999, bytes)])]).await.unwrap_err();
+        assert_eq!(
+            (error.code(), error.kind()),
+            (Code::NotRepresentable, ErrorKind::Data),
+            "{error}"
+        );
+        let words = ["max_allowed_packet (1048576)", "crm.t"];
+        assert!(words.iter().all(|w| error.message().contains(w)), "{error}");
+    }
+    assert_eq!(server.one("crm", count).await.unwrap(), "4997");
+}
+
+#[tokio::test]
+async fn a_table_that_comes_to_be_refused_stops_with_that_reason() {
+    let server = server().await;
+    let c = connector(&server);
+    let maria = !c.identify().await.unwrap().version.starts_with("MySQL");
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE o (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    let mut log = Log::open(&*c, &["t", "o"]).await;
+    server.sql("crm", "INSERT INTO t VALUES (1); INSERT INTO o VALUES (1)").await.unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 2);
+    let change = if maria { "ADD SYSTEM VERSIONING" } else { "ENGINE = MyISAM" };
+    server.sql("crm", &format!("ALTER TABLE t {change}")).await.unwrap();
+    server.sql("crm", "INSERT INTO t VALUES (2); INSERT INTO o VALUES (2)").await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!((&*changes[0].table.name.name, log.faults), ("o", vec![Code::SchemaDrift]));
+}
+
+#[tokio::test]
+async fn floats_that_are_rounded_are_read_and_told_apart() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, d double(8,2), f float(6,1), dd double, ff float(9))")
+        .await
+        .unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    let types: Vec<DataType> = tables[0].columns.iter().map(|c| c.data_type.clone()).collect();
+    let rounded = |double, name: &str| DataType::RoundedFloat { double, name: name.to_owned() };
+    let all = [rounded(true, "double(8,2)"), rounded(false, "float(6,1)")];
+    assert_eq!(types[1..3], all);
+    assert_eq!(types[3..], [DataType::Float64, DataType::Float32]);
+    for metadata in ["FULL", "MINIMAL"] {
+        server.sql("crm", &format!("SET GLOBAL binlog_row_metadata = {metadata}")).await.unwrap();
+        let mut log = Log::open(&*c, &["t"]).await;
+        server.sql("crm", "REPLACE INTO t VALUES (1, 1.239, 1.26, 1.239, 1.26)").await.unwrap();
+        let changes = log.changes(&*c).await.unwrap();
+        let change = changes.last().unwrap();
+        let row = match &change.op {
+            Op::Insert(i) => &i.new.0,
+            Op::Update(u) => &u.new.0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(row[1..3], [Value::Float64(1.24), Value::Float32(1.3)], "{:?}", log.faults);
+        server.sql("crm", "TRUNCATE TABLE t").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_a_parsed_form_would_shorten_is_refused_there_only() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY, j json)").await.unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    let native = tables[0].columns[1].native.clone();
+    let mut t = (*target(&[("id", int()), ("j", DataType::Json)], &[0])).clone();
+    t.columns[1].native = native;
+    let row = |j: &str| vec![Value::Int(1), Value::Json(j.to_owned().into())];
+    let upsert = |j: &str| batch(&Arc::new(t.clone()), WriteOp::Upsert, &[0, 1], vec![row(j)]);
+    write(&*c, &[upsert(r#"{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}"#)]).await.unwrap();
+    let twice = write(&*c, &[upsert(r#"{"a": 1, "a": 2}"#)]).await;
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        let error = twice.unwrap_err();
+        assert_eq!((error.code(), error.batch()), (Code::NotRepresentable, Some(0)), "{error}");
+    } else {
+        twice.unwrap();
+        assert_eq!(server.one("crm", "SELECT j FROM t").await.unwrap(), r#"{"a": 1, "a": 2}"#);
+    }
+}

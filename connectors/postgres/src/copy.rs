@@ -489,6 +489,7 @@ pub(crate) fn orders_alike(data_type: &DataType) -> bool {
         DataType::Decimal { .. }
         | DataType::Float32
         | DataType::Float64
+        | DataType::RoundedFloat { .. }
         | DataType::Text { .. }
         | DataType::Json
         | DataType::Enum { .. }

@@ -21,7 +21,8 @@ use crate::net;
 pub(crate) const PINNED: &str = "-c datestyle=ISO -c intervalstyle=postgres \
      -c extra_float_digits=3 -c TimeZone=UTC -c bytea_output=hex -c lc_monetary=C \
      -c row_security=off -c search_path=pg_catalog -c statement_timeout=0 \
-     -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on";
+     -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on \
+     -c default_transaction_read_only=off";
 
 /// How long a call of administration may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);

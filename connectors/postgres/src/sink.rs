@@ -25,7 +25,7 @@ use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
+    SinkSpec, StateRow, Value, WriteBatch, WriteOp, json_loss,
 };
 use tokio_postgres::types::ToSql;
 
@@ -51,7 +51,8 @@ const STUCK_SECONDS: f64 = 30.0;
 /// Startup settings of an apply session. Search path and time zone stay the role's own: triggers
 /// and defaults of the target may rely on them.
 const SETTINGS: &str = "-c datestyle=ISO -c extra_float_digits=3 -c standard_conforming_strings=on \
-     -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s";
+     -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s \
+     -c default_transaction_read_only=off";
 
 struct Prepared {
     statement: tokio_postgres::Statement,
@@ -391,6 +392,24 @@ fn doing(batch: &WriteBatch) -> String {
     format!("mapping {}: writing to {}", batch.mapping, batch.table.name)
 }
 
+/// `jsonb`, or a domain over it, would drop all but one of equal keys without a word.
+fn keeps_documents(batch: &WriteBatch) -> Result<()> {
+    for (cell, &column) in batch.columns.iter().enumerate() {
+        let Some(column) = batch.table.columns.get(column).filter(|c| c.native != "json") else {
+            continue;
+        };
+        for row in &batch.rows {
+            if let Some(Value::Json(text)) = row.get(cell)
+                && let Some(why) = json_loss(text)
+            {
+                let message = format!("{}: column {}: {why}", doing(batch), column.name);
+                return Err(Error::data(Code::NotRepresentable, message));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Only what is about the data is about a batch.
 fn attribute(error: Error, batch: usize) -> Error {
     if error.kind() == tidelock_core::ErrorKind::Data { error.with_batch(batch) } else { error }
@@ -482,6 +501,7 @@ impl Sink for PgSink {
         }
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
+            keeps_documents(batch).map_err(|error| attribute(error, index))?;
             if matches!(batch.op, WriteOp::Move | WriteOp::Load) {
                 self.run(start, batches.get(start..index).unwrap_or(&[])).await?;
                 if batch.op == WriteOp::Move {

@@ -188,6 +188,7 @@ pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
         DataType::Uuid => Value::Uuid(uuid(str)?),
         DataType::Json => Value::Json(string),
         DataType::Enum { .. } => Value::Enum(string),
+        DataType::RoundedFloat { .. } => return None,
         DataType::Unsupported { .. } => Value::Foreign(string),
     })
 }

@@ -54,9 +54,10 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Instant { .. } => (Type::TIMESTAMPTZ_ARRAY, None),
         DataType::Uuid => (Type::UUID_ARRAY, None),
         DataType::Decimal { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.numeric".to_owned())),
-        DataType::Json | DataType::Enum { .. } | DataType::Unsupported { .. } => {
-            (Type::TEXT_ARRAY, Some(column.native.clone()))
-        }
+        DataType::Json
+        | DataType::Enum { .. }
+        | DataType::RoundedFloat { .. }
+        | DataType::Unsupported { .. } => (Type::TEXT_ARRAY, Some(column.native.clone())),
     }
 }
 
@@ -120,6 +121,7 @@ fn differs(column: &TargetColumn, other: &str) -> String {
         | DataType::Int { .. }
         | DataType::Float32
         | DataType::Float64
+        | DataType::RoundedFloat { .. }
         | DataType::Bytes { .. }
         | DataType::Date
         | DataType::Time { .. }

@@ -208,6 +208,8 @@ struct Twin<'a> {
 fn same_family(a: &DataType, b: &DataType) -> bool {
     match (a, b) {
         (DataType::Int { bits, .. }, DataType::Int { bits: other, .. }) => bits == other,
+        (DataType::RoundedFloat { double, .. }, DataType::Float32) => !double,
+        (DataType::RoundedFloat { double, .. }, DataType::Float64) => *double,
         _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
 }

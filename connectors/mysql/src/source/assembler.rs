@@ -128,6 +128,14 @@ impl Assembler {
         for table in gone {
             self.fault(table, "it was dropped or renamed");
         }
+        let refused: Vec<(TableName, String)> = self
+            .wanted
+            .iter()
+            .filter_map(|t| Some((t.clone(), self.catalog.get(t)?.table.refusals.first()?.clone())))
+            .collect();
+        for (table, why) in refused {
+            self.fault(table, &why);
+        }
     }
 
     /// Whether events now come from inside a compressed payload.

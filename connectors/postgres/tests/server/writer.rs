@@ -384,3 +384,49 @@ async fn odd_names_are_quoted_everywhere() {
     });
     assert_eq!(first.as_deref(), Some("progress"));
 }
+
+#[tokio::test]
+async fn a_document_that_jsonb_would_shorten_is_refused_and_json_keeps_it() {
+    let field = Field::new(
+        "CREATE DOMAIN doc AS jsonb; CREATE TABLE t (id int PRIMARY KEY, j json, b jsonb, d doc)",
+    )
+    .await;
+    let table = target(&field, "t", false).await;
+    let json = |text: &str| Value::Json(text.to_owned().into());
+    let twice = r#"{"a": 1, "a": 2}"#;
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    let whole = json(r#"{"a": {"a": 1}, "b": "a"}"#);
+    let row = [INT(1), json(twice), whole.clone(), whole];
+    open.sink.write(&[batch(&table, WriteOp::Load, &[0, 1, 2, 3], &[&row])]).await.expect("write");
+    open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
+    assert_eq!(field.one("SELECT j FROM t").await, twice);
+    drop(open);
+    for (column, document, words) in
+        [(2, twice, "same key twice"), (3, twice, "same key twice"), (2, r#"["\u0000"]"#, "NUL")]
+    {
+        for op in [WriteOp::Upsert, WriteOp::Load] {
+            wait_free(&field).await;
+            let mut open = field.sink().await;
+            let progress = open.progress.expect("progress");
+            open.sink.begin(&mark(progress.epoch, progress.seq + 1)).await.expect("begin");
+            let row = [INT(2), json(document)];
+            let bad = batch(&table, op, &[0, column], &[&row]);
+            let error = open.sink.write(&[bad]).await.expect_err("a shortened document");
+            assert_eq!((error.code(), error.batch()), (Code::NotRepresentable, Some(0)), "{error}");
+            assert!(error.message().contains(words), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_reads_only_by_default_still_writes() {
+    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    field.sql("ALTER DATABASE erp SET default_transaction_read_only = on").await;
+    let table = target(&field, "t", false).await;
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    open.sink.write(&[batch(&table, WriteOp::Upsert, &[0], &[&[INT(1)]])]).await.expect("write");
+    open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
+    assert_eq!(field.one("SELECT count(*) FROM t").await, "1");
+}
