@@ -133,7 +133,8 @@ async fn check_flow(
             return report;
         }
     };
-    report.findings.extend(explain(outcome.findings, &outcome.unseen, source, target).await);
+    let ends = [(&*flow.source, source), (&*flow.target, target)];
+    report.findings.extend(explain(outcome.findings, &outcome.unseen, ends).await);
     let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
     let mut ends = |system: &String, answer: Result<Vec<Finding>, Error>| {
         let found = answer.unwrap_or_else(|error| vec![finding(&error)]);
@@ -155,17 +156,15 @@ async fn check_flow(
 async fn explain(
     mut findings: Vec<Finding>,
     unseen: &[Unseen],
-    source: &dyn Connector,
-    target: &dyn Connector,
+    [source, target]: [(&str, &dyn Connector); 2],
 ) -> Vec<Finding> {
     for hidden in unseen {
-        let system = if hidden.target { target } else { source };
+        let (name, system) = if hidden.target { target } else { source };
         let asked = system.preflight_unseen(&hidden.schema, hidden.table.as_deref(), hidden.target);
         // A system that cannot say more leaves what the plan said.
         let Ok(why) = asked.await else { continue };
-        let side = if hidden.target { "target" } else { "source" };
         for finding in findings.iter_mut().filter(|f| f.message == hidden.message) {
-            finding.message = format!("mapping {}: {side}: {}", hidden.mapping, why.message);
+            finding.message = format!("at {name}: mapping {}: {}", hidden.mapping, why.message);
             if !why.sql.is_empty() {
                 let near = std::mem::take(&mut finding.hint);
                 if near.starts_with("did you mean") {

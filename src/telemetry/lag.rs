@@ -91,6 +91,13 @@ impl<T: Copy> LagTracker<T> {
         }
     }
 
+    /// Forgets looks of a history that is gone: those beyond the end of the log that is followed now.
+    pub fn forget_beyond(&mut self, mut within: impl FnMut(&Position) -> bool) {
+        if self.samples.front().is_some_and(|(_, end)| !within(end)) {
+            self.samples.retain(|(_, end)| within(end));
+        }
+    }
+
     /// The oldest look left by [`LagTracker::oldest_beyond`].
     pub fn oldest(&self) -> Option<&Position> {
         self.samples.front().map(|(_, end)| end)
@@ -164,6 +171,13 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
                     tracing::debug!(%flow, %error, "no heartbeat");
                 }
             }
+            let follows =
+                matches!(context.shared.state().0, FlowState::Streaming | FlowState::Snapshotting);
+            if follows {
+                tracker.forget_beyond(|end| {
+                    context.source.compare(&probe.end, end).is_ok_and(|order| order.reached())
+                });
+            }
             if applied.is_some() {
                 tracker.sample(looked, probe.end);
             }
@@ -209,7 +223,17 @@ async fn keep_oldest(
     seconds: f64,
     kept: &mut Option<LagRecord>,
 ) {
-    let Some(end) = tracker.oldest() else { return };
+    let Some(end) = tracker.oldest() else {
+        // What was kept is reached: the position that reaches it, saved above, must last as it does.
+        if kept.take().is_some() {
+            let checkpoint = context.checkpoint.clone();
+            let saving = tokio::task::spawn_blocking(move || checkpoint.make_durable());
+            if let Ok(Err(error)) = saving.await {
+                tracing::debug!(flow = %context.config.name, %error, "applied position not kept");
+            }
+        }
+        return;
+    };
     let record =
         LagRecord { end: end.clone(), at_ms: now_micros() / 1000 - (seconds * 1e3) as i64 };
     // The same look stays as old as it was at most; a second more or less is not worth a write.
@@ -298,6 +322,18 @@ mod tests {
             Some(21),
             "a reached end seen again is reached"
         );
+    }
+
+    #[test]
+    fn looks_of_a_history_that_is_gone_are_forgotten() {
+        let mut tracker = LagTracker::default();
+        for t in 10..20u64 {
+            tracker.sample(t, at(t));
+        }
+        tracker.forget_beyond(|end| end.as_str() <= at(30).as_str());
+        assert_eq!(tracker.oldest(), Some(&at(10)));
+        tracker.forget_beyond(|end| end.as_str() <= at(1).as_str());
+        assert_eq!(tracker.oldest(), None);
     }
 
     #[test]

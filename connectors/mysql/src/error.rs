@@ -245,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_right_names_what_it_is_about() {
+        let text = "Access denied for user 'poor'@'%' to database 'tidelock'";
+        let error = server(1044, text);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Setup, Code::Privilege));
+        assert!(error.message().ends_with("may not use or create database tidelock"), "{error}");
+        assert!(error.hint().is_some_and(|h| h.contains("`tidelock check`")), "{error}");
+        let text = "INSERT command denied to user 'poor'@'h' for table `crm`.`t`";
+        assert!(server(1142, text).message().ends_with("the right INSERT is missing"));
+    }
+
+    #[test]
     fn dump_errors_are_told_apart() {
         let code = |t: &str| server(1236, t).code();
         assert_eq!(code("Could not find first log file name in binary log index"), Code::LogPurged);
