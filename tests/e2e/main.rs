@@ -5,6 +5,7 @@
 mod continuity;
 mod daemon;
 mod echo;
+mod folder;
 mod lag;
 mod mappings;
 mod snapshot;
