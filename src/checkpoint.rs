@@ -13,3 +13,4 @@ mod store;
 
 pub use codec::{FlowRecord, LagRecord};
 pub use store::Checkpoint;
+pub(crate) use store::is_away;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoint::is_away;
 use crate::config::Config;
 use crate::engine::{Engine, Reloaded};
 use crate::http::Http;
@@ -71,6 +72,9 @@ pub enum Reply {
     Failed(ErrorStatus),
 }
 
+/// How long to wait for a disk on which the socket can stand.
+const BIND_AGAIN: Duration = Duration::from_secs(10);
+
 fn socket(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
@@ -89,24 +93,41 @@ pub struct Controlled {
     pub file: Option<PathBuf>,
 }
 
-/// Serves the socket until `stop`.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the socket until `stop`. On a full or read-only disk there is none until there can be one.
 pub fn serve(
     state_dir: &Path,
     controlled: Arc<Controlled>,
     stop: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let path = socket(state_dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(trouble(&path, error));
+    let mut bound = match bind(&path) {
+        Ok(listener) => Some(listener),
+        Err(error) if is_away(&error) => {
+            tracing::error!("{}; looks for it again every ten seconds", trouble(&path, error));
+            None
         }
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&path).map_err(|e| trouble(&path, e))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-        .map_err(|e| trouble(&path, e))?;
+        Err(error) => return Err(trouble(&path, error)),
+    };
     Ok(tokio::spawn(async move {
         loop {
+            let Some(listener) = &bound else {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(BIND_AGAIN) => bound = bind(&path).ok(),
+                }
+                continue;
+            };
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,

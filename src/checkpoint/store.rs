@@ -1,10 +1,16 @@
 //! The store itself: the only file that knows sled.
+//!
+//! A folder on a full or read-only disk is no reason not to run: the targets know every position. Records are then
+//! kept in memory, nothing is durable, so nothing is confirmed to a source, and each attempt to make it so looks
+//! for the folder again.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidelock_core::{Code, Error, Position, Result};
 
@@ -12,6 +18,19 @@ use super::codec::{FlowRecord, Kind, LagRecord, decode, encode};
 
 /// The local checkpoint. All calls block for a disk write at most.
 pub struct Checkpoint {
+    folder: PathBuf,
+    place: Mutex<Place>,
+}
+
+/// Where records are kept.
+enum Place {
+    Disk(Disk),
+    /// Here, until the disk can be used.
+    Memory(HashMap<Vec<u8>, Vec<u8>>),
+}
+
+#[derive(Clone)]
+struct Disk {
     db: sled::Db,
     data_file: PathBuf,
 }
@@ -27,22 +46,65 @@ impl Checkpoint {
     /// Opens the store below `state_dir`, or makes it. A store that cannot be read is moved aside; the
     /// second answer then says where to.
     pub fn open(state_dir: &Path) -> Result<(Checkpoint, Option<PathBuf>)> {
-        own_folder(state_dir).map_err(|e| trouble(state_dir, e))?;
         let folder = state_dir.join("checkpoint");
-        match try_open(&folder) {
-            Ok(store) => Ok((store, None)),
-            Err(Fault::Busy) => Err(trouble(&folder, "another process has it open")),
+        let opened = match own_folder(state_dir) {
+            Ok(()) => try_open(&folder),
+            Err(error) if is_away(&error) => Err(Fault::Away(error.to_string())),
+            Err(error) => return Err(trouble(state_dir, error)),
+        };
+        let (place, aside) = match opened {
+            Ok(disk) => (Place::Disk(disk), None),
             Err(Fault::Damaged(_)) if folder.exists() => {
                 let aside = free_name(&folder);
                 std::fs::rename(&folder, &aside).map_err(|e| trouble(&folder, e))?;
-                match try_open(&folder) {
-                    Ok(store) => Ok((store, Some(aside))),
-                    Err(Fault::Busy) => Err(trouble(&folder, "another process has it open")),
-                    Err(Fault::Damaged(words)) => Err(trouble(&folder, words)),
-                }
+                let disk = try_open(&folder).map_err(|fault| trouble(&folder, fault))?;
+                (Place::Disk(disk), Some(aside))
             }
-            Err(Fault::Damaged(words)) => Err(trouble(&folder, words)),
+            Err(fault @ Fault::Away(_)) => {
+                let error = trouble(&folder, fault);
+                tracing::error!(%error, "runs without a checkpoint, and the sources keep their logs until there is one");
+                (Place::Memory(HashMap::new()), None)
+            }
+            Err(fault) => return Err(trouble(&folder, fault)),
+        };
+        Ok((Checkpoint { folder, place: Mutex::new(place) }, aside))
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self, words: impl std::fmt::Display) -> Error {
+        trouble(&self.folder, words)
+    }
+
+    /// The store on disk; what was kept in memory meanwhile is moved there first.
+    fn disk(&self) -> Result<Disk> {
+        let mut place = self.place();
+        let kept = match &*place {
+            Place::Disk(disk) => return Ok(disk.clone()),
+            Place::Memory(kept) => kept,
+        };
+        if let Some(state_dir) = self.folder.parent() {
+            own_folder(state_dir).map_err(|e| self.trouble(e))?;
         }
+        let opened = match try_open(&self.folder) {
+            // So sled leaves its files where the disk was full. One of them is enough to look at.
+            Err(Fault::Damaged(words)) if self.folder.exists() => {
+                let aside = self.folder.with_extension("damaged");
+                tracing::debug!(moved_to = %aside.display(), %words, "the checkpoint store is begun anew");
+                let _older = std::fs::remove_dir_all(&aside);
+                std::fs::rename(&self.folder, &aside).map_err(|e| self.trouble(e))?;
+                try_open(&self.folder)
+            }
+            opened => opened,
+        };
+        let disk = opened.map_err(|fault| self.trouble(fault))?;
+        for (key, value) in kept {
+            disk.db.insert(key, value.as_slice()).map_err(|e| self.trouble(e))?;
+        }
+        *place = Place::Disk(disk.clone());
+        Ok(disk)
     }
 
     /// The record of a flow. A damaged record is none: the target knows better anyway.
@@ -57,10 +119,16 @@ impl Checkpoint {
 
     /// Makes everything kept so far survive a power cut.
     pub fn make_durable(&self) -> Result<()> {
-        self.db.flush().map_err(|e| trouble(&self.data_file, e))?;
-        File::open(&self.data_file)
-            .and_then(|file| file.sync_data())
-            .map_err(|e| trouble(&self.data_file, e))
+        let disk = self.disk()?;
+        let flushed = disk.db.flush().map(drop).map_err(|e| self.trouble(e));
+        let durable = flushed.and_then(|()| {
+            let synced = File::open(&disk.data_file).and_then(|file| file.sync_data());
+            synced.map_err(|e| self.trouble(e))
+        });
+        if durable.is_err() {
+            give_up(&mut self.place());
+        }
+        durable
     }
 
     /// The slot that a first start was about to make when it ended.
@@ -70,8 +138,11 @@ impl Checkpoint {
 
     /// Notes durably that a slot is about to be made.
     pub fn put_intent(&self, flow: &str, slot: &str) -> Result<()> {
+        // Whoever makes a slot has looked for the flow's record before: in the store, or for want of it in vain.
+        let away = matches!(&*self.place(), Place::Memory(_));
         self.put(Kind::Intent, flow, &slot.to_owned())?;
-        self.make_durable()
+        self.make_durable()?;
+        if away { Err(self.trouble("it is there again and is read anew")) } else { Ok(()) }
     }
 
     /// Forgets the note.
@@ -112,7 +183,13 @@ impl Checkpoint {
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, kind: Kind, flow: &str) -> Result<Option<T>> {
-        let bytes = self.db.get(key(kind, flow)).map_err(|e| trouble(&self.data_file, e))?;
+        let bytes = match &*self.place() {
+            Place::Disk(disk) => {
+                let found = disk.db.get(key(kind, flow)).map_err(|e| self.trouble(e))?;
+                found.map(|bytes| bytes.to_vec())
+            }
+            Place::Memory(kept) => kept.get(&key(kind, flow)).cloned(),
+        };
         match bytes.map(|bytes| decode(kind, &bytes)) {
             None => Ok(None),
             Some(Ok(record)) => Ok(Some(record)),
@@ -124,14 +201,24 @@ impl Checkpoint {
     }
 
     fn put<T: serde::Serialize>(&self, kind: Kind, flow: &str, record: &T) -> Result<()> {
-        self.db
-            .insert(key(kind, flow), encode(kind, record)?)
-            .map_err(|e| trouble(&self.data_file, e))?;
+        let (key, bytes) = (key(kind, flow), encode(kind, record)?);
+        let mut place = self.place();
+        if let Place::Disk(disk) = &*place {
+            match disk.db.insert(&key, bytes.as_slice()) {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::debug!(%error, "the checkpoint is kept in memory"),
+            }
+        }
+        give_up(&mut place);
+        if let Place::Memory(kept) = &mut *place {
+            kept.insert(key, bytes);
+        }
         Ok(())
     }
 
     fn remove(&self, kind: Kind, flow: &str) -> Result<()> {
-        self.db.remove(key(kind, flow)).map_err(|e| trouble(&self.data_file, e))?;
+        let disk = self.disk()?;
+        disk.db.remove(key(kind, flow)).map_err(|e| self.trouble(e))?;
         self.make_durable()
     }
 }
@@ -152,6 +239,15 @@ fn own_folder(state_dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Keeps the records in memory from now on: sled answers every call after a failed write with that failure, until
+/// it is opened anew.
+fn give_up(place: &mut Place) {
+    if let Place::Disk(disk) = place {
+        let kept = disk.db.iter().flatten().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+        *place = Place::Memory(kept);
+    }
+}
+
 fn key(kind: Kind, flow: &str) -> Vec<u8> {
     let mut key = vec![kind as u8];
     key.extend_from_slice(flow.as_bytes());
@@ -160,20 +256,46 @@ fn key(kind: Kind, flow: &str) -> Vec<u8> {
 
 enum Fault {
     Busy,
+    /// The disk is full or read-only.
+    Away(String),
     Damaged(String),
 }
 
+impl Fault {
+    fn of(error: std::io::Error) -> Fault {
+        if is_away(&error) {
+            Fault::Away(error.to_string())
+        } else {
+            Fault::Damaged(error.to_string())
+        }
+    }
+}
+
+/// Whether a disk is full or read-only, which passes without anybody touching the folder.
+pub(crate) fn is_away(error: &std::io::Error) -> bool {
+    use ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded)
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Fault::Busy => "another process has it open",
+            Fault::Away(words) | Fault::Damaged(words) => words,
+        })
+    }
+}
+
 /// sled may answer a damaged file with an error or with a panic; both mean the same here.
-fn try_open(folder: &Path) -> std::result::Result<Checkpoint, Fault> {
+fn try_open(folder: &Path) -> std::result::Result<Disk, Fault> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         sled::Config::new().path(folder).cache_capacity(4 << 20).flush_every_ms(None).open()
     }));
     let db = match opened {
         Ok(Ok(db)) => db,
-        Ok(Err(error)) => {
-            let words = error.to_string();
-            return Err(if words.contains("lock") { Fault::Busy } else { Fault::Damaged(words) });
-        }
+        Ok(Err(error)) if error.to_string().contains("lock") => return Err(Fault::Busy),
+        Ok(Err(sled::Error::Io(error))) => return Err(Fault::of(error)),
+        Ok(Err(error)) => return Err(Fault::Damaged(error.to_string())),
         Err(_) => return Err(Fault::Damaged("its file is damaged".to_owned())),
     };
     let data_file = folder.join("db");
@@ -181,10 +303,8 @@ fn try_open(folder: &Path) -> std::result::Result<Checkpoint, Fault> {
         return Err(Fault::Damaged("sled's data file is not where it was expected".to_owned()));
     }
     // The folder's entries must last too.
-    if let Err(error) = File::open(folder).and_then(|f| f.sync_all()) {
-        return Err(Fault::Damaged(error.to_string()));
-    }
-    Ok(Checkpoint { db, data_file })
+    File::open(folder).and_then(|f| f.sync_all()).map_err(Fault::of)?;
+    Ok(Disk { db, data_file })
 }
 
 fn free_name(folder: &Path) -> PathBuf {
@@ -236,6 +356,33 @@ mod tests {
         std::fs::set_permissions(&given, PermissionsExt::from_mode(0o750)).unwrap();
         Checkpoint::open(&given).unwrap();
         assert_eq!(mode(&given), 0o750);
+    }
+
+    #[test]
+    fn without_a_folder_records_are_kept_in_memory_and_nothing_is_durable_until_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let (store, _) = Checkpoint::open(&state).unwrap();
+        store.save("c:d", &record(3)).unwrap();
+        store.make_durable().unwrap();
+        drop(store);
+        let hidden = dir.path().join("hidden");
+        std::fs::rename(&state, &hidden).unwrap();
+        std::fs::write(&state, "no folder").unwrap();
+        let (folder, place) = (state.join("checkpoint"), Mutex::new(Place::Memory(HashMap::new())));
+        let store = Checkpoint { folder, place };
+        store.save("a:b", &record(5)).unwrap();
+        assert_eq!(store.load("a:b").unwrap(), Some(record(5)));
+        assert!(store.make_durable().is_err() && store.put_intent("c:d", "slot").is_err());
+        std::fs::remove_file(&state).unwrap();
+        std::fs::rename(&hidden, &state).unwrap();
+        // The record of c:d could not be seen when its slot was about to be made.
+        assert!(store.put_intent("c:d", "slot").is_err());
+        store.put_intent("c:d", "slot").unwrap();
+        drop(store);
+        let (store, aside) = Checkpoint::open(&state).unwrap();
+        assert_eq!((aside, store.load("c:d").unwrap()), (None, Some(record(3))));
+        assert_eq!(store.load("a:b").unwrap(), Some(record(5)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod check;
 mod continuity;
 mod daemon;
 mod echo;
+mod folder;
 mod lag;
 mod mappings;
 mod snapshot;
