@@ -470,11 +470,16 @@ impl Applier {
                     self.blame = Some(mapping.to_string());
                     self.open_transaction().await?;
                     let plan = self.plan_of(&mapping)?;
+                    let mut removed = 0;
                     for key in keys {
                         let write = BoundPlan::remove(&plan, &key);
                         if !self.regions.touched(&mapping, write.keys[0]) {
                             self.batcher.push(&plan, write);
+                            removed += 1;
                         }
+                    }
+                    if removed > 0 {
+                        tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
                     }
                     (mapping, row, reply)
                 }

@@ -16,7 +16,7 @@ use tidelock_core::{Code, CopyPhase, CopyReason, CopyRow, Error, Result, SourceS
 
 use super::FlowContext;
 use super::start::{self, Systems};
-use crate::config::SnapshotMode;
+use crate::config::{OnDelete, SnapshotMode};
 use crate::copy::Job;
 use crate::mapping::MappingPlan;
 use crate::mapping::plan::mirrored;
@@ -252,7 +252,7 @@ pub async fn try_copy(context: &FlowContext, row: &CopyRow) -> Result<()> {
     context.source.copier().await?.bound(&job.table, None, 1).await.map(drop)
 }
 
-fn job(context: &FlowContext, plan: &MappingPlan, row: CopyRow) -> Result<Job> {
+fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Job> {
     let Some(mut table) = plan.copy.clone() else {
         return Err(Error::setup(
             Code::Catalog,
@@ -263,6 +263,8 @@ fn job(context: &FlowContext, plan: &MappingPlan, row: CopyRow) -> Result<Job> {
         )
         .with_hint("give it a primary key that its replica identity holds"));
     };
+    // Where the mapping keeps what the source deletes, rows that only the target has are meant to be there.
+    row.sweep &= plan.on_delete == OnDelete::Delete;
     table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());
     let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
     Ok(Job { mapping: plan.name.clone(), table, alike, row })

@@ -110,8 +110,6 @@ codes! {
     TargetRewound = "TL0302",
     /// The progress row is gone from the target.
     ProgressMissing = "TL0303",
-    /// A first copy is needed, and this version cannot make it.
-    SnapshotNeeded = "TL0304",
     /// The target transaction could not be finished as promised.
     CommitFailed = "TL0305",
     /// A promise inside tidelock was broken.
