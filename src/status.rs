@@ -114,6 +114,33 @@ pub struct SnapshotStatus {
     pub phase: String,
     /// Seconds until its end at the speed so far, while it runs.
     pub eta_seconds: Option<f64>,
+    /// The above in words, while it runs.
+    #[serde(default)]
+    pub words: Option<String>,
+}
+
+impl SnapshotStatus {
+    /// How far it has come, in words; `None` once it has ended.
+    pub fn progress(&self) -> Option<String> {
+        let reason = &self.reason;
+        match CopyPhase::parse(&self.phase)? {
+            CopyPhase::Held => Some("waits for the copy of the other direction".to_owned()),
+            CopyPhase::Rows => {
+                let percent = (self.done * 100).checked_div(self.total).unwrap_or(0).min(100);
+                let left =
+                    self.eta_seconds.map_or(String::new(), |s| format!(", about {s:.0} s left"));
+                Some(format!(
+                    "{reason} copy: {} of about {} rows, {percent} %{left}",
+                    self.done, self.total
+                ))
+            }
+            CopyPhase::Sweep => Some(format!(
+                "{reason} copy: {} rows, looking for rows that only the target has",
+                self.done
+            )),
+            CopyPhase::Done => None,
+        }
+    }
 }
 
 impl From<&CopyRow> for SnapshotStatus {
@@ -121,13 +148,16 @@ impl From<&CopyRow> for SnapshotStatus {
         let elapsed = (crate::apply::now_micros() - row.started_micros).max(0) as f64 / 1e6;
         let left = row.rows_total.saturating_sub(row.rows_done) as f64;
         let running = row.phase == CopyPhase::Rows && row.rows_done > 0;
-        SnapshotStatus {
+        let mut status = SnapshotStatus {
+            words: None,
             done: row.rows_done,
             total: row.rows_total,
             reason: row.reason.as_str().to_owned(),
             phase: row.phase.as_str().to_owned(),
             eta_seconds: running.then(|| left * elapsed / row.rows_done as f64),
-        }
+        };
+        status.words = status.progress();
+        status
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::resolve::is_name_of;
 use crate::config::{Config, FlowConfig, TablePattern};
 use crate::control::{Reply, Request, ask};
 use crate::registry;
-use crate::status::{FlowStatus, Leftover, MappingStatus, PipelineStatus};
+use crate::status::{FlowStatus, Leftover, MappingStatus, PipelineStatus, SnapshotStatus};
 
 /// Shows the status once, or every second.
 pub async fn status(cli: &Cli, watch: bool) -> Outcome {
@@ -184,6 +184,9 @@ pub fn render(status: &PipelineStatus) -> String {
                 m.rows_filtered,
                 m.rows_parked
             ));
+            if let Some(copy) = m.snapshot.as_ref().and_then(SnapshotStatus::progress) {
+                text.push_str(&format!("    {copy}\n"));
+            }
             if let Some(error) = &m.error {
                 text.push_str(&format!("    {} {}\n", error.code, error.message));
                 if !error.hint.is_empty() {
