@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidelock_scratch::{Mysql, Postgres};
+use tidelock_scratch::{Flavour, Mysql, Postgres};
 
 use super::daemon::Daemon;
 use super::{SOON, soaking};
@@ -69,11 +69,11 @@ impl Side {
         let sql = match self {
             Side::Pg(_) => {
                 "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty), ' ', sum(id % 1009 * qty), ' ', sum(length(note)), ' ', \
-                 sum(('x' || substr(md5(concat(id, ':', qty, ':', note)), 1, 6))::bit(24)::int)) FROM item"
+                 sum(('x' || substr(encode(sha256(convert_to(concat(id, ':', qty, ':', note), 'UTF8')), 'hex'), 1, 6))::bit(24)::int)) FROM item"
             }
             Side::My(_) => {
                 "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty), ' ', sum(id % 1009 * qty), ' ', sum(char_length(note)), ' ', \
-                 sum(conv(substr(md5(concat(id, ':', qty, ':', note)), 1, 6), 16, 10))) FROM item"
+                 sum(conv(substr(sha2(concat(id, ':', qty, ':', note), 256), 1, 6), 16, 10))) FROM item"
             }
         };
         self.one(sql).await
@@ -247,8 +247,12 @@ async fn a_stopped_mapping_and_a_lost_log_come_back_by_resync_deletes_included()
                     .await
                     .expect("drop slot");
             }
-            Side::My(_) => {
-                source.sql("RESET MASTER").await;
+            Side::My(server) => {
+                let reset = match server.flavour() {
+                    Flavour::MariaDb => "RESET MASTER",
+                    Flavour::MySql => "RESET BINARY LOGS AND GTIDS",
+                };
+                source.sql(reset).await;
             }
         }
         source.sql("UPDATE item SET note = 'after the loss' WHERE id = 5000").await;
