@@ -4,6 +4,7 @@
 //! (environment, secret files, TLS defaults), mappings sorted into flows, names made legal. Every
 //! error names file, line and column and shows the line.
 
+pub mod columns;
 pub mod file;
 pub mod resolve;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use columns::{ColumnMap, ColumnRule, MappedColumn, OnUnrepresentable};
 use tidelock_core::SystemConfig;
 
 /// The whole configuration.
@@ -72,6 +74,8 @@ pub struct MappingConfig {
     pub snapshot: SnapshotMode,
     /// The column list, if there is one.
     pub columns: Option<ColumnMap>,
+    /// What the file says of the values of all its columns.
+    pub rule: ColumnRule,
     /// `LIKE` patterns of tables that a wildcard leaves out.
     pub exclude: Vec<String>,
 }
@@ -94,15 +98,6 @@ pub enum TablePattern {
     Exact(String),
     /// Every table of the schema (`*`).
     All,
-}
-
-/// Which target column takes which source column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ColumnMap {
-    /// Whether same-named columns are added (`"*" = "*"`).
-    pub star: bool,
-    /// Target column and source column.
-    pub columns: Vec<(String, String)>,
 }
 
 /// What a source delete becomes.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use super::columns::{ColumnValue, OnUnrepresentable};
 use super::{ConfigError, OnDelete, OnTruncate, SnapshotMode};
 
 /// The whole file.
@@ -102,6 +103,10 @@ pub struct Settings {
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
     pub exclude: Option<Vec<String>>,
+    /// What becomes of a value that its target column cannot hold.
+    pub on_unrepresentable: Option<OnUnrepresentable>,
+    /// The zone of times without one.
+    pub time_zone: Option<Spanned<String>>,
     /// Rows a second that copies may read, a flow.
     pub snapshot_rows_per_second: Option<u64>,
 }
@@ -118,6 +123,10 @@ pub struct Flow {
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
     pub exclude: Option<Vec<String>>,
+    /// What becomes of a value that its target column cannot hold.
+    pub on_unrepresentable: Option<OnUnrepresentable>,
+    /// The zone of times without one.
+    pub time_zone: Option<Spanned<String>>,
     /// Rows a second that copies may read.
     pub snapshot_rows_per_second: Option<u64>,
     /// The slot's name.
@@ -146,10 +155,14 @@ pub struct Mapping {
     pub on_truncate: Option<OnTruncate>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
+    /// What becomes of a value that its target column cannot hold.
+    pub on_unrepresentable: Option<OnUnrepresentable>,
+    /// The zone of times without one.
+    pub time_zone: Option<Spanned<String>>,
     /// Tables that a wildcard leaves out.
     pub exclude: Option<Spanned<Vec<String>>>,
     /// Target column to source column.
-    pub columns: Option<BTreeMap<String, Spanned<String>>>,
+    pub columns: Option<BTreeMap<String, Spanned<ColumnValue>>>,
 }
 
 /// A parser's error with file, line and column in front and, for a misspelt key, the nearest one.
@@ -219,7 +232,7 @@ fn not_yet(message: &str) -> Option<String> {
     let word = message.split('`').nth(1).unwrap_or_default();
     let what = match word {
         _ if message.starts_with("invalid type: map, expected a string") => {
-            "a table in this place (a procedure, the long form of a column) is"
+            "a table in this place (a procedure) is"
         }
         "where" | "tracks" | "dictionaries" | "from_key"
             if message.starts_with("unknown field") =>

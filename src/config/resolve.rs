@@ -9,13 +9,14 @@ use tidelock_core::{
     FLOW_CHARS_MAX, MAPPING_CHARS_MAX, PIPELINE_CHARS_MAX, Secret, SystemConfig, Tls, TlsMode,
 };
 
+use super::columns;
 use super::file::{self, File, Mapping};
 use super::{
-    ColumnMap, Config, ConfigError, FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode,
+    ColumnRule, Config, ConfigError, FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode,
     TablePattern, TableRef,
 };
 
-type Result<T> = std::result::Result<T, ConfigError>;
+pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
 /// The text a place points into.
 pub struct Source<'a> {
@@ -26,7 +27,8 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn error(&self, span: Range<usize>, words: impl AsRef<str>) -> ConfigError {
+    /// An error at a place of the text.
+    pub(super) fn error(&self, span: Range<usize>, words: impl AsRef<str>) -> ConfigError {
         file::at(self.file, self.text, &span, words.as_ref())
     }
 }
@@ -392,7 +394,7 @@ fn resolve_mapping(
     }
     let columns = match &mapping.columns {
         None => None,
-        Some(columns) => Some(resolve_columns(columns, source)?),
+        Some(columns) => Some(columns::resolve(columns, source)?),
     };
     // The tables of a wildcard name their own mappings, and no server has a table name that long.
     let name = mapping.name.as_ref().map_or(own_name, |n| n.get_ref().clone());
@@ -419,6 +421,19 @@ fn resolve_mapping(
             .or(defaults.snapshot)
             .unwrap_or(SnapshotMode::Initial),
         columns,
+        rule: ColumnRule {
+            on_unrepresentable: mapping
+                .on_unrepresentable
+                .or(flow.and_then(|f| f.on_unrepresentable))
+                .or(defaults.on_unrepresentable),
+            time_zone: mapping
+                .time_zone
+                .as_ref()
+                .or(flow.and_then(|f| f.time_zone.as_ref()))
+                .or(defaults.time_zone.as_ref())
+                .map(|zone| columns::zone(zone, source))
+                .transpose()?,
+        },
         exclude: mapping
             .exclude
             .as_ref()
@@ -429,33 +444,8 @@ fn resolve_mapping(
     })
 }
 
-fn resolve_columns(
-    columns: &BTreeMap<String, Spanned<String>>,
-    source: &Source<'_>,
-) -> Result<ColumnMap> {
-    let mut map = ColumnMap { star: false, columns: Vec::new() };
-    for (target, value) in columns {
-        if target == "*" {
-            if value.get_ref() != "*" {
-                return Err(source.error(value.span(), "\"*\" can only take \"*\""));
-            }
-            map.star = true;
-            continue;
-        }
-        let Some(column) = plain_column(value.get_ref()) else {
-            return Err(source.error(
-                value.span(),
-                "expected the name of a source column; expressions are not in this version\n\
-                 hint: put odd names into double quotes: '\"Order No\"'",
-            ));
-        };
-        map.columns.push((target.clone(), column));
-    }
-    Ok(map)
-}
-
 /// The name in `name` or `"odd name"`; `None` for anything that is more than a name.
-fn plain_column(text: &str) -> Option<String> {
+pub(super) fn plain_column(text: &str) -> Option<String> {
     if let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
         let name = inner.replace("\"\"", "\u{0}");
         return (!name.contains('"') && !name.is_empty()).then(|| name.replace('\u{0}', "\""));
@@ -557,7 +547,10 @@ exclude = ["tmp_%"]
         let names: Vec<&str> = config.flows.iter().map(|f| f.name.as_str()).collect();
         assert_eq!(names, ["crm:erp", "erp:crm"]);
         assert_eq!(config.flows[1].slot, "tidelock_erp_crm_crm");
-        assert_eq!(config.flows[0].mappings[0].columns.as_ref().map(|c| c.star), Some(true));
+        assert_eq!(
+            config.flows[0].mappings[0].columns.as_ref().map(|c| c.star.is_some()),
+            Some(true)
+        );
         assert_eq!(config.systems["erp"].tls.mode, TlsMode::Disable);
         assert_eq!(config.systems["crm"].tls.mode, TlsMode::VerifyFull);
     }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::region::{Outcome, Request, Watching};
 use crate::flow::FlowShared;
 use crate::mapping::MappingPlan;
-use crate::mapping::convert::Conversion;
+use crate::mapping::convert::{Conversion, Target};
 
 /// Rows of the first piece; later ones follow the width of the rows.
 const ROWS_FIRST: usize = 1_000;
@@ -359,9 +359,13 @@ fn with_cursor(job: &Job, done: Option<&Key>) -> CopyRow {
 
 /// The target's keys, the same keys at the source, and the way back from the one to the other.
 fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Conversion>)> {
-    let columns: Vec<_> =
-        plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i)).collect();
-    let names: Vec<String> = columns.iter().map(|c| c.name.clone()).collect();
+    let columns: Vec<_> = plan
+        .target
+        .key
+        .iter()
+        .filter_map(|&i| Some((plan.target.columns.get(i)?, &plan.columns.get(i)?.rule)))
+        .collect();
+    let names: Vec<String> = columns.iter().map(|(c, _)| c.name.clone()).collect();
     let theirs = CopyTable {
         name: plan.target.name.clone(),
         columns: names.clone(),
@@ -380,8 +384,14 @@ fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Convers
     let back = columns
         .iter()
         .zip(&source)
-        .map(|(target, (_, data_type))| {
-            Conversion::new(&target.data_type, data_type, false, plan.same_family)
+        .map(|((target, rule), (_, data_type))| {
+            let back = Target {
+                data_type,
+                nullable: false,
+                same_family: plan.same_family,
+                parses_json: false,
+            };
+            Conversion::new(&target.data_type, back, rule)
         })
         .collect();
     Ok((theirs, ours, back))

@@ -3,12 +3,23 @@
 //! Two questions, answered apart. *May* this pair of types ever work ([`compatible`], asked once a
 //! plan, reported by `check`)? And can *this* value be held exactly ([`Conversion::apply`], asked a
 //! row)? Nothing is rounded, cut, clamped or padded: a value that does not fit is an error that stops
-//! its mapping, because a silently changed amount in an order book is worse than a stopped table.
+//! its mapping, because a silently changed amount in an order book is worse than a stopped table. Only
+//! where the file asks for it by `on_unrepresentable` does another value take its place
+//! ([`nearest`](mod@nearest), NULL, or its text).
+//!
+//! A point in time and a civil time are different things. They convert into each other only by a zone
+//! that the file names ([`zone`]).
+
+mod fit;
+mod nearest;
+mod zone;
 
 use std::fmt;
 
-use tidelock_core::value::DAY_MICROS;
-use tidelock_core::{ByteString, Bytes, DataType, Date, Instant, Time, Timestamp, Value};
+use jiff::tz::TimeZone;
+use tidelock_core::{ByteString, DataType, Value, form, json_loss};
+
+use crate::config::OnUnrepresentable;
 
 /// Why a value cannot be held by its target column; names no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,18 +31,48 @@ impl fmt::Display for Misfit {
     }
 }
 
+/// What the file asks for beyond exactness, settled for one pair of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// What becomes of a value that does not fit.
+    pub policy: OnUnrepresentable,
+    /// The zone of the side that has none.
+    pub zone: Option<TimeZone>,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Rule { policy: OnUnrepresentable::Error, zone: None }
+    }
+}
+
+/// One side of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target<'a> {
+    /// What the column can hold.
+    pub data_type: &'a DataType,
+    /// Whether it takes NULL.
+    pub nullable: bool,
+    /// Whether source and target are the same kind of server, so that a value that only such servers know
+    /// may pass.
+    pub same_family: bool,
+    /// Whether the server keeps JSON parsed, and so not every document as it is written.
+    pub parses_json: bool,
+}
+
 /// How a column's values are converted, compiled once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversion {
+    from: DataType,
     to: DataType,
     nullable: bool,
-    /// The source pads its text with blanks that carry no meaning (`CHAR(n)`).
-    trim: bool,
     same_family: bool,
+    parses_json: bool,
+    rule: Rule,
 }
 
 /// Whether values of `from` can be written to a column of `to` at all; else the reason.
-pub fn compatible(from: &DataType, to: &DataType) -> Result<(), String> {
+pub fn compatible(from: &DataType, to: &DataType, rule: &Rule) -> Result<(), String> {
     use DataType as T;
     if let T::Unsupported { name } = from {
         return Err(format!("source type {name} is not supported"));
@@ -43,29 +84,65 @@ pub fn compatible(from: &DataType, to: &DataType) -> Result<(), String> {
         return Err(format!("target type {name} rounds what is written to it"));
     }
     let fits = match (from, to) {
-        (T::Bool, T::Bool | T::Int { .. })
-        | (T::Int { .. }, T::Int { .. } | T::Decimal { .. } | T::Bool | T::Text { .. })
-        | (T::Decimal { .. }, T::Decimal { .. } | T::Int { .. } | T::Text { .. })
+        (_, T::Text { .. }) if rule.policy == OnUnrepresentable::Text => true,
+        (T::Bytes { .. } | T::Opaque { .. }, T::Text { .. }) => false,
+        (_, T::Text { .. }) => true,
+        (T::Bool, T::Bool | T::Int { .. } | T::Bits { .. })
+        | (
+            T::Int { .. },
+            T::Int { .. } | T::Decimal { .. } | T::Bool | T::Year | T::Bits { varying: false, .. },
+        )
+        | (T::Decimal { .. }, T::Decimal { .. } | T::Int { .. })
         | (T::Float32 | T::RoundedFloat { double: false, .. }, T::Float32 | T::Float64)
         | (T::Float64 | T::RoundedFloat { double: true, .. }, T::Float64)
-        | (T::Text { .. }, T::Text { .. } | T::Uuid | T::Json | T::Enum { .. })
-        | (T::Bytes { .. }, T::Bytes { .. })
-        | (T::Date, T::Date | T::Text { .. })
-        | (T::Time { .. }, T::Time { .. })
+        | (
+            T::Text { .. },
+            T::Uuid
+            | T::Json
+            | T::Enum { .. }
+            | T::Set { .. }
+            | T::Bits { .. }
+            | T::Address { .. }
+            | T::Interval { .. },
+        )
+        | (T::Bytes { .. }, T::Bytes { .. } | T::Opaque { .. })
+        | (T::Opaque { .. }, T::Bytes { .. })
+        | (T::Date, T::Date)
+        | (T::Time { .. } | T::Interval { .. }, T::Time { .. } | T::Interval { .. })
         | (T::Timestamp { .. }, T::Timestamp { .. })
         | (T::Instant { .. }, T::Instant { .. })
-        | (T::Uuid, T::Uuid | T::Text { .. })
-        | (T::Json, T::Json | T::Text { .. })
-        | (T::Enum { .. }, T::Enum { .. } | T::Text { .. }) => true,
+        | (T::Year, T::Year | T::Int { .. })
+        | (T::Uuid, T::Uuid)
+        | (T::Json, T::Json)
+        | (T::Enum { .. }, T::Enum { .. })
+        | (T::Set { .. }, T::Set { .. })
+        | (T::Bits { .. }, T::Int { .. })
+        | (T::Address { .. }, T::Address { .. }) => true,
+        (T::Bits { length, .. }, T::Bool) => *length == Some(1),
+        (T::Bits { length: from, varying: false }, T::Bits { length: to, varying: false }) => {
+            from == to
+        }
+        (T::Bits { .. }, T::Bits { .. }) => true,
+        (T::Opaque { name: from }, T::Opaque { name: to }) => from == to || to == "geometry",
+        (T::Native { name: from, modifier }, T::Native { name: to, modifier: other }) => {
+            from == to && (*other < 0 || modifier == other)
+        }
+        // An explicit length would cut a longer value off without a word.
+        (T::Text { .. }, T::Native { modifier, .. }) => *modifier < 0,
         (T::Bytes { .. }, T::Uuid) | (T::Uuid, T::Bytes { .. }) => {
             return Err("bytes and uuid do not convert by themselves: the byte order of a binary \
                         uuid is the application's own"
                 .to_owned());
         }
         (T::Instant { .. }, T::Timestamp { .. }) | (T::Timestamp { .. }, T::Instant { .. }) => {
-            return Err("a point in time and a civil time without zone do not convert without \
-                        naming a zone"
-                .to_owned());
+            if rule.zone.is_none() {
+                return Err(
+                    "a point in time and a civil time without zone do not convert without \
+                            naming a zone (time_zone = \"...\")"
+                        .to_owned(),
+                );
+            }
+            true
         }
         _ => false,
     };
@@ -84,54 +161,66 @@ fn word(data_type: &DataType) -> &str {
         DataType::Time { .. } => "a time",
         DataType::Timestamp { .. } => "a timestamp without zone",
         DataType::Instant { .. } => "a timestamp with zone",
+        DataType::Interval { .. } => "an interval",
+        DataType::Year => "a year",
         DataType::Uuid => "a uuid",
         DataType::Json => "json",
         DataType::Enum { .. } => "an enum",
-        DataType::Unsupported { name } => name,
+        DataType::Set { .. } => "a set",
+        DataType::Bits { .. } => "a bit string",
+        DataType::Address { .. } => "an address",
+        DataType::Opaque { name }
+        | DataType::Native { name, .. }
+        | DataType::Unsupported { name } => name,
     }
 }
 
+/// Reached only if a connector delivers a value that is not of its column's type.
+const UNEXPECTED: Misfit = Misfit("the value is not of the type that its column announced");
+const NOT_NULL: Misfit = Misfit("NULL does not fit a NOT NULL column");
+
 impl Conversion {
-    /// The conversion between two compatible types. `same_family`: source and target are the same
-    /// kind of server, so a value that only such servers know may pass.
-    pub fn new(from: &DataType, to: &DataType, nullable: bool, same_family: bool) -> Self {
-        let trim = matches!(from, DataType::Text { padded: true, .. });
-        Conversion { to: to.clone(), nullable, trim, same_family }
+    /// The conversion between two compatible types.
+    pub fn new(from: &DataType, to: Target<'_>, rule: &Rule) -> Self {
+        Conversion {
+            from: from.clone(),
+            to: to.data_type.clone(),
+            nullable: to.nullable,
+            same_family: to.same_family,
+            parses_json: to.parses_json,
+            rule: rule.clone(),
+        }
     }
 
     /// The value as the target column holds it. `Unchanged` stays what it is.
     pub fn apply(&self, value: &Value) -> Result<Value, Misfit> {
         match value {
-            Value::Unchanged => Ok(Value::Unchanged),
-            Value::Null if self.nullable => Ok(Value::Null),
-            Value::Null => Err(Misfit("NULL does not fit a NOT NULL column")),
-            Value::Foreign(text) if self.same_family => Ok(Value::Foreign(text.clone())),
-            Value::Foreign(_) => {
-                Err(Misfit("the source's value has no form outside its own kind of server"))
-            }
-            Value::Bool(_)
-            | Value::Int(_)
-            | Value::UInt(_)
-            | Value::Decimal(_)
-            | Value::Float32(_)
-            | Value::Float64(_)
-            | Value::Text(_)
-            | Value::Bytes(_)
-            | Value::Date(_)
-            | Value::Time(_)
-            | Value::Timestamp(_)
-            | Value::Instant(_)
-            | Value::Uuid(_)
-            | Value::Json(_)
-            | Value::Enum(_) => self.present(value),
+            Value::Unchanged => return Ok(Value::Unchanged),
+            Value::Null if self.nullable => return Ok(Value::Null),
+            Value::Null => return Err(NOT_NULL),
+            _ => {}
         }
+        self.exact(value).or_else(|misfit| match self.rule.policy {
+            OnUnrepresentable::Error => Err(misfit),
+            OnUnrepresentable::Null if self.nullable => Ok(Value::Null),
+            OnUnrepresentable::Null => Err(NOT_NULL),
+            OnUnrepresentable::Clamp => nearest::nearest(value, &self.from, &self.to)
+                .and_then(|near| self.exact(&near).ok())
+                .ok_or(misfit),
+            OnUnrepresentable::Text => self.as_text(value).ok_or(misfit),
+        })
     }
 
-    fn present(&self, value: &Value) -> Result<Value, Misfit> {
+    fn exact(&self, value: &Value) -> Result<Value, Misfit> {
+        if let Value::Foreign(text) = value {
+            return self.foreign(text);
+        }
         match &self.to {
-            DataType::Bool => to_bool(value),
-            DataType::Int { bits, unsigned } => to_int(value, *bits, *unsigned),
-            DataType::Decimal { precision, scale } => self.to_decimal(value, *precision, *scale),
+            DataType::Bool => fit::to_bool(value, &self.from),
+            DataType::Int { bits, unsigned } => fit::to_int(value, &self.from, *bits, *unsigned),
+            DataType::Decimal { precision, scale } => {
+                fit::to_decimal(value, *precision, *scale, self.same_family)
+            }
             DataType::Float32 => match value {
                 Value::Float32(f) => self.finite(f64::from(*f)).map(|()| value.clone()),
                 _ => Err(UNEXPECTED),
@@ -139,24 +228,41 @@ impl Conversion {
             DataType::Float64 => match value {
                 Value::Float32(f) => {
                     // The nearest double of the shortest decimal form: what a person reads stays.
-                    self.finite(f64::from(*f)).map(|()| Value::Float64(widen(*f)))
+                    self.finite(f64::from(*f)).map(|()| Value::Float64(fit::widen(*f)))
                 }
                 Value::Float64(f) => self.finite(*f).map(|()| value.clone()),
                 _ => Err(UNEXPECTED),
             },
-            DataType::Text { chars_max, bytes_max, unicode, padded } => {
-                let text = self.to_text(value)?;
-                fits_text(&text, *chars_max, *bytes_max, *unicode, *padded)?;
+            DataType::Text { chars_max, bytes_max, repertoire, padded } => {
+                let text = self.text_of(value)?;
+                fit::text(&text, *chars_max, *bytes_max, repertoire, *padded)?;
                 Ok(Value::Text(text))
             }
-            DataType::Bytes { bytes_max, fixed } => to_bytes(value, *bytes_max, *fixed),
-            DataType::Date => self.to_date(value),
-            DataType::Time { fsp, span } => to_time(value, *fsp, *span),
-            DataType::Timestamp { fsp } => self.to_timestamp(value, *fsp),
-            DataType::Instant { fsp, narrow } => self.to_instant(value, *fsp, *narrow),
-            DataType::Uuid => to_uuid(value),
+            DataType::Bytes { bytes_max, fixed } => fit::to_bytes(value, *bytes_max, *fixed),
+            DataType::Opaque { .. } => match value {
+                Value::Bytes(_) => Ok(value.clone()),
+                _ => Err(UNEXPECTED),
+            },
+            DataType::Date => match value {
+                Value::Date(date) => {
+                    fit::in_calendar(*date, self.same_family).map(|()| value.clone())
+                }
+                _ => Err(UNEXPECTED),
+            },
+            DataType::Time { fsp, span } => fit::to_time(value, *fsp, *span, self.same_family),
+            DataType::Interval { fsp } => fit::to_interval(value, *fsp),
+            DataType::Timestamp { fsp } => {
+                let zoned = zone::civil(value, self.rule.zone.as_ref())?;
+                fit::timestamp(zoned, *fsp, self.same_family).map(Value::Timestamp)
+            }
+            DataType::Instant { fsp, narrow } => {
+                let zoned = zone::instant(value, self.rule.zone.as_ref())?;
+                fit::instant(zoned, *fsp, *narrow, self.same_family).map(Value::Instant)
+            }
+            DataType::Year => fit::to_year(value),
+            DataType::Uuid => fit::to_uuid(value),
             DataType::Json => match value {
-                Value::Json(text) | Value::Text(text) => Ok(Value::Json(text.clone())),
+                Value::Json(text) | Value::Text(text) => self.json(text),
                 _ => Err(UNEXPECTED),
             },
             DataType::Enum { labels } => match value {
@@ -169,8 +275,46 @@ impl Conversion {
                 }
                 _ => Err(UNEXPECTED),
             },
+            DataType::Set { labels } => match value {
+                Value::Text(text) => fit::to_set(text, labels),
+                _ => Err(UNEXPECTED),
+            },
+            DataType::Bits { length, varying } => {
+                fit::to_bits(value, *length, *varying).map(Value::Text)
+            }
+            DataType::Address { v4, v6, network } => match value {
+                Value::Text(text) => fit::address(text, *v4, *v6, *network).map(|()| value.clone()),
+                _ => Err(UNEXPECTED),
+            },
+            DataType::Native { .. } => match value {
+                Value::Text(text) => fit::no_nul(text).map(|()| value.clone()),
+                _ => Err(UNEXPECTED),
+            },
             DataType::RoundedFloat { .. } | DataType::Unsupported { .. } => Err(UNEXPECTED),
         }
+    }
+
+    /// A value without canonical form: another server of the same kind takes it in a column of the same
+    /// type. Not an enum's empty value and not a text of undefined bytes, which no statement can write.
+    fn foreign(&self, text: &ByteString) -> Result<Value, Misfit> {
+        let same_type = match (&self.from, &self.to) {
+            (DataType::Enum { .. }, _) => {
+                return Err(Misfit(
+                    "the empty value of an enum, which stands for a label that is none",
+                ));
+            }
+            (DataType::Text { .. } | DataType::Json, _) => {
+                return Err(Misfit("the text holds bytes that its character set gives no meaning"));
+            }
+            (DataType::Date, DataType::Date)
+            | (DataType::Timestamp { .. }, DataType::Timestamp { .. })
+            | (DataType::Instant { .. }, DataType::Instant { .. }) => true,
+            _ => false,
+        };
+        if same_type && self.same_family {
+            return Ok(Value::Foreign(text.clone()));
+        }
+        Err(Misfit("the source's value has no form outside its own kind of server"))
     }
 
     fn finite(&self, f: f64) -> Result<(), Misfit> {
@@ -181,297 +325,87 @@ impl Conversion {
         }
     }
 
-    fn to_decimal(
-        &self,
-        value: &Value,
-        precision: Option<u16>,
-        scale: Option<u16>,
-    ) -> Result<Value, Misfit> {
-        let text = match value {
-            Value::Int(i) => ByteString::from(i.to_string()),
-            Value::UInt(u) => ByteString::from(u.to_string()),
-            Value::Decimal(d) => d.clone(),
-            _ => return Err(UNEXPECTED),
-        };
-        let digits = match Digits::of(&text) {
-            Some(digits) => digits,
-            None if self.same_family && precision.is_none() => return Ok(Value::Decimal(text)),
-            None if self.same_family && &*text == "NaN" => return Ok(Value::Decimal(text)),
-            None => {
-                return Err(Misfit("NaN and infinity do not fit a decimal column of the target"));
+    /// Documents that the server would change as it parses them are refused as they are written. Here they
+    /// are looked for only if the file says what else to do.
+    fn json(&self, text: &ByteString) -> Result<Value, Misfit> {
+        if self.rule.policy != OnUnrepresentable::Error {
+            if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+                return Err(Misfit("the text is no JSON"));
             }
-        };
-        if let Some(scale) = scale
-            && digits.significant_scale > usize::from(scale)
-        {
-            return Err(Misfit("the number has more decimal places than the target column"));
-        }
-        if let Some(precision) = precision {
-            let whole_max = usize::from(precision).saturating_sub(usize::from(scale.unwrap_or(0)));
-            if digits.whole > whole_max {
-                return Err(Misfit("the number has more digits than the target column"));
+            if self.parses_json
+                && let Some(why) = json_loss(text)
+            {
+                return Err(Misfit(why));
             }
         }
-        Ok(Value::Decimal(text))
+        Ok(Value::Json(text.clone()))
     }
 
-    fn to_text(&self, value: &Value) -> Result<ByteString, Misfit> {
+    fn text_of(&self, value: &Value) -> Result<ByteString, Misfit> {
+        if let (Value::Text(text), DataType::Text { padded: true, .. }) = (value, &self.from) {
+            let kept = text.trim_end_matches(' ');
+            return Ok(if kept.len() == text.len() { text.clone() } else { kept.into() });
+        }
         match value {
-            Value::Text(text) if self.trim => {
-                let kept = text.trim_end_matches(' ');
-                if kept.len() == text.len() { Ok(text.clone()) } else { Ok(ByteString::from(kept)) }
-            }
             Value::Text(text) | Value::Decimal(text) | Value::Json(text) | Value::Enum(text) => {
                 Ok(text.clone())
             }
-            Value::Int(i) => Ok(ByteString::from(i.to_string())),
-            Value::UInt(u) => Ok(ByteString::from(u.to_string())),
-            Value::Uuid(id) => Ok(ByteString::from(uuid_text(id))),
-            Value::Date(date) if !date.is_infinite() => {
-                let (y, m, d) = date.to_ymd();
-                if (0..=9999).contains(&y) {
-                    Ok(ByteString::from(format!("{y:04}-{m:02}-{d:02}")))
-                } else {
-                    Err(Misfit("the date is outside the years 0 to 9999"))
-                }
-            }
-            _ => Err(UNEXPECTED),
+            Value::Date(date) => fit::in_years(*date).map(|()| spelt(value)),
+            Value::Timestamp(at) => fit::in_years(fit::day(at.0)).map(|()| spelt(value)),
+            Value::Instant(at) => fit::in_years(fit::day(at.0)).map(|()| spelt(value)),
+            Value::Bytes(_) | Value::Null | Value::Unchanged | Value::Foreign(_) => Err(UNEXPECTED),
+            Value::Bool(_)
+            | Value::Int(_)
+            | Value::UInt(_)
+            | Value::Float32(_)
+            | Value::Float64(_)
+            | Value::Time(_)
+            | Value::Interval(_)
+            | Value::Uuid(_) => Ok(spelt(value)),
         }
     }
 
-    fn to_date(&self, value: &Value) -> Result<Value, Misfit> {
-        let Value::Date(date) = value else { return Err(UNEXPECTED) };
-        self.in_calendar(date.is_infinite(), *date)?;
-        Ok(value.clone())
-    }
-
-    /// Dates that only one kind of server knows: infinities, years before 1 or after 9999.
-    fn in_calendar(&self, infinite: bool, date: Date) -> Result<(), Misfit> {
-        if self.same_family {
-            return Ok(());
-        }
-        if infinite {
-            return Err(Misfit("an infinite date does not fit the target column"));
-        }
-        let (year, _, _) = date.to_ymd();
-        if (1..=9999).contains(&year) {
-            Ok(())
-        } else {
-            Err(Misfit("the date is outside the years 1 to 9999"))
-        }
-    }
-
-    fn to_timestamp(&self, value: &Value, fsp: u8) -> Result<Value, Misfit> {
-        let Value::Timestamp(at) = value else { return Err(UNEXPECTED) };
-        self.in_calendar(at.is_infinite(), if at.is_infinite() { Date(0) } else { at.split().0 })?;
-        fraction(at.is_infinite(), at.0, fsp)?;
-        Ok(Value::Timestamp(Timestamp(at.0)))
-    }
-
-    fn to_instant(&self, value: &Value, fsp: u8, narrow: bool) -> Result<Value, Misfit> {
-        let Value::Instant(at) = value else { return Err(UNEXPECTED) };
-        let civil = Timestamp(at.0);
-        self.in_calendar(
-            at.is_infinite(),
-            if at.is_infinite() { Date(0) } else { civil.split().0 },
-        )?;
-        fraction(at.is_infinite(), at.0, fsp)?;
-        // MySQL's TIMESTAMP ends at 2038-01-19 03:14:07 UTC and begins after the epoch.
-        if narrow && !(1_000_000..=2_147_483_647_999_999).contains(&at.0) {
-            return Err(Misfit(
-                "the instant is outside 1970 to 2038, the range of the target column",
-            ));
-        }
-        Ok(Value::Instant(Instant(at.0)))
-    }
-}
-
-/// Reached only if a connector delivers a value that is not of its column's type.
-const UNEXPECTED: Misfit = Misfit("the value is not of the type that its column announced");
-
-/// A float in double precision with the same shortest decimal form.
-fn widen(f: f32) -> f64 {
-    f.to_string().parse().unwrap_or(f64::from(f))
-}
-
-fn to_bool(value: &Value) -> Result<Value, Misfit> {
-    match value {
-        Value::Bool(_) => Ok(value.clone()),
-        Value::Int(0) | Value::UInt(0) => Ok(Value::Bool(false)),
-        Value::Int(1) | Value::UInt(1) => Ok(Value::Bool(true)),
-        Value::Int(_) | Value::UInt(_) => Err(Misfit("only 0 and 1 fit a boolean column")),
-        _ => Err(UNEXPECTED),
-    }
-}
-
-fn to_int(value: &Value, bits: u8, unsigned: bool) -> Result<Value, Misfit> {
-    let wide: i128 = match value {
-        Value::Int(i) => i128::from(*i),
-        Value::UInt(u) => i128::from(*u),
-        Value::Bool(b) => i128::from(*b),
-        Value::Decimal(d) => whole_number(d)?,
-        _ => return Err(UNEXPECTED),
-    };
-    let (min, max) = if unsigned {
-        (0, (1i128 << bits) - 1)
-    } else {
-        (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1)
-    };
-    if wide < min || wide > max {
-        return Err(Misfit("the number is outside the range of the target column"));
-    }
-    match (i64::try_from(wide), u64::try_from(wide)) {
-        (Ok(i), _) if !unsigned => Ok(Value::Int(i)),
-        (_, Ok(u)) => Ok(Value::UInt(u)),
-        _ => Err(UNEXPECTED),
-    }
-}
-
-fn whole_number(text: &str) -> Result<i128, Misfit> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.bytes().any(|b| b != b'0') {
-        return Err(Misfit("the number has decimal places and the target column has none"));
-    }
-    whole.parse().map_err(|_| Misfit("the number is outside the range of the target column"))
-}
-
-/// The digits of a decimal that count against precision and scale.
-struct Digits {
-    whole: usize,
-    significant_scale: usize,
-}
-
-impl Digits {
-    fn of(text: &str) -> Option<Digits> {
-        let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-        let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
-        if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
+    /// The text of a value whatever it is, if the target column can hold that.
+    fn as_text(&self, value: &Value) -> Option<Value> {
+        let DataType::Text { chars_max, bytes_max, repertoire, padded } = &self.to else {
+            return None;
+        };
+        if let (Value::Foreign(_), DataType::Text { .. } | DataType::Json) = (value, &self.from) {
             return None;
         }
-        Some(Digits {
-            whole: whole.trim_start_matches('0').len(),
-            significant_scale: fraction.trim_end_matches('0').len(),
-        })
+        let text = spelt(value);
+        fit::text(&text, *chars_max, *bytes_max, repertoire, *padded).ok()?;
+        Some(Value::Text(text))
     }
 }
 
-fn fits_text(
-    text: &str,
-    chars_max: Option<u64>,
-    bytes_max: Option<u64>,
-    unicode: bool,
-    padded: bool,
-) -> Result<(), Misfit> {
-    if !unicode && !text.is_ascii() {
-        return Err(Misfit(
-            "the target column's character set cannot hold any text beyond ASCII safely",
-        ));
-    }
-    if text.contains('\0') {
-        return Err(Misfit("text with a NUL character does not fit the target column"));
-    }
-    // Blanks that mean nothing at the source are gone by now, so these mean something.
-    if padded && text.ends_with(' ') {
-        return Err(Misfit("blanks at the end of a text do not last in the target's CHAR column"));
-    }
-    if let Some(max) = chars_max
-        && text.len() as u64 > max
-        && text.chars().count() as u64 > max
-    {
-        return Err(Misfit("the text is longer than the target column"));
-    }
-    if let Some(max) = bytes_max
-        && text.len() as u64 > max
-    {
-        return Err(Misfit("the text is longer in bytes than the target column"));
-    }
-    Ok(())
-}
-
-fn to_bytes(value: &Value, bytes_max: Option<u64>, fixed: Option<u64>) -> Result<Value, Misfit> {
-    let Value::Bytes(bytes) = value else { return Err(UNEXPECTED) };
-    let len = bytes.len() as u64;
-    if fixed.is_some_and(|n| n != len) {
-        return Err(Misfit("the bytes are not as long as the target's fixed-length column"));
-    }
-    if bytes_max.is_some_and(|max| len > max) {
-        return Err(Misfit("the bytes are longer than the target column"));
-    }
-    Ok(Value::Bytes(Bytes::clone(bytes)))
-}
-
-fn to_time(value: &Value, fsp: u8, span: bool) -> Result<Value, Misfit> {
-    let Value::Time(Time(micros)) = value else { return Err(UNEXPECTED) };
-    if !span && !(0..=DAY_MICROS).contains(micros) {
-        return Err(Misfit("a span beyond one day does not fit a time of day"));
-    }
-    fraction(false, *micros, fsp)?;
-    Ok(value.clone())
-}
-
-/// Refuses digits after the second that the column would round away.
-fn fraction(infinite: bool, micros: i64, fsp: u8) -> Result<(), Misfit> {
-    const UNIT: [i64; 7] = [1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
-    let unit = UNIT.get(usize::from(fsp)).copied().unwrap_or(1);
-    if infinite || micros % unit == 0 {
-        Ok(())
-    } else {
-        Err(Misfit("the time has more digits after the second than the target column"))
-    }
-}
-
-fn uuid_text(id: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (i, byte) in id.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-fn to_uuid(value: &Value) -> Result<Value, Misfit> {
-    let text = match value {
-        Value::Uuid(_) => return Ok(value.clone()),
-        Value::Text(text) => text,
-        _ => return Err(UNEXPECTED),
-    };
-    parse_uuid(text).map(Value::Uuid).ok_or(Misfit("the text is not a uuid"))
-}
-
-/// The canonical form only, in either case: another spelling would not come back the same.
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 36 {
-        return None;
-    }
-    let mut id = [0u8; 16];
-    let mut at = 0;
-    for byte in &mut id {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            if bytes.get(at) != Some(&b'-') {
-                return None;
-            }
-            at += 1;
-        }
-        let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
-        *byte = u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok()?;
-        at += 2;
-    }
-    Some(id)
+fn spelt(value: &Value) -> ByteString {
+    ByteString::from(form::text(value).unwrap_or_default().into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidelock_core::{Date, Instant, Interval, Repertoire, Time, Timestamp};
 
     const NUMERIC_12_2: DataType = DataType::Decimal { precision: Some(12), scale: Some(2) };
 
     fn convert(from: &DataType, to: &DataType, value: Value) -> Result<Value, Misfit> {
-        compatible(from, to).expect("compatible");
-        Conversion::new(from, to, true, false).apply(&value)
+        by_rule(from, to, &Rule::default(), value)
+    }
+
+    fn target(data_type: &DataType) -> Target<'_> {
+        Target { data_type, nullable: true, same_family: false, parses_json: true }
+    }
+
+    fn by_rule(from: &DataType, to: &DataType, rule: &Rule, value: Value) -> Result<Value, Misfit> {
+        compatible(from, to, rule).expect("compatible");
+        Conversion::new(from, target(to), rule).apply(&value)
+    }
+
+    fn text(chars_max: Option<u64>, padded: bool) -> DataType {
+        let repertoire = Repertoire::Unicode;
+        DataType::Text { chars_max, bytes_max: None, repertoire, padded }
     }
 
     #[test]
@@ -506,12 +440,7 @@ mod tests {
 
     #[test]
     fn text_is_never_cut_and_char_padding_is_dropped() {
-        let text = |n, padded| DataType::Text {
-            chars_max: Some(n),
-            bytes_max: None,
-            unicode: true,
-            padded,
-        };
+        let text = |n, padded| text(Some(n), padded);
         let t = |s: &'static str| Value::Text(ByteString::from_static(s));
         assert_eq!(convert(&text(9, true), &text(3, false), t("ab   ")), Ok(t("ab")));
         assert_eq!(convert(&text(9, false), &text(3, false), t("äöü")), Ok(t("äöü")));
@@ -526,12 +455,12 @@ mod tests {
     fn a_float_that_rounds_is_read_and_never_written() {
         let name = "double(8,2)".to_owned();
         let rounded = DataType::RoundedFloat { double: true, name };
-        let refused = compatible(&DataType::Float64, &rounded);
+        let refused = compatible(&DataType::Float64, &rounded, &Rule::default());
         assert!(refused.is_err_and(|why| why.contains("double(8,2)")));
-        assert!(compatible(&rounded, &rounded).is_err());
+        assert!(compatible(&rounded, &rounded, &Rule::default()).is_err());
         let number = Value::Float64(1.25);
         assert_eq!(convert(&rounded, &DataType::Float64, number.clone()), Ok(number));
-        assert!(compatible(&rounded, &DataType::Float32).is_err());
+        assert!(compatible(&rounded, &DataType::Float32, &Rule::default()).is_err());
     }
 
     #[test]
@@ -541,7 +470,8 @@ mod tests {
         assert_eq!(convert(&fine, &coarse, at(1_234_000)), Ok(at(1_234_000)));
         assert!(convert(&fine, &coarse, at(1_234_001)).is_err());
         assert!(convert(&fine, &coarse, Value::Timestamp(Timestamp::INFINITY)).is_err());
-        assert!(compatible(&fine, &DataType::Instant { fsp: 6, narrow: false }).is_err());
+        let instant = DataType::Instant { fsp: 6, narrow: false };
+        assert!(compatible(&fine, &instant, &Rule::default()).is_err());
         let narrow = DataType::Instant { fsp: 6, narrow: true };
         let wide = DataType::Instant { fsp: 6, narrow: false };
         assert!(convert(&wide, &narrow, Value::Instant(Instant(2_147_483_648_000_000))).is_err());
@@ -549,8 +479,7 @@ mod tests {
 
     #[test]
     fn uuids_round_trip_through_text() {
-        let text =
-            DataType::Text { chars_max: Some(36), bytes_max: None, unicode: true, padded: false };
+        let text = text(Some(36), false);
         let id = Value::Uuid(*b"0123456789abcdef");
         let there = convert(&DataType::Uuid, &text, id.clone()).unwrap();
         assert_eq!(convert(&text, &DataType::Uuid, there), Ok(id));
@@ -559,8 +488,139 @@ mod tests {
     #[test]
     fn unchanged_is_not_null() {
         let int = DataType::Int { bits: 32, unsigned: false };
-        let strict = Conversion::new(&int, &int, false, false);
+        let strict =
+            Conversion::new(&int, Target { nullable: false, ..target(&int) }, &Rule::default());
         assert_eq!(strict.apply(&Value::Unchanged), Ok(Value::Unchanged));
         assert!(strict.apply(&Value::Null).is_err());
+    }
+
+    #[test]
+    fn a_policy_says_what_takes_the_place_of_a_value_that_does_not_fit() {
+        let with = |policy| Rule { policy, zone: None };
+        let any = DataType::Decimal { precision: None, scale: None };
+        let dec = |t: &'static str| Value::Decimal(ByteString::from_static(t));
+        let null = with(OnUnrepresentable::Null);
+        let clamp = with(OnUnrepresentable::Clamp);
+        let spell = with(OnUnrepresentable::Text);
+        assert_eq!(by_rule(&any, &NUMERIC_12_2, &null, dec("1.505")), Ok(Value::Null));
+        assert_eq!(by_rule(&any, &NUMERIC_12_2, &null, dec("1.50")), Ok(dec("1.50")));
+        assert_eq!(by_rule(&any, &NUMERIC_12_2, &clamp, dec("1.505")), Ok(dec("1.51")));
+        assert!(by_rule(&any, &NUMERIC_12_2, &clamp, dec("NaN")).is_err());
+        let (date, zero) = (DataType::Date, Value::Foreign("0000-00-00".into()));
+        assert!(by_rule(&date, &date, &clamp, zero.clone()).is_err());
+        assert_eq!(by_rule(&date, &date, &null, zero.clone()), Ok(Value::Null));
+        assert!(by_rule(&date, &text(None, false), &Rule::default(), zero.clone()).is_err());
+        let spelt = by_rule(&date, &text(None, false), &spell, zero);
+        assert_eq!(spelt, Ok(Value::Text("0000-00-00".into())));
+        assert_eq!(
+            by_rule(&date, &text(None, false), &spell, Value::Date(Date::INFINITY)),
+            Ok(Value::Text("infinity".into()))
+        );
+        let undefined = Value::Foreign("bytes without meaning".into());
+        assert!(by_rule(&text(None, false), &text(None, false), &spell, undefined).is_err());
+        let twice = Value::Json(r#"{"a":1,"a":2}"#.into());
+        assert_eq!(by_rule(&DataType::Json, &DataType::Json, &null, twice), Ok(Value::Null));
+        let broken = Value::Text("{".into());
+        assert_eq!(by_rule(&text(None, false), &DataType::Json, &null, broken), Ok(Value::Null));
+        let strict = Target { nullable: false, ..target(&date) };
+        assert!(Conversion::new(&date, strict, &null).apply(&Value::Null).is_err());
+    }
+
+    #[test]
+    fn characters_that_the_target_lacks_are_not_replaced() {
+        let limited = |repertoire| DataType::Text {
+            chars_max: None,
+            bytes_max: None,
+            repertoire,
+            padded: false,
+        };
+        let t = |s: &'static str| Value::Text(ByteString::from_static(s));
+        let listed = Repertoire::Listed { name: "x".into(), chars: ['a', '中'].into() };
+        assert!(convert(&text(None, false), &limited(listed.clone()), t("a中")).is_ok());
+        assert!(convert(&text(None, false), &limited(listed), t("b")).is_err());
+        assert!(convert(&text(None, false), &limited(Repertoire::Bmp), t("中")).is_ok());
+        assert!(convert(&text(None, false), &limited(Repertoire::Bmp), t("😀")).is_err());
+        assert!(convert(&text(None, false), &limited(Repertoire::Ascii), t("é")).is_err());
+    }
+
+    #[test]
+    fn civil_times_and_instants_meet_by_a_named_zone_only() {
+        let civil = DataType::Timestamp { fsp: 6 };
+        let point = DataType::Instant { fsp: 6, narrow: false };
+        let zone = |name: &str| Rule { zone: TimeZone::get(name).ok(), ..Rule::default() };
+        let at = |day: (i32, u32, u32), hour: i64| {
+            let date = Date::from_ymd(day.0, day.1, day.2).expect("a day");
+            Timestamp::new(date, Time(hour * 3_600_000_000)).expect("in range")
+        };
+        let shanghai = zone("Asia/Shanghai");
+        let noon = at((2026, 11, 25), 12);
+        let there = by_rule(&civil, &point, &shanghai, Value::Timestamp(noon));
+        assert_eq!(there, Ok(Value::Instant(Instant(at((2026, 11, 25), 4).0))));
+        let back = by_rule(&point, &civil, &shanghai, there.expect("it fits"));
+        assert_eq!(back, Ok(Value::Timestamp(noon)));
+        let berlin = zone("Europe/Berlin");
+        let left_out = Value::Timestamp(Timestamp(at((2026, 3, 29), 2).0 + 1));
+        let twice = Value::Timestamp(Timestamp(at((2026, 10, 25), 2).0 + 1));
+        assert!(by_rule(&civil, &point, &berlin, left_out).is_err());
+        assert!(by_rule(&civil, &point, &berlin, twice).is_err());
+        let summer = by_rule(&civil, &point, &berlin, Value::Timestamp(at((2026, 7, 1), 0)));
+        assert_eq!(summer, Ok(Value::Instant(Instant(at((2026, 6, 30), 22).0))));
+    }
+
+    #[test]
+    fn types_of_one_kind_of_server_keep_their_text_or_their_bytes() {
+        let native = |name: &str, modifier| DataType::Native { name: name.into(), modifier };
+        let ints = native("integer[]", -1);
+        let value = Value::Text("[0:1]={1,NULL}".into());
+        assert_eq!(convert(&ints, &ints, value.clone()), Ok(value.clone()));
+        assert_eq!(convert(&ints, &text(None, false), value.clone()), Ok(value.clone()));
+        assert_eq!(convert(&text(None, false), &ints, value.clone()), Ok(value));
+        let rule = Rule::default();
+        assert!(compatible(&ints, &native("bigint[]", -1), &rule).is_err());
+        let short = native("character varying[]", 7);
+        assert!(compatible(&native("character varying[]", -1), &short, &rule).is_err());
+        assert!(compatible(&text(None, false), &short, &rule).is_err());
+        assert!(compatible(&short, &native("character varying[]", -1), &rule).is_ok());
+        let point = DataType::Opaque { name: "point".into() };
+        let bytes = DataType::Bytes { bytes_max: None, fixed: None };
+        assert!(compatible(&point, &bytes, &rule).is_ok());
+        assert!(compatible(&point, &DataType::Opaque { name: "polygon".into() }, &rule).is_err());
+        assert!(compatible(&point, &text(None, false), &rule).is_err());
+    }
+
+    #[test]
+    fn bits_sets_years_spans_and_addresses_are_held_whole() {
+        let t = |s: &'static str| Value::Text(ByteString::from_static(s));
+        let bits = |n| DataType::Bits { length: Some(n), varying: false };
+        let int = DataType::Int { bits: 32, unsigned: false };
+        assert_eq!(convert(&bits(9), &int, t("100000001")), Ok(Value::Int(257)));
+        assert_eq!(convert(&int, &bits(9), Value::Int(257)), Ok(t("100000001")));
+        assert!(convert(&int, &bits(8), Value::Int(257)).is_err());
+        assert_eq!(convert(&bits(1), &DataType::Bool, t("1")), Ok(Value::Bool(true)));
+        assert!(compatible(&bits(2), &DataType::Bool, &Rule::default()).is_err());
+        assert!(compatible(&bits(2), &bits(3), &Rule::default()).is_err());
+        let set = |list: &[&str]| DataType::Set {
+            labels: list.iter().map(|l| (*l).to_owned()).collect(),
+        };
+        assert_eq!(convert(&set(&["a", "b"]), &set(&["b", "a"]), t("a,b")), Ok(t("b,a")));
+        assert!(convert(&set(&["a", "b"]), &set(&["a"]), t("a,b")).is_err());
+        assert_eq!(convert(&set(&["a"]), &set(&["a"]), t("")), Ok(t("")));
+        assert!(convert(&int, &DataType::Year, Value::Int(1900)).is_err());
+        assert_eq!(convert(&DataType::Year, &int, Value::Int(0)), Ok(Value::Int(0)));
+        let (span, clock) =
+            (DataType::Time { fsp: 6, span: true }, DataType::Time { fsp: 6, span: false });
+        let interval = DataType::Interval { fsp: 6 };
+        let long = Value::Time(Time(-3_020_399_000_000));
+        assert!(convert(&span, &clock, long.clone()).is_err());
+        let there = convert(&span, &interval, long.clone()).expect("it fits");
+        assert_eq!(convert(&interval, &span, there), Ok(long));
+        let month = Value::Interval(Interval { months: 1, days: 0, micros: 0 });
+        assert!(convert(&interval, &span, month).is_err());
+        let any = DataType::Address { v4: true, v6: true, network: true };
+        let six = DataType::Address { v4: false, v6: true, network: false };
+        assert_eq!(convert(&any, &six, t("::1")), Ok(t("::1")));
+        assert!(convert(&any, &six, t("10.0.0.1")).is_err());
+        assert!(convert(&any, &six, t("fe80::/10")).is_err());
+        assert!(convert(&text(None, false), &any, t("10.0.0.0/33")).is_err());
     }
 }

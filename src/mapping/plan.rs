@@ -10,9 +10,10 @@ use tidelock_core::{
     Table, TableKind, TableName, TargetColumn, TargetTable,
 };
 
-use super::convert::compatible;
+use super::convert::{Rule, compatible};
 use crate::config::{
-    FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode, TablePattern, TableRef,
+    ColumnRule, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, SnapshotMode,
+    TablePattern, TableRef,
 };
 
 /// One source table to one target table, compiled.
@@ -24,8 +25,8 @@ pub struct MappingPlan {
     pub source: TableName,
     /// The source column of each target column.
     pub sources: Vec<String>,
-    /// Whether each target column takes NULL.
-    pub nullable: Vec<bool>,
+    /// How values come into each target column.
+    pub columns: Vec<ColumnPlan>,
     /// The target table.
     pub target: Arc<TargetTable>,
     /// What a delete becomes.
@@ -47,6 +48,17 @@ pub struct MappingPlan {
     /// The configuration's own list of columns, as a text: to tell a column that the file took out from
     /// one that the source lost.
     pub rule: String,
+}
+
+/// How values come into a target column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnPlan {
+    /// Whether it takes NULL.
+    pub nullable: bool,
+    /// Whether the server keeps JSON parsed here.
+    pub parses_json: bool,
+    /// What the file asks for beyond exactness.
+    pub rule: Rule,
 }
 
 impl MappingPlan {
@@ -349,6 +361,8 @@ fn usable(table: &Table, side: &str) -> Vec<Finding> {
 struct Pair<'a> {
     source: &'a Column,
     target: &'a Column,
+    /// What the file asks for, for this column or for all.
+    rule: Rule,
 }
 
 fn pair_columns<'a>(
@@ -359,7 +373,8 @@ fn pair_columns<'a>(
 ) -> Vec<Pair<'a>> {
     let mut pairs: Vec<Pair<'a>> = Vec::new();
     let listed = mapping.columns.as_ref();
-    for (target_name, source_name) in listed.iter().flat_map(|c| &c.columns) {
+    for column in listed.iter().flat_map(|c| &c.columns) {
+        let (source_name, target_name) = (&column.source, &column.target);
         let from = source.column(source_name);
         let to = target.column(target_name);
         if from.is_none() {
@@ -369,22 +384,29 @@ fn pair_columns<'a>(
             problems.push(no_column(target, target_name, "target"));
         }
         if let (Some(source), Some(target)) = (from, to) {
-            pairs.push(Pair { source, target });
+            let rule = rule_of(&column.rule, &mapping.rule, (source, target), problems);
+            pairs.push(Pair { source, target, rule });
         }
     }
-    if listed.is_none_or(|c| c.star) {
+    let star = match listed {
+        None => Some(&mapping.rule),
+        Some(listed) => listed.star.as_ref(),
+    };
+    if let Some(star) = star {
+        let whole = star.or(&mapping.rule);
         for column in &target.columns {
             let taken = pairs.iter().any(|p| p.target.name == column.name);
             if let Some(source) = source.column(&column.name)
                 && !taken
                 && column.generated != Generated::Always
             {
-                pairs.push(Pair { source, target: column });
+                let rule = rule_of(&ColumnRule::default(), &whole, (source, column), problems);
+                pairs.push(Pair { source, target: column, rule });
             }
         }
     }
     for pair in &pairs {
-        if let Err(why) = compatible(&pair.source.data_type, &pair.target.data_type) {
+        if let Err(why) = compatible(&pair.source.data_type, &pair.target.data_type, &pair.rule) {
             problems.push(
                 Finding::problem(format!(
                     "{}.{} ({}) to {}.{} ({}): {why}",
@@ -412,6 +434,56 @@ fn pair_columns<'a>(
         )));
     }
     pairs
+}
+
+/// The rule of one pair of columns. What the file says of this column must make sense for it; what it says of
+/// all columns applies to those for which it does.
+fn rule_of(
+    own: &ColumnRule,
+    whole: &ColumnRule,
+    (source, target): (&Column, &Column),
+    problems: &mut Vec<Finding>,
+) -> Rule {
+    let is_text = matches!(target.data_type, DataType::Text { .. });
+    let mixes_times = matches!(
+        (&source.data_type, &target.data_type),
+        (DataType::Instant { .. }, DataType::Timestamp { .. })
+            | (DataType::Timestamp { .. }, DataType::Instant { .. })
+    );
+    match own.on_unrepresentable {
+        Some(OnUnrepresentable::Null) if !target.nullable => problems.push(
+            Finding::problem(format!(
+                "column {}: on_unrepresentable = \"null\", but it is NOT NULL",
+                target.name
+            ))
+            .hint("choose another policy, or let the column take NULL"),
+        ),
+        Some(OnUnrepresentable::Text) if !is_text => problems.push(
+            Finding::problem(format!(
+                "column {}: on_unrepresentable = \"text\", but it is of type {}",
+                target.name, target.native
+            ))
+            .hint("a value's text needs a text column"),
+        ),
+        _ => {}
+    }
+    if own.time_zone.is_some() && !mixes_times {
+        problems.push(
+            Finding::problem(format!(
+                "column {}: a time zone means nothing between {} and {}",
+                target.name, source.native, target.native
+            ))
+            .hint("it converts between points in time and times without a zone"),
+        );
+    }
+    let policy =
+        own.on_unrepresentable.or(whole.on_unrepresentable.filter(|policy| match policy {
+            OnUnrepresentable::Error | OnUnrepresentable::Clamp => true,
+            OnUnrepresentable::Null => target.nullable,
+            OnUnrepresentable::Text => is_text,
+        }));
+    let zone = own.time_zone.as_ref().or(whole.time_zone.as_ref()).filter(|_| mixes_times).cloned();
+    Rule { policy: policy.unwrap_or(OnUnrepresentable::Error), zone }
 }
 
 fn no_column(table: &Table, name: &str, side: &str) -> Finding {
@@ -627,7 +699,20 @@ fn build(
         references: target.references.clone(),
         rule: format!("{:?}", mapping.columns),
         sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
-        nullable: pairs.iter().map(|p| p.target.nullable).collect(),
+        columns: pairs
+            .iter()
+            .enumerate()
+            .map(|(i, p)| ColumnPlan {
+                nullable: p.target.nullable,
+                parses_json: parses_json(catalogs.target_system.family(), &p.target.native),
+                // Another value in place of a key would be another row's.
+                rule: if key.contains(&i) {
+                    Rule { policy: OnUnrepresentable::Error, ..p.rule.clone() }
+                } else {
+                    p.rule.clone()
+                },
+            })
+            .collect(),
         target: Arc::new(TargetTable {
             id: NEXT_PLAN.fetch_add(1, Ordering::Relaxed),
             name: target.name.clone(),
@@ -639,6 +724,15 @@ fn build(
         on_truncate: mapping.on_truncate,
         snapshot: mapping.snapshot,
         same_family: catalogs.same_family,
+    }
+}
+
+/// Whether a column keeps JSON parsed, so that not every document stays as it is written.
+fn parses_json(family: &str, native: &str) -> bool {
+    match family {
+        "postgres" => native == "jsonb",
+        // MariaDB's own is a text with a check.
+        _ => native.eq_ignore_ascii_case("json"),
     }
 }
 

@@ -9,7 +9,7 @@ use tidelock_core::{
     Code, Delete, Error, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
 };
 
-use super::convert::{Conversion, compatible};
+use super::convert::{Conversion, Target, compatible};
 use super::plan::MappingPlan;
 use crate::config::OnDelete;
 
@@ -58,18 +58,22 @@ impl BoundPlan {
                 ));
             };
             let from = &shape.columns[index].data_type;
-            compatible(from, &target.data_type).map_err(|why| {
+            let column =
+                plan.columns.get(cells.len()).ok_or_else(|| Error::bug("a plan lacks a column"))?;
+            compatible(from, &target.data_type, &column.rule).map_err(|why| {
                 Error::data(
                     Code::SchemaDrift,
                     format!("{place} to {}.{}: {why}", plan.target.name, target.name),
                 )
                 .with_hint("give the target column a type that can hold the source's values")
             })?;
-            let nullable = plan.nullable[cells.len()];
-            cells.push(Cell {
-                source: index,
-                convert: Conversion::new(from, &target.data_type, nullable, plan.same_family),
-            });
+            let to = Target {
+                data_type: &target.data_type,
+                nullable: column.nullable,
+                same_family: plan.same_family,
+                parses_json: column.parses_json,
+            };
+            cells.push(Cell { source: index, convert: Conversion::new(from, to, &column.rule) });
         }
         Ok(BoundPlan {
             plan: plan.clone(),
@@ -234,8 +238,10 @@ impl BoundPlan {
                 "{}.{} to {}.{column}",
                 self.plan.source, self.plan.sources[cell], self.plan.target.name
             );
-            Error::data(Code::NotRepresentable, format!("{place}: {misfit}"))
-                .with_hint("mend the value at the source or widen the target column")
+            Error::data(Code::NotRepresentable, format!("{place}: {misfit}")).with_hint(
+                "mend the value at the source, widen the target column, or say with \
+                     on_unrepresentable what else to do with such values",
+            )
         })
     }
 
@@ -273,6 +279,8 @@ fn hash<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
             Value::Time(t) => t.hash(&mut state),
             Value::Timestamp(t) => t.hash(&mut state),
             Value::Instant(t) => t.hash(&mut state),
+            // Spans written differently may be equal (a month and 30 days).
+            Value::Interval(_) => 2u8.hash(&mut state),
             Value::Uuid(u) => u.hash(&mut state),
         }
     }

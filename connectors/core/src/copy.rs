@@ -24,7 +24,7 @@ use crate::change::Row;
 use crate::error::Result;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
-use crate::value::{Date, Instant, Time, Timestamp, Value};
+use crate::value::{Date, Instant, Interval, Time, Timestamp, Value};
 
 /// A transaction's number at its source, without meaning beyond that server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -234,6 +234,7 @@ enum Kept {
     Time(i64),
     Timestamp(i64),
     Instant(i64),
+    Interval(i32, i32, i64),
     Uuid(String),
     Json(String),
     Enum(String),
@@ -267,6 +268,7 @@ impl Kept {
             Value::Time(t) => Kept::Time(t.0),
             Value::Timestamp(t) => Kept::Timestamp(t.0),
             Value::Instant(t) => Kept::Instant(t.0),
+            Value::Interval(i) => Kept::Interval(i.months, i.days, i.micros),
             Value::Uuid(u) => Kept::Uuid(hex(u)),
             Value::Json(t) => Kept::Json(t.to_string()),
             Value::Enum(t) => Kept::Enum(t.to_string()),
@@ -288,6 +290,9 @@ impl Kept {
             Kept::Time(t) => Value::Time(Time(t)),
             Kept::Timestamp(t) => Value::Timestamp(Timestamp(t)),
             Kept::Instant(t) => Value::Instant(Instant(t)),
+            Kept::Interval(months, days, micros) => {
+                Value::Interval(Interval { months, days, micros })
+            }
             Kept::Uuid(t) => Value::Uuid(unhex(&t)?.try_into().ok()?),
             Kept::Json(t) => Value::Json(t.into()),
             Kept::Enum(t) => Value::Enum(t.into()),
@@ -339,6 +344,7 @@ mod tests {
             Value::Date(Date(-1)),
             Value::Timestamp(Timestamp::INFINITY),
             Value::Instant(Instant(5)),
+            Value::Interval(Interval { months: -1, days: 2, micros: i64::MIN }),
             Value::Foreign("0000-00-00".into()),
         ];
         let columns: Vec<String> = (0..key.len()).map(|i| format!("c{i}")).collect();

@@ -18,6 +18,7 @@ pub mod connector;
 pub mod copy;
 pub mod error;
 pub mod event;
+pub mod form;
 pub mod json;
 pub mod position;
 pub mod progress;
@@ -45,9 +46,9 @@ pub use progress::{
     SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 pub use schema::{
-    Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
-    TableSchema,
+    Column, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn, Table, TableKind,
+    TableName, TableSchema,
 };
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
 pub use source::{Source, SourceSpec, SourceTable};
-pub use value::{Date, Instant, Time, Timestamp, Value};
+pub use value::{Date, Instant, Interval, Time, Timestamp, Value};

@@ -26,6 +26,52 @@ impl fmt::Display for TableName {
     }
 }
 
+/// The characters that a text column can store.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Repertoire {
+    /// All of Unicode (`utf8mb4`, `UTF8`).
+    Unicode,
+    /// The Basic Multilingual Plane: no emoji, none of the rarer Chinese characters (`utf8mb3`, `ucs2`).
+    Bmp,
+    /// ASCII.
+    Ascii,
+    /// The characters of an older character set.
+    Listed {
+        /// The server's name of the set.
+        name: Arc<str>,
+        /// Its characters, sorted.
+        chars: Arc<[char]>,
+    },
+    /// Characters of a set that is not known here: nothing beyond ASCII may be written to it.
+    Unknown,
+}
+
+impl Repertoire {
+    /// Whether all of this text can be stored.
+    pub fn holds(&self, text: &str) -> bool {
+        match self {
+            Repertoire::Unicode => true,
+            Repertoire::Bmp => text.chars().all(|c| u32::from(c) < 0x1_0000),
+            Repertoire::Ascii | Repertoire::Unknown => text.is_ascii(),
+            Repertoire::Listed { chars, .. } => {
+                text.chars().all(|c| chars.binary_search(&c).is_ok())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Repertoire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Repertoire::Unicode => "Unicode",
+            Repertoire::Bmp => "Bmp",
+            Repertoire::Ascii => "Ascii",
+            Repertoire::Listed { name, .. } => name,
+            Repertoire::Unknown => "Unknown",
+        })
+    }
+}
+
 /// What a column can hold, in canonical terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataType {
@@ -55,8 +101,8 @@ pub enum DataType {
         chars_max: Option<u64>,
         /// Most bytes in the column's own character set, if limited.
         bytes_max: Option<u64>,
-        /// Whether the server can store any Unicode text here (utf8mb4, UTF8).
-        unicode: bool,
+        /// Which characters the server can store here.
+        repertoire: Repertoire,
         /// `CHAR(n)`: blanks at the end carry no meaning.
         padded: bool,
     },
@@ -88,6 +134,13 @@ pub enum DataType {
         /// Whether the range ends in 2038 or so (MySQL `TIMESTAMP`).
         narrow: bool,
     },
+    /// A span of months, days and microseconds.
+    Interval {
+        /// Digits after the seconds.
+        fsp: u8,
+    },
+    /// A year of four digits, 1901 to 2155, or 0 (MySQL `YEAR`).
+    Year,
     /// A UUID.
     Uuid,
     /// A JSON document.
@@ -96,6 +149,41 @@ pub enum DataType {
     Enum {
         /// The labels in the server's order.
         labels: Arc<[String]>,
+    },
+    /// Any of a list of labels (MySQL `SET`); its text is those that are set, in the list's order, with
+    /// commas between.
+    Set {
+        /// The labels in the server's order.
+        labels: Arc<[String]>,
+    },
+    /// A string of bits; its text is their digits, the highest first.
+    Bits {
+        /// How many, or at most how many; `None` without a limit.
+        length: Option<u64>,
+        /// Whether there may be fewer (`BIT VARYING`).
+        varying: bool,
+    },
+    /// An Internet address.
+    Address {
+        /// Whether it may be one of version 4.
+        v4: bool,
+        /// Whether it may be one of version 6.
+        v6: bool,
+        /// Whether it may be a network with the number of its bits (`10.0.0.0/8`).
+        network: bool,
+    },
+    /// Bytes whose meaning only servers of this kind know (geometries, vectors).
+    Opaque {
+        /// The server's own name of the type.
+        name: String,
+    },
+    /// A type that only servers of this kind know, whose values travel by their text (arrays, ranges,
+    /// composites, types of extensions).
+    Native {
+        /// The server's own name of the type, fit for a cast, without a length or precision.
+        name: String,
+        /// The length or precision that the server keeps beside the name; negative if there is none.
+        modifier: i32,
     },
     /// A float that its server rounds to a number of decimals as it is written (`double(8,2)`): it can be
     /// read like any float, and is refused as a target by this name.

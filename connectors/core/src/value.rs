@@ -24,6 +24,31 @@ pub struct Timestamp(pub i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instant(pub i64);
 
+/// A span of time in three parts that do not make up for one another: a month has no fixed number of
+/// days, a day (with a change of the clock) none of hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Interval {
+    /// Months, years included.
+    pub months: i32,
+    /// Days, weeks included.
+    pub days: i32,
+    /// Microseconds: hours, minutes and seconds.
+    pub micros: i64,
+}
+
+impl Interval {
+    /// Longer than every interval (PostgreSQL 17 on).
+    pub const INFINITY: Interval = Interval { months: i32::MAX, days: i32::MAX, micros: i64::MAX };
+    /// Shorter than every interval.
+    pub const NEG_INFINITY: Interval =
+        Interval { months: i32::MIN, days: i32::MIN, micros: i64::MIN };
+
+    /// Whether this is one of the two infinities.
+    pub fn is_infinite(self) -> bool {
+        self == Self::INFINITY || self == Self::NEG_INFINITY
+    }
+}
+
 impl Date {
     /// Later than every date (`infinity`).
     pub const INFINITY: Date = Date(i32::MAX);
@@ -132,7 +157,8 @@ pub enum Value {
     Float32(f32),
     /// A double-precision float.
     Float64(f64),
-    /// Text, always UTF-8 here.
+    /// Text, always UTF-8 here; also what is told by its text alone: the digits of a bit string, the
+    /// labels of a set, an address, a value of a type that only its own kind of server knows.
     Text(ByteString),
     /// Bytes.
     Bytes(Bytes),
@@ -144,6 +170,8 @@ pub enum Value {
     Timestamp(Timestamp),
     /// A point in time.
     Instant(Instant),
+    /// A span of time.
+    Interval(Interval),
     /// A UUID in network byte order.
     Uuid([u8; 16]),
     /// A JSON document as text.
@@ -185,6 +213,7 @@ impl Value {
             | Value::Time(_)
             | Value::Timestamp(_)
             | Value::Instant(_)
+            | Value::Interval(_)
             | Value::Uuid(_) => 0,
         }
     }

@@ -9,7 +9,6 @@ pub(crate) mod jsonb;
 pub(crate) mod rows;
 pub(crate) mod table_map;
 
-use std::borrow::Cow;
 use std::io::Read;
 
 /// What a compressed event may grow to.
@@ -272,23 +271,6 @@ pub(crate) fn payload(data: &[u8]) -> Decoded<u64> {
     Ok(expanded)
 }
 
-/// Latin1 as MySQL means it: cp1252, with the five holes as C1 controls.
-pub(crate) fn latin1(bytes: &[u8]) -> Cow<'_, str> {
-    const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž',
-        '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}',
-        'ž', 'Ÿ',
-    ];
-    match std::str::from_utf8(bytes) {
-        Ok(ascii) if bytes.is_ascii() => Cow::Borrowed(ascii),
-        _ => bytes
-            .iter()
-            .map(|&b| HIGH.get(usize::from(b).wrapping_sub(0x80)).copied().unwrap_or(char::from(b)))
-            .collect::<String>()
-            .into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,11 +292,5 @@ mod tests {
                 let _ = rows::RowsEvent::decode(kind, &data);
             }
         }
-    }
-
-    #[test]
-    fn latin1_is_cp1252_with_filled_holes() {
-        assert_eq!(latin1(&[0x80, 0xe9, b'a', 0x81]), "€éa\u{81}");
-        assert_eq!(latin1(b"abc"), "abc");
     }
 }

@@ -9,6 +9,7 @@ use tidelock_core::{
     Column, DataType, Error, Generated, Index, Result, RowIdentity, Table, TableKind, TableName,
 };
 
+use crate::charset::Charset;
 use crate::session::{Flavour, Session, literal};
 
 /// A table with what the decoder needs besides.
@@ -16,7 +17,7 @@ use crate::session::{Flavour, Session, literal};
 pub(crate) struct CatalogTable {
     pub table: Table,
     /// Character set of each column, if it has one.
-    pub charsets: Vec<Option<String>>,
+    pub charsets: Vec<Option<Charset>>,
     /// When its definition was last changed, in seconds since 1970 by the server's clock, where the server tells.
     pub changed: Option<i64>,
 }
@@ -114,6 +115,15 @@ async fn read_columns(
         ))
         .await?;
     let json = json_checks(session, list).await?;
+    let mut charsets: HashMap<String, Charset> = HashMap::new();
+    for row in &rows {
+        if let Some(name) = cell::<Option<String>>(row, 13)?
+            && !charsets.contains_key(&name)
+        {
+            let charset = Charset::load(session, &name).await?;
+            charsets.insert(name, charset);
+        }
+    }
     for row in &rows {
         let key: (String, String) = (cell(row, 0)?, cell(row, 1)?);
         let Some(table) = at.get(&key).and_then(|i| found.get_mut(*i)) else { continue };
@@ -126,7 +136,7 @@ async fn read_columns(
             precision: cell(row, 10)?,
             scale: cell(row, 11)?,
             fsp: cell(row, 12)?,
-            charset: cell(row, 13)?,
+            charset: cell::<Option<String>>(row, 13)?.and_then(|name| charsets.get(&name).cloned()),
             json: json.contains(&(key.0, key.1, name.to_ascii_lowercase())),
         };
         let extra = cell::<String>(row, 7)?.to_ascii_lowercase();
@@ -252,7 +262,7 @@ struct Facts {
     precision: Option<u64>,
     scale: Option<u64>,
     fsp: Option<u64>,
-    charset: Option<String>,
+    charset: Option<Charset>,
     json: bool,
 }
 
@@ -281,19 +291,19 @@ impl Facts {
                 if self.json {
                     return DataType::Json;
                 }
-                match Charset::by_name(self.charset.as_deref().unwrap_or("")) {
-                    Charset::Other => DataType::Unsupported {
-                        name: format!(
-                            "{} CHARACTER SET {}",
-                            self.column_type,
-                            self.charset.as_deref().unwrap_or("?")
-                        ),
+                match &self.charset {
+                    None | Some(Charset::Other(_)) => DataType::Unsupported {
+                        name: match &self.charset {
+                            Some(Charset::Other(charset)) => {
+                                format!("{} CHARACTER SET {charset}", self.column_type)
+                            }
+                            _ => self.column_type.clone(),
+                        },
                     },
-                    charset => DataType::Text {
+                    Some(charset) => DataType::Text {
                         chars_max: self.data_type.ends_with("char").then_some(self.chars).flatten(),
-                        bytes_max: self.octets,
-                        unicode: charset == Charset::Utf8
-                            && self.charset.as_deref() == Some("utf8mb4"),
+                        bytes_max: self.octets.filter(|_| charset.is_utf8()),
+                        repertoire: charset.repertoire(),
                         padded: self.data_type == "char",
                     },
                 }
@@ -306,10 +316,25 @@ impl Facts {
             "time" => DataType::Time { fsp, span: true },
             "datetime" => DataType::Timestamp { fsp },
             "timestamp" => DataType::Instant { fsp, narrow: true },
+            "year" => DataType::Year,
+            "bit" => DataType::Bits { length: self.precision, varying: false },
+            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+            | "multipolygon" | "geometrycollection" | "geomcollection" | "vector" => {
+                DataType::Opaque { name: self.column_type.clone() }
+            }
+            "inet4" | "inet6" if flavour == Flavour::MariaDb => DataType::Address {
+                v4: self.data_type == "inet4",
+                v6: self.data_type == "inet6",
+                network: false,
+            },
             "json" => DataType::Json,
             "uuid" if flavour == Flavour::MariaDb => DataType::Uuid,
             "enum" => match labels(&self.column_type) {
                 Some(labels) => DataType::Enum { labels: labels.into() },
+                None => unsupported(),
+            },
+            "set" => match labels(&self.column_type) {
+                Some(labels) => DataType::Set { labels: labels.into() },
                 None => unsupported(),
             },
             _ => unsupported(),
@@ -317,9 +342,9 @@ impl Facts {
     }
 }
 
-/// The labels of `enum('a','b''c')`.
+/// The labels of `enum('a','b''c')` or `set('a','b')`.
 pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
-    let inner = column_type.get(5..)?.strip_suffix(')')?;
+    let inner = column_type.split_once('(')?.1.strip_suffix(')')?;
     let (mut list, mut label, mut quoted) = (Vec::new(), String::new(), false);
     let mut chars = inner.chars().peekable();
     while let Some(c) = chars.next() {
@@ -341,31 +366,8 @@ pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
     (!quoted).then_some(list)
 }
 
-/// The character sets that tidelock reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Charset {
-    /// `utf8mb4`, `utf8mb3`, `ascii`.
-    Utf8,
-    /// `latin1`, which is cp1252 with the holes filled.
-    Latin1,
-    /// No characters: bytes.
-    Binary,
-    /// One of the rest.
-    Other,
-}
-
-impl Charset {
-    pub fn by_name(name: &str) -> Charset {
-        match name {
-            "utf8mb4" | "utf8mb3" | "utf8" | "ascii" => Charset::Utf8,
-            "latin1" => Charset::Latin1,
-            "binary" => Charset::Binary,
-            _ => Charset::Other,
-        }
-    }
-}
-
-/// The server's collation numbers and what character set each belongs to.
+/// The server's collation numbers and what character set each belongs to: with its table if a catalog that was
+/// read before has a column of it.
 pub(crate) async fn collations(session: &mut Session) -> Result<Arc<HashMap<u64, Charset>>> {
     let sql = "SELECT id, character_set_name FROM information_schema.collations \
                WHERE id IS NOT NULL AND character_set_name IS NOT NULL";
@@ -386,5 +388,7 @@ pub(crate) async fn collations(session: &mut Session) -> Result<Arc<HashMap<u64,
             .await?;
         rows.extend(more);
     }
-    Ok(Arc::new(rows.into_iter().map(|(id, name)| (id, Charset::by_name(&name))).collect()))
+    let version = session.version.clone();
+    let known = |name: &str| Charset::known(name, &version);
+    Ok(Arc::new(rows.into_iter().map(|(id, name)| (id, known(&name))).collect()))
 }

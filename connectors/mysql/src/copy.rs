@@ -8,7 +8,8 @@
 //! such a change over a row that shows it already changes nothing.
 //!
 //! **Two decoders.** Rows come in the binary protocol here and in the binlog's own form in the log. A
-//! test reads every type by both ways and compares.
+//! test reads every type by both ways and compares. Texts that are not stored as UTF-8 come as they are
+//! stored and go through the log's own decoder.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use tidelock_core::{
     Value,
 };
 
+use crate::binlog::cell::{UNDEFINED_TEXT, bits};
 use crate::catalog;
+use crate::charset::Charset;
 use crate::config::Endpoint;
 use crate::error;
 use crate::gtid::BinlogPosition;
@@ -39,8 +42,28 @@ const KEYS_A_QUERY: usize = 500;
 /// A connection that reads tables.
 pub(crate) struct MySqlCopier {
     session: Session,
-    shapes: HashMap<(TableName, Vec<String>), Arc<TableSchema>>,
+    shapes: HashMap<(TableName, Vec<String>), Shape>,
     versions: u64,
+}
+
+/// The columns that are read of a table.
+#[derive(Clone)]
+struct Shape {
+    table: Arc<TableSchema>,
+    /// The character sets of texts that come as they are stored, because the server would put a question mark
+    /// in place of what it cannot read: the same decoder reads them here and in the log.
+    raw: Arc<HashMap<String, Charset>>,
+}
+
+impl Shape {
+    /// The columns as a query names them.
+    fn selected(&self, columns: &[String]) -> String {
+        let one = |name: &String| match self.raw.contains_key(name) {
+            true => format!("CAST({} AS BINARY)", quote(name)),
+            false => quote(name),
+        };
+        columns.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
 }
 
 fn table(name: &TableName) -> String {
@@ -120,6 +143,7 @@ fn param(value: &Value) -> Result<Param> {
             Param::Bytes(upsert::timestamp_text(Timestamp(*i)).into_bytes())
         }
         Value::Uuid(u) => Param::Bytes(crate::binlog::uuid_text(u).into_bytes()),
+        Value::Interval(_) => return Err(Error::bug("a key of this server is no interval")),
         Value::Null | Value::Unchanged => {
             return Err(Error::bug("a key to copy by holds NULL"));
         }
@@ -127,9 +151,28 @@ fn param(value: &Value) -> Result<Param> {
 }
 
 /// A cell of the binary protocol in canonical form; `None` if it is none of its type.
-fn value(data_type: &DataType, cell: Param) -> Option<Value> {
+fn value(data_type: &DataType, raw: Option<&Charset>, cell: Param) -> Option<Value> {
     let text = |bytes: Vec<u8>| ByteString::try_from(bytes).ok();
     Some(match (data_type, cell) {
+        (DataType::Text { .. } | DataType::Json, Param::Bytes(b)) if raw.is_some() => {
+            match (raw?.decode(&b), data_type) {
+                (Some(text), DataType::Json) => Value::Json(text),
+                (Some(text), _) => Value::Text(text),
+                (None, _) => Value::Foreign(UNDEFINED_TEXT.into()),
+            }
+        }
+        (DataType::Year, Param::Int(year)) => Value::Int(year),
+        (DataType::Year, Param::UInt(year)) => Value::Int(i64::try_from(year).ok()?),
+        (DataType::Bits { length, .. }, Param::Bytes(b)) => {
+            let number = b.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+            Value::Text(bits(number, (*length)?))
+        }
+        (DataType::Set { .. }, Param::Bytes(b)) => Value::Text(text(b)?),
+        (DataType::Address { .. }, Param::Bytes(b)) => {
+            let parsed: std::net::IpAddr = text(b)?.parse().ok()?;
+            Value::Text(parsed.to_string().into())
+        }
+        (DataType::Opaque { .. }, Param::Bytes(b)) => Value::Bytes(b.into()),
         (_, Param::NULL) => Value::Null,
         (DataType::Int { unsigned: true, .. }, Param::Int(i)) => {
             Value::UInt(u64::try_from(i).ok()?)
@@ -228,7 +271,7 @@ impl MySqlCopier {
         Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0 })
     }
 
-    async fn shape(&mut self, wanted: &CopyTable) -> Result<Arc<TableSchema>> {
+    async fn shape(&mut self, wanted: &CopyTable) -> Result<Shape> {
         let at = (wanted.name.clone(), wanted.columns.clone());
         if let Some(shape) = self.shapes.get(&at) {
             return Ok(shape.clone());
@@ -239,7 +282,18 @@ impl MySqlCopier {
             Error::data(Code::SchemaDrift, format!("{}: the table is gone", wanted.name))
         })?;
         let mut columns = Vec::with_capacity(wanted.columns.len());
+        let mut raw = HashMap::new();
         for name in &wanted.columns {
+            let at = found.table.columns.iter().position(|c| &c.name == name);
+            if let Some(Some(charset)) = at.and_then(|at| found.charsets.get(at))
+                && !charset.is_utf8()
+                && matches!(
+                    at.and_then(|at| found.table.columns.get(at)).map(|c| &c.data_type),
+                    Some(DataType::Text { .. } | DataType::Json)
+                )
+            {
+                raw.insert(name.clone(), charset.clone());
+            }
             let column = found.table.column(name).ok_or_else(|| {
                 Error::data(
                     Code::SchemaDrift,
@@ -253,8 +307,9 @@ impl MySqlCopier {
             });
         }
         self.versions += 1;
-        let shape =
+        let table =
             Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
+        let shape = Shape { table, raw: Arc::new(raw) };
         self.shapes.insert(at, shape.clone());
         Ok(shape)
     }
@@ -262,17 +317,20 @@ impl MySqlCopier {
     /// Executes a query and hands its rows over as they come, until `take` says stop.
     async fn each(
         &mut self,
-        shape: &TableSchema,
+        shape: &Shape,
         columns: &[String],
         sql: &str,
         params: Vec<Param>,
         mut take: impl FnMut(Box<[Value]>) -> bool,
     ) -> Result<bool> {
+        let table = &shape.table;
         let types = columns
             .iter()
             .map(|name| {
-                let found = shape.columns.iter().find(|c| &c.name == name);
-                found.ok_or_else(|| Error::bug("a key column is not among those read"))
+                let found = table.columns.iter().find(|c| &c.name == name);
+                found
+                    .map(|column| (column, shape.raw.get(name)))
+                    .ok_or_else(|| Error::bug("a key column is not among those read"))
             })
             .collect::<Result<Vec<_>>>()?;
         let place = self.session.place.clone();
@@ -283,7 +341,7 @@ impl MySqlCopier {
             let next = tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
                 Error::transient(
                     Code::ServerBusy,
-                    format!("{place}: no row of {} for {} s", shape.name, SILENCE.as_secs()),
+                    format!("{place}: no row of {} for {} s", table.name, SILENCE.as_secs()),
                 )
             })?;
             let Some(row) = next else { return Ok(cut) };
@@ -296,13 +354,13 @@ impl MySqlCopier {
                 .unwrap()
                 .into_iter()
                 .zip(&types)
-                .map(|(cell, column)| {
-                    value(&column.data_type, cell).ok_or_else(|| {
+                .map(|(cell, (column, raw))| {
+                    value(&column.data_type, *raw, cell).ok_or_else(|| {
                         Error::data(
                             Code::DamagedEvent,
                             format!(
                                 "a value of column {} of table {} is not of its type",
-                                column.name, shape.name
+                                column.name, table.name
                             ),
                         )
                     })
@@ -344,7 +402,8 @@ impl Copier for MySqlCopier {
         let range = KeyRange { after: after.cloned(), upto: None };
         let order = names(&wanted.key);
         let sql = format!(
-            "SELECT {order} FROM {}{} ORDER BY {order} LIMIT 1 OFFSET {}",
+            "SELECT {} FROM {}{} ORDER BY {order} LIMIT 1 OFFSET {}",
+            shape.selected(&wanted.key),
             table(&wanted.name),
             conditions(wanted, &range, &mut params)?,
             rows.saturating_sub(1),
@@ -390,7 +449,7 @@ impl Copier for MySqlCopier {
         let mut params = Vec::new();
         let sql = format!(
             "SELECT {} FROM {}{} ORDER BY {}",
-            names(&wanted.columns),
+            shape.selected(&wanted.columns),
             table(&wanted.name),
             conditions(wanted, range, &mut params)?,
             names(&wanted.key),
@@ -404,7 +463,7 @@ impl Copier for MySqlCopier {
                 bytes < bytes_max
             })
             .await?;
-        Ok(Piece { table: shape, rows, cut })
+        Ok(Piece { table: shape.table, rows, cut })
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {
@@ -477,6 +536,13 @@ pub(crate) fn orders_alike(data_type: &DataType) -> bool {
         | DataType::Json
         | DataType::Enum { .. }
         | DataType::Uuid
+        | DataType::Interval { .. }
+        | DataType::Year
+        | DataType::Set { .. }
+        | DataType::Bits { .. }
+        | DataType::Address { .. }
+        | DataType::Opaque { .. }
+        | DataType::Native { .. }
         | DataType::Unsupported { .. } => false,
     }
 }
@@ -503,15 +569,19 @@ mod tests {
     fn days_outside_the_calendar_keep_the_servers_text() {
         let stamp = DataType::Timestamp { fsp: 3 };
         assert_eq!(
-            value(&stamp, Param::Date(0, 0, 0, 0, 0, 0, 0)),
+            value(&stamp, None, Param::Date(0, 0, 0, 0, 0, 0, 0)),
             Some(Value::Foreign("0000-00-00 00:00:00.000".into()))
         );
         assert_eq!(
-            value(&DataType::Date, Param::Date(2024, 2, 30, 0, 0, 0, 0)),
+            value(&DataType::Date, None, Param::Date(2024, 2, 30, 0, 0, 0, 0)),
             Some(Value::Foreign("2024-02-30".into()))
         );
         assert_eq!(
-            value(&DataType::Time { fsp: 0, span: true }, Param::Time(true, 34, 22, 59, 59, 0)),
+            value(
+                &DataType::Time { fsp: 0, span: true },
+                None,
+                Param::Time(true, 34, 22, 59, 59, 0)
+            ),
             Some(Value::Time(Time(-3_020_399_000_000)))
         );
     }

@@ -13,7 +13,8 @@ use tidelock_core::{Chunk, LogEvent, RowIdentity, Table, TableKind, TableName};
 use crate::binlog::rows::{Layout, RowsEvent};
 use crate::binlog::table_map::TableMap;
 use crate::binlog::{self, kind};
-use crate::catalog::{CatalogTable, Charset};
+use crate::catalog::CatalogTable;
+use crate::charset::Charset;
 use crate::gtid::{BinlogPosition, GtidSet};
 use crate::source::assembler::{Assembler, Frame};
 use crate::source::ddl;
@@ -107,7 +108,7 @@ fn feed(log: &mut Assembler, event: &Event) -> tidelock_core::Result<Chunk> {
         data: &event.data,
     });
     if log.stale() {
-        log.refreshed(catalog());
+        log.refreshed(catalog(), charsets());
     }
     let chunk = log.flush();
     assert!(!log.has_output(), "what was handed over is still there");

@@ -11,6 +11,7 @@
 
 mod binlog;
 mod catalog;
+mod charset;
 mod config;
 mod copy;
 mod error;

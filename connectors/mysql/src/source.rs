@@ -187,13 +187,13 @@ pub(crate) async fn open(
     let position: BinlogPosition = from.as_str().parse()?;
     let mut session = Session::open(endpoint).await?;
     prove(&mut session, spec, &endpoint.meta, &position).await?;
-    let charsets = catalog::collations(&mut session).await?;
     let mut tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
     tables.extend([PROGRESS_TABLE, SNAPSHOT_TABLE].map(|own| TableName::new(&endpoint.meta, own)));
     let mut schemas: Vec<String> = tables.iter().map(|t| t.schema.clone()).collect();
     schemas.sort();
     schemas.dedup();
     let found = catalog::read(&mut session, &schemas, None).await?;
+    let charsets = catalog::collations(&mut session).await?;
     let full = session
         .setting("binlog_row_metadata")
         .await?
@@ -348,7 +348,8 @@ impl MySqlSource {
     async fn refresh(&mut self) -> Result<()> {
         let mut session = Session::open(&self.endpoint).await?;
         let found: Vec<CatalogTable> = catalog::read(&mut session, &self.schemas, None).await?;
-        self.log.refreshed(found);
+        let charsets = catalog::collations(&mut session).await?;
+        self.log.refreshed(found, charsets);
         Ok(())
     }
 

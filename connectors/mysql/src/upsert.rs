@@ -187,6 +187,12 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         },
         Value::Float32(x) => Param::Float(*x),
         Value::Float64(x) => Param::Double(*x),
+        Value::Text(t) if matches!(column.data_type, DataType::Bits { .. }) => {
+            match u64::from_str_radix(t, 2) {
+                Ok(number) => Param::UInt(number),
+                Err(_) => return wrong("text"),
+            }
+        }
         Value::Text(t) if matches!(column.data_type, DataType::Text { padded: true, .. }) => {
             Param::Bytes(t.trim_end_matches(' ').as_bytes().to_vec())
         }
@@ -209,6 +215,7 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
             Param::Bytes(timestamp_text(Timestamp(*i)).into_bytes())
         }
         Value::Date(_) | Value::Timestamp(_) | Value::Instant(_) => return wrong("infinity"),
+        Value::Interval(_) => return wrong("interval"),
         Value::Uuid(u) if matches!(column.data_type, DataType::Bytes { .. }) => {
             Param::Bytes(u.to_vec())
         }
@@ -255,7 +262,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use tidelock_core::{TableName, WriteOp};
+    use tidelock_core::{Repertoire, TableName, WriteOp};
 
     fn deletes() -> WriteBatch {
         let column = |name: &str, data_type| TargetColumn {
@@ -264,8 +271,12 @@ mod tests {
             native: String::new(),
             identity_always: false,
         };
-        let text =
-            DataType::Text { chars_max: None, bytes_max: None, unicode: true, padded: false };
+        let text = DataType::Text {
+            chars_max: None,
+            bytes_max: None,
+            repertoire: Repertoire::Unicode,
+            padded: false,
+        };
         WriteBatch {
             mapping: "m".into(),
             table: Arc::new(TargetTable {

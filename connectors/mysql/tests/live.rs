@@ -6,9 +6,9 @@ use std::time::Duration;
 use tidelock_core::value::{Date, Instant, Timestamp};
 use tidelock_core::{
     Change, Code, Connector, CopyTable, DataType, ErrorKind, HopList, KeyRange, Lease, LogEvent,
-    Mark, OldRow, Op, OpenSink, Position, Progress, Secret, SinkSpec, Source, SourceSpec,
-    SourceTable, SystemConfig, TableName, TargetColumn, TargetTable, Tls, TlsMode, Value,
-    WriteBatch, WriteOp,
+    Mark, OldRow, Op, OpenSink, Position, Progress, Repertoire, Secret, SinkSpec, Source,
+    SourceSpec, SourceTable, SystemConfig, TableName, TargetColumn, TargetTable, Tls, TlsMode,
+    Value, WriteBatch, WriteOp,
 };
 use tidelock_scratch::{Mysql, MysqlOptions};
 
@@ -450,7 +450,12 @@ fn int() -> DataType {
 }
 
 fn varchar() -> DataType {
-    DataType::Text { chars_max: Some(20), bytes_max: Some(80), unicode: true, padded: false }
+    DataType::Text {
+        chars_max: Some(20),
+        bytes_max: Some(80),
+        repertoire: Repertoire::Unicode,
+        padded: false,
+    }
 }
 
 #[tokio::test]

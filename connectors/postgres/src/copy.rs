@@ -493,6 +493,13 @@ pub(crate) fn orders_alike(data_type: &DataType) -> bool {
         | DataType::Text { .. }
         | DataType::Json
         | DataType::Enum { .. }
+        | DataType::Interval { .. }
+        | DataType::Year
+        | DataType::Set { .. }
+        | DataType::Bits { .. }
+        | DataType::Address { .. }
+        | DataType::Opaque { .. }
+        | DataType::Native { .. }
         | DataType::Unsupported { .. } => false,
     }
 }

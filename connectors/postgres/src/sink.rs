@@ -50,7 +50,8 @@ const STUCK_SECONDS: f64 = 30.0;
 
 /// Startup settings of an apply session. Search path and time zone stay the role's own: triggers
 /// and defaults of the target may rely on them.
-const SETTINGS: &str = "-c datestyle=ISO -c extra_float_digits=3 -c standard_conforming_strings=on \
+const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c lc_monetary=C \
+     -c extra_float_digits=3 -c standard_conforming_strings=on \
      -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s \
      -c default_transaction_read_only=off";
 

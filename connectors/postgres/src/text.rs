@@ -1,102 +1,18 @@
 //! Values in PostgreSQL's own text form: for literals, and for `COPY` in text format.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tidelock_core::{Date, Instant, Time, Timestamp, Value};
+use tidelock_core::{Date, Instant, Time, Timestamp, Value, form};
 
 /// A value as the server itself would write it under ISO date style; `None` for NULL and for what
 /// the log did not carry.
 pub(crate) fn of(value: &Value) -> Option<Cow<'_, str>> {
-    Some(match value {
-        Value::Null | Value::Unchanged => return None,
-        Value::Bool(true) => "t".into(),
-        Value::Bool(false) => "f".into(),
-        Value::Int(i) => i.to_string().into(),
-        Value::UInt(u) => u.to_string().into(),
-        Value::Float32(f) => float(f64::from(*f), f.to_string()),
-        Value::Float64(f) => float(*f, f.to_string()),
-        Value::Decimal(t)
-        | Value::Text(t)
-        | Value::Json(t)
-        | Value::Enum(t)
-        | Value::Foreign(t) => Cow::Borrowed(t),
-        Value::Bytes(b) => {
-            let mut text = String::with_capacity(2 + 2 * b.len());
-            text.push_str("\\x");
-            for byte in b {
-                push_hex(&mut text, *byte);
-            }
-            text.into()
-        }
-        Value::Date(d) => date(*d),
-        Value::Time(Time(t)) => clock(*t).into(),
-        Value::Timestamp(t) => stamp(*t, "").into(),
-        Value::Instant(Instant(i)) => stamp(Timestamp(*i), "+00").into(),
-        Value::Uuid(u) => {
-            let mut text = String::with_capacity(36);
-            for (i, byte) in u.iter().enumerate() {
-                if matches!(i, 4 | 6 | 8 | 10) {
-                    text.push('-');
-                }
-                push_hex(&mut text, *byte);
-            }
-            text.into()
-        }
-    })
-}
-
-fn push_hex(text: &mut String, byte: u8) {
-    for nibble in [byte >> 4, byte & 15] {
-        text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+    match value {
+        Value::Bool(true) => Some("t".into()),
+        Value::Bool(false) => Some("f".into()),
+        other => form::text(other),
     }
-}
-
-/// Rust writes the shortest decimal that reads back as the same number, as the server does.
-fn float(number: f64, shortest: String) -> Cow<'static, str> {
-    if number.is_nan() {
-        "NaN".into()
-    } else if number.is_infinite() {
-        if number > 0.0 { "Infinity".into() } else { "-Infinity".into() }
-    } else {
-        shortest.into()
-    }
-}
-
-/// Year, month and day, and whether it is before Christ: there is no year 0.
-fn civil(date: Date) -> (String, &'static str) {
-    let (year, month, day) = date.to_ymd();
-    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    (format!("{year:04}-{month:02}-{day:02}"), era)
-}
-
-fn date(date: Date) -> Cow<'static, str> {
-    if date.is_infinite() {
-        return if date == Date::INFINITY { "infinity".into() } else { "-infinity".into() };
-    }
-    let (text, era) = civil(date);
-    format!("{text}{era}").into()
-}
-
-fn clock(micros: i64) -> String {
-    let (seconds, fraction) =
-        (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
-    let mut text = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if fraction > 0 {
-        // Writing to a String cannot fail.
-        let _written = write!(text, ".{fraction:06}");
-    }
-    text
-}
-
-fn stamp(at: Timestamp, zone: &str) -> String {
-    if at.is_infinite() {
-        return if at == Timestamp::INFINITY { "infinity" } else { "-infinity" }.to_owned();
-    }
-    let (date, Time(time)) = at.split();
-    let (day, era) = civil(date);
-    format!("{day} {}{zone}{era}", clock(time))
 }
 
 /// Appends a row in `COPY`'s text format. The common kinds of cells are written without a text of their
@@ -167,8 +83,12 @@ fn put_stamp(out: &mut BytesMut, at: Timestamp) {
         put_number(out, part, 2);
     }
     if fraction > 0 {
+        let (mut digits, mut width) = (fraction, 6);
+        while digits.is_multiple_of(10) {
+            (digits, width) = (digits / 10, width - 1);
+        }
         out.put_u8(b'.');
-        put_number(out, fraction, 6);
+        put_number(out, digits, width);
     }
 }
 

@@ -1,16 +1,19 @@
 //! PostgreSQL's types and the text form of their values.
 //!
 //! Values arrive as the text of the type's output function in a session whose settings are pinned
-//! (`DateStyle` ISO, `TimeZone` UTC, `extra_float_digits` 3, `bytea_output` hex), so each type has
-//! one grammar. The parsers here accept exactly that grammar and never round: what does not fit the
-//! canonical form becomes [`Value::Foreign`], what does not fit the grammar is `None`.
+//! (`DateStyle` ISO, `IntervalStyle` postgres, `TimeZone` UTC, `extra_float_digits` 3, `bytea_output` hex,
+//! `lc_monetary` C), so each type has one grammar. The parsers here accept exactly that grammar and never
+//! round: what does not fit the canonical form becomes [`Value::Foreign`], what does not fit the grammar is
+//! `None`. A type without canonical form (an array, a range, a type of an extension, any type that is not
+//! known here) is carried by its text: [`DataType::Native`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use tidelock_core::{DataType, Date, Instant, Result, Time, Timestamp, Value};
+use tidelock_core::form::{parse_clock, parse_interval};
+use tidelock_core::{DataType, Date, Instant, Repertoire, Result, Time, Timestamp, Value};
 
 use crate::session::{Session, get};
 
@@ -23,15 +26,21 @@ mod oid {
     pub(super) const INT2: u32 = 21;
     pub(super) const INT4: u32 = 23;
     pub(super) const TEXT: u32 = 25;
+    pub(super) const OID: u32 = 26;
     pub(super) const JSON: u32 = 114;
     pub(super) const FLOAT4: u32 = 700;
     pub(super) const FLOAT8: u32 = 701;
+    pub(super) const MONEY: u32 = 790;
+    pub(super) const INET: u32 = 869;
     pub(super) const BPCHAR: u32 = 1042;
     pub(super) const VARCHAR: u32 = 1043;
     pub(super) const DATE: u32 = 1082;
     pub(super) const TIME: u32 = 1083;
     pub(super) const TIMESTAMP: u32 = 1114;
     pub(super) const TIMESTAMPTZ: u32 = 1184;
+    pub(super) const INTERVAL: u32 = 1186;
+    pub(super) const BIT: u32 = 1560;
+    pub(super) const VARBIT: u32 = 1562;
     pub(super) const NUMERIC: u32 = 1700;
     pub(super) const UUID: u32 = 2950;
     pub(super) const JSONB: u32 = 3802;
@@ -40,8 +49,14 @@ mod oid {
 /// A type that is not built in, as the catalog describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Named {
-    Domain { base: u32, modifier: i32, not_null: bool },
+    Domain {
+        base: u32,
+        modifier: i32,
+        not_null: bool,
+    },
     Enum(Arc<[String]>),
+    /// `citext`: text to anybody but an index.
+    Text,
     Other(String),
 }
 
@@ -54,7 +69,7 @@ impl TypeMap {
     pub(crate) fn lacks(&self, type_oid: u32) -> bool {
         match self.0.get(&type_oid) {
             Some(Named::Domain { base, .. }) => self.lacks(*base),
-            Some(Named::Enum(_) | Named::Other(_)) => false,
+            Some(Named::Enum(_) | Named::Text | Named::Other(_)) => false,
             None => built_in(type_oid, -1).is_none(),
         }
     }
@@ -66,7 +81,7 @@ impl TypeMap {
             let sql = "SELECT t.oid, t.typtype::text, t.typbasetype, t.typtypmod, t.typnotnull, \
                        format_type(t.oid, NULL), \
                        array(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid \
-                             ORDER BY e.enumsortorder) \
+                             ORDER BY e.enumsortorder), t.typname::text \
                        FROM pg_type t WHERE t.oid = ANY($1)";
             let rows = session.query("reading types", sql, &[&wanted]).await?;
             // A type dropped meanwhile still needs an entry, or we would ask for ever.
@@ -82,6 +97,7 @@ impl TypeMap {
                         not_null: get(row, 4)?,
                     },
                     "e" => Named::Enum(get::<Vec<String>>(row, 6)?.into()),
+                    _ if get::<&str>(row, 7)? == "citext" => Named::Text,
                     _ => Named::Other(get(row, 5)?),
                 };
                 if let Named::Domain { base, .. } = named
@@ -104,7 +120,8 @@ impl TypeMap {
         match self.0.get(&type_oid) {
             Some(Named::Domain { base, modifier, .. }) => self.data_type(*base, *modifier),
             Some(Named::Enum(labels)) => DataType::Enum { labels: labels.clone() },
-            Some(Named::Other(name)) => DataType::Unsupported { name: name.clone() },
+            Some(Named::Text) => unlimited_text(),
+            Some(Named::Other(name)) => DataType::Native { name: name.clone(), modifier },
             None => DataType::Unsupported { name: format!("type {type_oid}") },
         }
     }
@@ -118,35 +135,67 @@ impl TypeMap {
     }
 }
 
-/// What a column of a built-in type can hold; `None` for a type that we do not carry.
+fn unlimited_text() -> DataType {
+    DataType::Text {
+        chars_max: None,
+        bytes_max: None,
+        repertoire: Repertoire::Unicode,
+        padded: false,
+    }
+}
+
+/// What a column of a built-in type can hold; `None` for a type that the catalog must be asked for.
 fn built_in(type_oid: u32, modifier: i32) -> Option<DataType> {
     let length = u64::try_from(modifier.saturating_sub(4)).ok();
     let fsp = u8::try_from(modifier).unwrap_or(6).min(6);
-    let text =
-        |chars_max, padded| DataType::Text { chars_max, bytes_max: None, unicode: true, padded };
+    let text = |chars_max, padded| {
+        let repertoire = Repertoire::Unicode;
+        DataType::Text { chars_max, bytes_max: None, repertoire, padded }
+    };
+    let bits = |varying| DataType::Bits { length: u64::try_from(modifier).ok(), varying };
     Some(match type_oid {
         oid::BOOL => DataType::Bool,
         oid::INT2 => DataType::Int { bits: 16, unsigned: false },
         oid::INT4 => DataType::Int { bits: 32, unsigned: false },
         oid::INT8 => DataType::Int { bits: 64, unsigned: false },
+        oid::OID => DataType::Int { bits: 32, unsigned: true },
         oid::NUMERIC => decimal(modifier),
+        // 64 bits of hundredths.
+        oid::MONEY => DataType::Decimal { precision: Some(19), scale: Some(2) },
         oid::FLOAT4 => DataType::Float32,
         oid::FLOAT8 => DataType::Float64,
-        oid::TEXT => text(None, false),
+        oid::TEXT => unlimited_text(),
         oid::VARCHAR => text(length, false),
         oid::BPCHAR => text(length, length.is_some()),
-        oid::NAME => {
-            DataType::Text { chars_max: None, bytes_max: Some(63), unicode: true, padded: false }
-        }
+        oid::NAME => DataType::Text {
+            chars_max: None,
+            bytes_max: Some(63),
+            repertoire: Repertoire::Unicode,
+            padded: false,
+        },
         oid::BYTEA => DataType::Bytes { bytes_max: None, fixed: None },
         oid::DATE => DataType::Date,
         oid::TIME => DataType::Time { fsp, span: false },
         oid::TIMESTAMP => DataType::Timestamp { fsp },
         oid::TIMESTAMPTZ => DataType::Instant { fsp, narrow: false },
+        oid::INTERVAL => interval(modifier),
+        oid::BIT => bits(false),
+        oid::VARBIT => bits(true),
+        oid::INET => DataType::Address { v4: true, v6: true, network: true },
         oid::UUID => DataType::Uuid,
         oid::JSON | oid::JSONB => DataType::Json,
         _ => return None,
     })
+}
+
+/// A span; one that is restricted to some of its fields (`interval year to month`) has no canonical form.
+fn interval(modifier: i32) -> DataType {
+    const ALL_FIELDS: i32 = 0x7fff;
+    if modifier >= 0 && modifier >> 16 & 0x7fff != ALL_FIELDS {
+        return DataType::Native { name: "interval".to_owned(), modifier };
+    }
+    let fsp = if modifier < 0 { 6 } else { (modifier & 0xffff).min(6) as u8 };
+    DataType::Interval { fsp }
 }
 
 /// A numeric type; scales that are negative or beyond the precision (PostgreSQL 15 on) have no
@@ -161,7 +210,7 @@ fn decimal(modifier: i32) -> DataType {
         Ok(scale) if scale <= precision => {
             DataType::Decimal { precision: Some(precision), scale: Some(scale) }
         }
-        _ => DataType::Unsupported { name: format!("numeric({precision},{scale})") },
+        _ => DataType::Native { name: "numeric".to_owned(), modifier },
     }
 }
 
@@ -176,19 +225,31 @@ pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
             _ => return None,
         },
         DataType::Int { .. } => Value::Int(str.parse().ok()?),
+        DataType::Decimal { .. } if matches!(text.as_ref(), [b'$', ..] | [b'-', b'$', ..]) => {
+            Value::Decimal(
+                str.chars().filter(|c| !matches!(c, '$' | ',')).collect::<String>().into(),
+            )
+        }
         DataType::Decimal { .. } => Value::Decimal(string),
         DataType::Float32 => Value::Float32(str.parse().ok()?),
         DataType::Float64 => Value::Float64(str.parse().ok()?),
-        DataType::Text { .. } => Value::Text(string),
+        DataType::Text { .. }
+        | DataType::Bits { .. }
+        | DataType::Address { .. }
+        | DataType::Native { .. } => Value::Text(string),
         DataType::Bytes { .. } => Value::Bytes(hex(str.strip_prefix("\\x")?)?),
         DataType::Date => date(str)?,
-        DataType::Time { .. } => Value::Time(Time(time_micros(str)?)),
+        DataType::Time { .. } => Value::Time(Time(parse_clock(str)?)),
         DataType::Timestamp { .. } => timestamp(str, &string)?,
         DataType::Instant { .. } => instant(str, &string)?,
+        DataType::Interval { .. } => Value::Interval(parse_interval(str)?),
         DataType::Uuid => Value::Uuid(uuid(str)?),
         DataType::Json => Value::Json(string),
         DataType::Enum { .. } => Value::Enum(string),
-        DataType::RoundedFloat { .. } => return None,
+        DataType::RoundedFloat { .. }
+        | DataType::Year
+        | DataType::Set { .. }
+        | DataType::Opaque { .. } => return None,
         DataType::Unsupported { .. } => Value::Foreign(string),
     })
 }
@@ -239,22 +300,9 @@ fn date(text: &str) -> Option<Value> {
     }))
 }
 
-/// `12:34:56.789`, up to `24:00:00`.
-fn time_micros(text: &str) -> Option<i64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let mut parts = whole.splitn(3, ':').map(digits);
-    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
-    if fraction.len() > 6 || minutes > 59 || seconds > 60 {
-        return None;
-    }
-    let micros = if fraction.is_empty() { 0 } else { digits(&format!("{fraction:0<6}"))? };
-    let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
-    Some(seconds * 1_000_000 + i64::from(micros))
-}
-
 fn date_time(text: &str, before_christ: bool) -> Option<Option<Timestamp>> {
     let (date, time) = text.split_once(' ')?;
-    Some(Timestamp::new(civil_date(date, before_christ)?, Time(time_micros(time)?)))
+    Some(Timestamp::new(civil_date(date, before_christ)?, Time(parse_clock(time)?)))
 }
 
 fn timestamp(text: &str, whole: &ByteString) -> Option<Value> {
@@ -337,17 +385,31 @@ mod tests {
             (DataType::Bytes { bytes_max: None, fixed: None }, "\\xabc"),
             (DataType::Uuid, "0"),
             (DataType::Time { fsp: 6, span: false }, "12:00"),
+            (DataType::Interval { fsp: 6 }, "P1Y"),
             (DataType::Int { bits: 64, unsigned: false }, "9223372036854775808"),
         ] {
             assert_eq!(read(data_type, text), None, "{text}");
         }
+        assert_eq!(value(&unlimited_text(), &Bytes::from_static(b"\xff")), None);
+    }
+
+    #[test]
+    fn money_is_a_number_of_hundredths() {
+        let money = |text| read(DataType::Decimal { precision: Some(19), scale: Some(2) }, text);
+        assert_eq!(money("$1,234.50"), Some(Value::Decimal("1234.50".into())));
         assert_eq!(
-            value(
-                &DataType::Text { chars_max: None, bytes_max: None, unicode: true, padded: false },
-                &Bytes::from_static(b"\xff")
-            ),
-            None
+            money("-$92,233,720,368,547,758.08"),
+            Some(Value::Decimal("-92233720368547758.08".into()))
         );
+    }
+
+    #[test]
+    fn spans_of_some_fields_only_are_told_apart() {
+        assert_eq!(interval(-1), DataType::Interval { fsp: 6 });
+        assert_eq!(interval(0x7fff << 16 | 3), DataType::Interval { fsp: 3 });
+        assert_eq!(interval(0x7fff << 16 | 0xffff), DataType::Interval { fsp: 6 });
+        let year_to_month = 6 << 16 | 0xffff;
+        assert!(matches!(interval(year_to_month), DataType::Native { .. }));
     }
 
     #[test]
@@ -360,7 +422,7 @@ mod tests {
         assert_eq!(decimal(-1), DataType::Decimal { precision: None, scale: None });
         assert_eq!(
             decimal(modifier(2, -3)),
-            DataType::Unsupported { name: "numeric(2,-3)".into() }
+            DataType::Native { name: "numeric".into(), modifier: modifier(2, -3) }
         );
     }
 

@@ -13,7 +13,7 @@
 //! column's own.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteOp};
+use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteOp, form};
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::quote::{ident, table};
@@ -36,7 +36,7 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
     match &column.data_type {
         DataType::Bool => (Type::BOOL_ARRAY, None),
         DataType::Int { bits: 8 | 16, .. } => (Type::INT2_ARRAY, None),
-        DataType::Int { bits: 24 | 32, .. } => (Type::INT4_ARRAY, None),
+        DataType::Int { bits: 24 | 32, unsigned: false } => (Type::INT4_ARRAY, None),
         DataType::Int { .. } => (Type::INT8_ARRAY, None),
         DataType::Float32 => (Type::FLOAT4_ARRAY, None),
         DataType::Float64 => (Type::FLOAT8_ARRAY, None),
@@ -46,6 +46,9 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Text { bytes_max: Some(63), .. } => {
             (Type::TEXT_ARRAY, Some("pg_catalog.name".to_owned()))
         }
+        DataType::Text { .. } if column.native.ends_with("citext") => {
+            (Type::TEXT_ARRAY, Some(column.native.clone()))
+        }
         DataType::Text { .. } => (Type::TEXT_ARRAY, None),
         DataType::Bytes { .. } => (Type::BYTEA_ARRAY, None),
         DataType::Date => (Type::DATE_ARRAY, None),
@@ -53,10 +56,20 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Timestamp { .. } => (Type::TIMESTAMP_ARRAY, None),
         DataType::Instant { .. } => (Type::TIMESTAMPTZ_ARRAY, None),
         DataType::Uuid => (Type::UUID_ARRAY, None),
+        DataType::Decimal { .. } if column.native == "money" => {
+            (Type::TEXT_ARRAY, Some("pg_catalog.numeric::pg_catalog.money".to_owned()))
+        }
         DataType::Decimal { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.numeric".to_owned())),
+        DataType::Interval { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.interval".to_owned())),
+        DataType::Bits { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.varbit".to_owned())),
+        DataType::Address { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.inet".to_owned())),
+        DataType::Native { name, .. } => (Type::TEXT_ARRAY, Some(name.clone())),
         DataType::Json
         | DataType::Enum { .. }
         | DataType::RoundedFloat { .. }
+        | DataType::Year
+        | DataType::Set { .. }
+        | DataType::Opaque { .. }
         | DataType::Unsupported { .. } => (Type::TEXT_ARRAY, Some(column.native.clone())),
     }
 }
@@ -114,7 +127,20 @@ fn differs(column: &TargetColumn, other: &str) -> String {
                 "t.{name}::text COLLATE pg_catalog.\"C\" IS DISTINCT FROM {other}::text COLLATE pg_catalog.\"C\""
             )
         }
-        DataType::Json | DataType::Decimal { .. } | DataType::Unsupported { .. } => {
+        // Money has the server's own notation as text, and no two notations of one amount.
+        DataType::Decimal { .. } if column.native == "money" => {
+            format!("t.{name} IS DISTINCT FROM {other}")
+        }
+        // '1 mon' and '30 days' are equal to the server, and so are 1.0 and 1.00.
+        DataType::Json
+        | DataType::Decimal { .. }
+        | DataType::Interval { .. }
+        | DataType::Bits { .. }
+        | DataType::Native { .. }
+        | DataType::Year
+        | DataType::Set { .. }
+        | DataType::Opaque { .. }
+        | DataType::Unsupported { .. } => {
             format!("t.{name}::text IS DISTINCT FROM {other}::text")
         }
         DataType::Bool
@@ -128,6 +154,7 @@ fn differs(column: &TargetColumn, other: &str) -> String {
         | DataType::Timestamp { .. }
         | DataType::Instant { .. }
         | DataType::Uuid
+        | DataType::Address { .. }
         | DataType::Enum { .. } => format!("t.{name} IS DISTINCT FROM {other}"),
     }
 }
@@ -408,10 +435,17 @@ fn element_bytes(
 fn put_text(value: &Value, data_type: &DataType, out: &mut BytesMut) -> Option<()> {
     let fits = match value {
         Value::Foreign(_) => true,
-        Value::Text(_) | Value::Json(_) => {
-            matches!(data_type, DataType::Text { .. } | DataType::Json)
-                || matches!((value, data_type), (Value::Text(_), DataType::Enum { .. }))
-        }
+        Value::Text(_) => matches!(
+            data_type,
+            DataType::Text { .. }
+                | DataType::Json
+                | DataType::Enum { .. }
+                | DataType::Bits { .. }
+                | DataType::Address { .. }
+                | DataType::Native { .. }
+        ),
+        Value::Json(_) => matches!(data_type, DataType::Text { .. } | DataType::Json),
+        Value::Interval(_) => matches!(data_type, DataType::Interval { .. }),
         Value::Enum(_) => matches!(data_type, DataType::Text { .. } | DataType::Enum { .. }),
         Value::Decimal(_) | Value::Int(_) | Value::UInt(_) => {
             matches!(data_type, DataType::Decimal { .. })
@@ -429,6 +463,7 @@ fn put_text(value: &Value, data_type: &DataType, out: &mut BytesMut) -> Option<(
         | Value::Foreign(t) => out.put_slice(t.as_bytes()),
         Value::Int(i) => out.put_slice(i.to_string().as_bytes()),
         Value::UInt(u) => out.put_slice(u.to_string().as_bytes()),
+        Value::Interval(_) => out.put_slice(form::text(value)?.as_bytes()),
         _ => return None,
     }
     Some(())
@@ -450,6 +485,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Time(_) => "time",
         Value::Timestamp(_) => "timestamp",
         Value::Instant(_) => "instant",
+        Value::Interval(_) => "interval",
         Value::Uuid(_) => "uuid",
         Value::Json(_) => "json",
         Value::Enum(_) => "enum",

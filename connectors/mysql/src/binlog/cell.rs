@@ -1,10 +1,12 @@
 //! One cell of a row image, by type.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use tidelock_core::value::{Date, Instant, Time, Timestamp, Value};
 use tidelock_core::{ByteString, Bytes};
 
-use super::{Buf, Damage, Decoded, jsonb, latin1};
-use crate::catalog::Charset;
+use super::{Buf, Damage, Decoded, jsonb};
+use crate::charset::Charset;
 
 /// How the bytes of a column are read.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +58,20 @@ pub(crate) enum Cell {
         bytes: u8,
         labels: Vec<ByteString>,
     },
+    Set {
+        bytes: u8,
+        labels: Vec<ByteString>,
+    },
+    Bits {
+        bytes: u8,
+        length: u64,
+    },
+    Year,
+    /// An address that the server keeps in so many bytes, zeros at the end cut off.
+    Address {
+        prefix: u8,
+        bytes: usize,
+    },
     /// Not carried: so many bytes are passed over.
     Skip {
         bytes: usize,
@@ -87,8 +103,14 @@ impl Cell {
             Cell::Decimal { precision, scale } => {
                 Value::Decimal(decimal(buf, *precision, *scale)?.into())
             }
-            Cell::Text { prefix, charset } => Value::Text(text(prefixed(buf, *prefix)?, *charset)?),
-            Cell::Json { prefix, charset } => Value::Json(text(prefixed(buf, *prefix)?, *charset)?),
+            Cell::Text { prefix, charset } => match charset.decode(prefixed(buf, *prefix)?) {
+                Some(text) => Value::Text(text),
+                None => foreign(UNDEFINED_TEXT),
+            },
+            Cell::Json { prefix, charset } => match charset.decode(prefixed(buf, *prefix)?) {
+                Some(text) => Value::Json(text),
+                None => foreign(UNDEFINED_TEXT),
+            },
             Cell::Bytes { prefix, pad } => {
                 let mut bytes = prefixed(buf, *prefix)?.to_vec();
                 if bytes.len() < *pad {
@@ -143,6 +165,29 @@ impl Cell {
                     ),
                 }
             }
+            Cell::Set { bytes, labels } => {
+                let mask = buf.le(usize::from(*bytes))?;
+                if mask.checked_shr(labels.len() as u32).unwrap_or(0) != 0 {
+                    return Err(Damage("a set has no such label"));
+                }
+                let on = labels.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
+                let on: Vec<&str> = on.map(|(_, label)| &**label).collect();
+                Value::Text(on.join(",").into())
+            }
+            Cell::Bits { bytes, length } => {
+                Value::Text(bits(buf.be(usize::from(*bytes))?, *length))
+            }
+            Cell::Year => match buf.u8()? {
+                0 => Value::Int(0),
+                year => Value::Int(1900 + i64::from(year)),
+            },
+            Cell::Address { prefix, bytes } => {
+                let mut whole = prefixed(buf, *prefix)?.to_vec();
+                if whole.len() < *bytes {
+                    whole.resize(*bytes, 0);
+                }
+                Value::Text(address(&whole).ok_or(Damage("an address has another length"))?)
+            }
             Cell::Skip { bytes } => {
                 buf.take(*bytes)?;
                 foreign("")
@@ -160,15 +205,24 @@ fn prefixed<'a>(buf: &mut Buf<'a>, prefix: u8) -> Decoded<&'a [u8]> {
     buf.take(n)
 }
 
-/// Text in UTF-8; bytes that are none are an error, never mended.
-pub(crate) fn text(bytes: &[u8], charset: Charset) -> Decoded<ByteString> {
-    match charset {
-        Charset::Latin1 => Ok(ByteString::from(latin1(bytes).into_owned())),
-        Charset::Utf8 => std::str::from_utf8(bytes)
-            .map(ByteString::from)
-            .map_err(|_| Damage("a text is not valid UTF-8")),
-        Charset::Binary | Charset::Other => Err(Damage("a text is in an unknown character set")),
+/// Stands for a text whose bytes mean nothing in its character set. It has no canonical form.
+pub(crate) const UNDEFINED_TEXT: &str = "bytes without meaning in the column's character set";
+
+/// The digits of a bit string, the highest first.
+pub(crate) fn bits(number: u64, length: u64) -> ByteString {
+    let length = usize::try_from(length.min(64)).unwrap_or(64);
+    if length == 0 {
+        return ByteString::new();
     }
+    format!("{number:0length$b}").into()
+}
+
+/// An address as MariaDB writes it, from its bytes.
+pub(crate) fn address(bytes: &[u8]) -> Option<ByteString> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(four).to_string().into());
+    }
+    Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).to_string().into())
 }
 
 /// MariaDB stores time-based UUIDs (versions 1 to 5, RFC variant) with their segments turned round,

@@ -9,10 +9,11 @@ use tidelock_core::{
     TableSchema, Update, Value,
 };
 
-use super::cell::{Cell, text};
+use super::cell::Cell;
 use super::table_map::{MapColumn, TableMap, wire};
 use super::{Buf, Damage, Decoded, inflate, kind};
-use crate::catalog::{CatalogTable, Charset};
+use crate::catalog::CatalogTable;
+use crate::charset::Charset;
 
 /// What happened to the rows of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +175,7 @@ impl Layout {
                     Some(name) => t.table.columns.iter().position(|c| c.name == *name)?,
                     None => i,
                 };
-                Some((t.table.columns.get(at)?, t.charsets.get(at)?.as_deref()))
+                Some((t.table.columns.get(at)?, t.charsets.get(at)?.as_ref()))
             });
             let known = twin.map(|(c, charset)| Twin { data_type: &c.data_type, charset });
             let name = match (&column.name, twin) {
@@ -202,7 +203,7 @@ impl Layout {
 
 struct Twin<'a> {
     data_type: &'a DataType,
-    charset: Option<&'a str>,
+    charset: Option<&'a Charset>,
 }
 
 fn same_family(a: &DataType, b: &DataType) -> bool {
@@ -226,7 +227,7 @@ fn resolve(
             (DataType::Int { bits, .. }, DataType::Int { unsigned, .. }) => {
                 DataType::Int { bits: *bits, unsigned: *unsigned }
             }
-            (DataType::Enum { .. } | DataType::Decimal { .. }, _) => ours,
+            (DataType::Enum { .. } | DataType::Set { .. } | DataType::Decimal { .. }, _) => ours,
             _ => known.clone(),
         },
         (_, ours) => ours,
@@ -246,7 +247,6 @@ fn by_wire(
         .unwrap_or(matches!(twin.map(|t| t.data_type), Some(DataType::Int { unsigned: true, .. })));
     let int =
         |bits: u8| (Cell::Int { bytes: bits / 8, unsigned }, DataType::Int { bits, unsigned });
-    let unsupported = |cell, name: &str| (cell, DataType::Unsupported { name: name.to_owned() });
     match column.wire {
         wire::TINY => int(8),
         wire::SHORT => int(16),
@@ -276,19 +276,24 @@ fn by_wire(
         wire::TINY_BLOB | wire::MEDIUM_BLOB | wire::LONG_BLOB | wire::BLOB => {
             string(column, meta.clamp(1, 4) as u8, 0, twin, charsets)
         }
-        wire::ENUM => enumerated(column, twin, charsets),
+        wire::ENUM | wire::SET => labelled(column, twin, charsets),
         wire::JSON => (Cell::Jsonb { prefix: meta.clamp(1, 4) as u8 }, DataType::Json),
-        wire::YEAR => unsupported(Cell::Skip { bytes: 1 }, "year"),
+        wire::YEAR => (Cell::Year, DataType::Year),
         wire::BIT => {
-            let bytes = usize::from(meta >> 8) + usize::from(meta & 0xff != 0);
-            unsupported(Cell::Skip { bytes }, "bit")
+            let (bytes, bits) = ((meta >> 8) as u8, u64::from(meta & 0xff));
+            let length = u64::from(bytes) * 8 + bits;
+            let bytes = bytes + u8::from(bits != 0);
+            (Cell::Bits { bytes, length }, DataType::Bits { length: Some(length), varying: false })
         }
-        wire::SET => unsupported(Cell::Skip { bytes: usize::from(meta & 0xff) }, "set"),
-        wire::GEOMETRY => {
-            unsupported(Cell::SkipPrefixed { prefix: meta.clamp(1, 4) as u8 }, "geometry")
-        }
-        _ => unsupported(Cell::SkipPrefixed { prefix: meta.clamp(1, 4) as u8 }, "vector"),
+        wire::GEOMETRY => opaque(column, "geometry"),
+        _ => opaque(column, "vector"),
     }
+}
+
+/// Bytes behind a length that mean something to the server only.
+fn opaque(column: &MapColumn, name: &str) -> (Cell, DataType) {
+    let prefix = column.meta.clamp(1, 4) as u8;
+    (Cell::Bytes { prefix, pad: 0 }, DataType::Opaque { name: name.to_owned() })
 }
 
 fn string(
@@ -303,14 +308,23 @@ fn string(
     {
         return (Cell::Uuid { prefix }, DataType::Uuid);
     }
+    if let Some(known @ DataType::Address { v6, .. }) = twin.map(|t| t.data_type) {
+        let bytes = if *v6 { 16 } else { 4 };
+        if fixed == bytes {
+            return (Cell::Address { prefix, bytes }, known.clone());
+        }
+    }
+    if let Some(known @ DataType::Opaque { .. }) = twin.map(|t| t.data_type) {
+        return (Cell::Bytes { prefix, pad: 0 }, known.clone());
+    }
     if let Some(DataType::Unsupported { name }) = twin.map(|t| t.data_type)
         && !name.contains("CHARACTER SET")
     {
         return (Cell::SkipPrefixed { prefix }, DataType::Unsupported { name: name.clone() });
     }
     let charset = match (column.collation, twin.and_then(|t| t.charset)) {
-        (Some(id), _) => charsets.get(&id).copied().unwrap_or(Charset::Other),
-        (None, Some(name)) => Charset::by_name(name),
+        (Some(id), _) => by_id(charsets, id),
+        (None, Some(charset)) => charset.clone(),
         (None, None) => Charset::Binary,
     };
     match charset {
@@ -319,23 +333,34 @@ fn string(
             let pad = fixed.unwrap_or(0) as usize;
             (Cell::Bytes { prefix, pad }, DataType::Bytes { bytes_max: fixed, fixed })
         }
-        Charset::Other => (
+        Charset::Other(name) => (
             Cell::SkipPrefixed { prefix },
-            DataType::Unsupported { name: "text in another character set".to_owned() },
+            DataType::Unsupported { name: format!("text in the character set {name}") },
         ),
-        Charset::Utf8 | Charset::Latin1 => {
+        charset => {
             if let Some(DataType::Json) = twin.map(|t| t.data_type) {
                 return (Cell::Json { prefix, charset }, DataType::Json);
             }
-            let unicode = charset == Charset::Utf8;
-            let padded = fixed > 0;
-            let data_type = DataType::Text { chars_max: None, bytes_max: None, unicode, padded };
+            let data_type = DataType::Text {
+                chars_max: None,
+                bytes_max: None,
+                repertoire: charset.repertoire(),
+                padded: fixed > 0,
+            };
             (Cell::Text { prefix, charset }, data_type)
         }
     }
 }
 
-fn enumerated(
+fn by_id(charsets: &HashMap<u64, Charset>, id: u64) -> Charset {
+    charsets
+        .get(&id)
+        .cloned()
+        .unwrap_or_else(|| Charset::Other(format!("of collation {id}").into()))
+}
+
+/// An ENUM or a SET, by the labels that the log gives, else by those of the catalog.
+fn labelled(
     column: &MapColumn,
     twin: Option<&Twin<'_>>,
     charsets: &HashMap<u64, Charset>,
@@ -343,21 +368,29 @@ fn enumerated(
     let bytes = (column.meta & 0xff) as u8;
     let from_log = column.labels.as_ref().and_then(|labels| {
         let charset = match column.collation {
-            Some(id) => charsets.get(&id).copied().unwrap_or(Charset::Other),
-            None => Charset::by_name(twin.and_then(|t| t.charset).unwrap_or("utf8mb4")),
+            Some(id) => by_id(charsets, id),
+            None => twin.and_then(|t| t.charset).cloned().unwrap_or(Charset::Utf8),
         };
-        labels.iter().map(|l| text(l, charset).ok()).collect::<Option<Vec<ByteString>>>()
+        labels.iter().map(|l| charset.decode(l)).collect::<Option<Vec<ByteString>>>()
     });
+    let set = column.wire == wire::SET;
     let labels = match (from_log, twin.map(|t| t.data_type)) {
         (Some(labels), _) => labels,
-        (None, Some(DataType::Enum { labels })) => {
+        (None, Some(DataType::Enum { labels })) if !set => {
+            labels.iter().map(|l| ByteString::from(l.as_str())).collect()
+        }
+        (None, Some(DataType::Set { labels })) if set => {
             labels.iter().map(|l| ByteString::from(l.as_str())).collect()
         }
         (None, _) => {
-            let name = "enum with unknown labels".to_owned();
+            let name = format!("{} with unknown labels", if set { "set" } else { "enum" });
             return (Cell::Skip { bytes: usize::from(bytes) }, DataType::Unsupported { name });
         }
     };
-    let names: Vec<String> = labels.iter().map(|l| l.to_string()).collect();
-    (Cell::Enum { bytes, labels }, DataType::Enum { labels: names.into() })
+    let names = labels.iter().map(|l| l.to_string()).collect();
+    if set {
+        (Cell::Set { bytes, labels }, DataType::Set { labels: names })
+    } else {
+        (Cell::Enum { bytes, labels }, DataType::Enum { labels: names })
+    }
 }

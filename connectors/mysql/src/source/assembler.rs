@@ -16,7 +16,8 @@ use super::ddl::{self, Named, Statement, Word};
 use crate::binlog::rows::{Layout, RowsEvent};
 use crate::binlog::table_map::{self, TableMap};
 use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
-use crate::catalog::{CatalogTable, Charset};
+use crate::catalog::CatalogTable;
+use crate::charset::Charset;
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
 
 /// Stands for an offset beyond what the log can tell.
@@ -119,7 +120,8 @@ impl Assembler {
     }
 
     /// Takes a fresh catalog.
-    pub fn refreshed(&mut self, found: Vec<CatalogTable>) {
+    pub fn refreshed(&mut self, found: Vec<CatalogTable>, charsets: Arc<HashMap<u64, Charset>>) {
+        self.charsets = charsets;
         self.catalog = found.into_iter().map(|t| (t.table.name.clone(), t)).collect();
         self.catalog_version += 1;
         self.stale = false;
