@@ -94,7 +94,7 @@ pub fn compatible(from: &DataType, to: &DataType, rule: &Rule) -> Result<(), Str
         )
         | (T::Decimal { .. }, T::Decimal { .. } | T::Int { .. })
         | (T::Float32 | T::RoundedFloat { double: false, .. }, T::Float32 | T::Float64)
-        | (T::Float64 | T::RoundedFloat { double: true, .. }, T::Float64)
+        | (T::Float64 | T::RoundedFloat { double: true, .. }, T::Float64 | T::Float32)
         | (
             T::Text { .. },
             T::Uuid
@@ -223,6 +223,10 @@ impl Conversion {
             }
             DataType::Float32 => match value {
                 Value::Float32(f) => self.finite(f64::from(*f)).map(|()| value.clone()),
+                Value::Float64(f) => {
+                    self.finite(*f)?;
+                    fit::narrow(*f).map(Value::Float32)
+                }
                 _ => Err(UNEXPECTED),
             },
             DataType::Float64 => match value {
@@ -460,7 +464,15 @@ mod tests {
         assert!(compatible(&rounded, &rounded, &Rule::default()).is_err());
         let number = Value::Float64(1.25);
         assert_eq!(convert(&rounded, &DataType::Float64, number.clone()), Ok(number));
-        assert!(compatible(&rounded, &DataType::Float32, &Rule::default()).is_err());
+    }
+
+    #[test]
+    fn a_double_fits_a_single_float_if_it_reads_like_one() {
+        let to_single = |f| convert(&DataType::Float64, &DataType::Float32, Value::Float64(f));
+        assert_eq!(to_single(1.1), Ok(Value::Float32(1.1)));
+        assert_eq!(to_single(f64::from(1.1f32)), Ok(Value::Float32(1.1)));
+        assert!(to_single(1.100_000_001).is_err());
+        assert!(to_single(1e300).is_err());
     }
 
     #[test]

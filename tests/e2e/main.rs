@@ -12,6 +12,7 @@ mod mappings;
 mod snapshot;
 mod soak;
 mod takeover;
+mod types;
 mod values;
 
 use std::path::Path;

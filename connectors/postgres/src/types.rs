@@ -198,8 +198,7 @@ fn interval(modifier: i32) -> DataType {
     DataType::Interval { fsp }
 }
 
-/// A numeric type; scales that are negative or beyond the precision (PostgreSQL 15 on) have no
-/// canonical form.
+/// A numeric type; one of a negative scale (PostgreSQL 15 on) rounds before the point and has no canonical form.
 fn decimal(modifier: i32) -> DataType {
     let Ok(packed) = u32::try_from(modifier.saturating_sub(4)) else {
         return DataType::Decimal { precision: None, scale: None };
@@ -210,7 +209,9 @@ fn decimal(modifier: i32) -> DataType {
         Ok(scale) if scale <= precision => {
             DataType::Decimal { precision: Some(precision), scale: Some(scale) }
         }
-        _ => DataType::Native { name: "numeric".to_owned(), modifier },
+        // Fewer digits than places: zeros behind the point.
+        Ok(scale) => DataType::Decimal { precision: Some(scale), scale: Some(scale) },
+        Err(_) => DataType::Native { name: "numeric".to_owned(), modifier },
     }
 }
 

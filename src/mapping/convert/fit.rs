@@ -21,6 +21,17 @@ pub(super) fn widen(f: f32) -> f64 {
     f.to_string().parse().unwrap_or(f64::from(f))
 }
 
+/// A float in single precision, if it is one or reads like one: `0.1` is the same number to a person in
+/// either precision.
+pub(super) fn narrow(f: f64) -> Result<f32, Misfit> {
+    let single = f as f32;
+    if f64::from(single) == f || widen(single) == f || f.is_nan() {
+        Ok(single)
+    } else {
+        Err(Misfit("the number has more digits than a float of single precision"))
+    }
+}
+
 pub(super) fn to_bool(value: &Value, from: &DataType) -> Result<Value, Misfit> {
     match value {
         Value::Bool(_) => Ok(value.clone()),

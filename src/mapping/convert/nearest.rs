@@ -38,6 +38,9 @@ pub(super) fn nearest(value: &Value, from: &DataType, to: &DataType) -> Option<V
         },
         DataType::Float32 => match value {
             Value::Float32(f) if f.is_infinite() => Some(Value::Float32(f32::MAX.copysign(*f))),
+            Value::Float64(f) if !f.is_nan() => {
+                Some(Value::Float32((*f as f32).clamp(f32::MIN, f32::MAX)))
+            }
             _ => None,
         },
         DataType::Text { chars_max, bytes_max, padded, .. } => match value {
