@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, DataType, Error, ErrorKind, Key,
-    KeyRange, Piece, Position, Result, SourceSpec, TransactionId,
+    Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, DataType, Error, ErrorKind, JsonForm,
+    Key, KeyRange, Piece, Position, Result, SourceSpec, TransactionId,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -389,7 +389,7 @@ fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Convers
                 data_type,
                 nullable: false,
                 same_family: plan.same_family,
-                parses_json: false,
+                json_form: JsonForm::Text,
             };
             Conversion::new(&target.data_type, back, rule)
         })

@@ -17,7 +17,7 @@ mod zone;
 use std::fmt;
 
 use jiff::tz::TimeZone;
-use tidelock_core::{ByteString, DataType, Value, form, json_loss};
+use tidelock_core::{ByteString, DataType, JsonForm, Value, form, json_loss};
 
 use crate::config::OnUnrepresentable;
 
@@ -56,8 +56,8 @@ pub struct Target<'a> {
     /// Whether source and target are the same kind of server, so that a value that only such servers know
     /// may pass.
     pub same_family: bool,
-    /// Whether the server keeps JSON parsed, and so not every document as it is written.
-    pub parses_json: bool,
+    /// How the server keeps JSON: parsed, it does not keep every document as it is written.
+    pub json_form: JsonForm,
 }
 
 /// How a column's values are converted, compiled once.
@@ -67,7 +67,7 @@ pub struct Conversion {
     to: DataType,
     nullable: bool,
     same_family: bool,
-    parses_json: bool,
+    json_form: JsonForm,
     rule: Rule,
 }
 
@@ -187,7 +187,7 @@ impl Conversion {
             to: to.data_type.clone(),
             nullable: to.nullable,
             same_family: to.same_family,
-            parses_json: to.parses_json,
+            json_form: to.json_form,
             rule: rule.clone(),
         }
     }
@@ -336,9 +336,7 @@ impl Conversion {
             if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
                 return Err(Misfit("the text is no JSON"));
             }
-            if self.parses_json
-                && let Some(why) = json_loss(text)
-            {
+            if let Some(why) = json_loss(text, self.json_form) {
                 return Err(Misfit(why));
             }
         }
@@ -399,7 +397,7 @@ mod tests {
     }
 
     fn target(data_type: &DataType) -> Target<'_> {
-        Target { data_type, nullable: true, same_family: false, parses_json: true }
+        Target { data_type, nullable: true, same_family: false, json_form: JsonForm::Exact }
     }
 
     fn by_rule(from: &DataType, to: &DataType, rule: &Rule, value: Value) -> Result<Value, Misfit> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, Connector, CopyTable, DataType, Finding, Generated, Index, RowIdentity, SourceTable,
-    Table, TableKind, TableName, TargetColumn, TargetTable,
+    Column, Connector, CopyTable, DataType, Finding, Generated, Index, JsonForm, RowIdentity,
+    SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
 };
 
 use super::convert::{Rule, compatible};
@@ -55,8 +55,8 @@ pub struct MappingPlan {
 pub struct ColumnPlan {
     /// Whether it takes NULL.
     pub nullable: bool,
-    /// Whether the server keeps JSON parsed here.
-    pub parses_json: bool,
+    /// How the server keeps JSON here.
+    pub json_form: JsonForm,
     /// What the file asks for beyond exactness.
     pub rule: Rule,
 }
@@ -704,7 +704,7 @@ fn build(
             .enumerate()
             .map(|(i, p)| ColumnPlan {
                 nullable: p.target.nullable,
-                parses_json: parses_json(catalogs.target_system.family(), &p.target.native),
+                json_form: json_form(catalogs.target_system.family(), &p.target.native),
                 // Another value in place of a key would be another row's.
                 rule: if key.contains(&i) {
                     Rule { policy: OnUnrepresentable::Error, ..p.rule.clone() }
@@ -727,12 +727,12 @@ fn build(
     }
 }
 
-/// Whether a column keeps JSON parsed, so that not every document stays as it is written.
-fn parses_json(family: &str, native: &str) -> bool {
+/// How a column keeps JSON. MariaDB's own type is a text with a check.
+fn json_form(family: &str, native: &str) -> JsonForm {
     match family {
-        "postgres" => native == "jsonb",
-        // MariaDB's own is a text with a check.
-        _ => native.eq_ignore_ascii_case("json"),
+        "postgres" if native == "jsonb" => JsonForm::Exact,
+        "mysql" if native.eq_ignore_ascii_case("json") => JsonForm::Doubles,
+        _ => JsonForm::Text,
     }
 }
 

@@ -71,7 +71,7 @@ impl BoundPlan {
                 data_type: &target.data_type,
                 nullable: column.nullable,
                 same_family: plan.same_family,
-                parses_json: column.parses_json,
+                json_form: column.json_form,
             };
             cells.push(Cell { source: index, convert: Conversion::new(from, to, &column.rule) });
         }

@@ -111,7 +111,7 @@ const POSTGRES: &[Case] = &[
         "longtext",
         &["'{\"b\": 1, \"a\": 1.0, \"a\": 2, \"big\": 12345678901234567890}'", "'null'"],
     ),
-    case("json", "json", &["'{\"a\": [1, 2.50, \"x\"]}'", "'\"\"'"]),
+    case("json", "json", &["'{\"a\": [1, 2.5, \"x\"]}'", "'\"\"'"]),
     case("jsonb", "json", &["'{\"a\": 1, \"bb\": [true, null]}'"]),
     case("mood", "enum('sad','so, so','it''s')", &["'sad'", "'so, so'", "'it''s'"]),
     case("mood", "varchar(10)", &["'sad'"]),
@@ -253,9 +253,13 @@ async fn of_postgres(server: &Postgres, db: &str, table: &str) -> Vec<(String, S
     pairs(server.rows(db, &sql).await.expect(table))
 }
 
-async fn of_mysql(server: &Mysql, db: &str, table: &str, float: bool) -> Vec<(String, String)> {
+async fn of_mysql(server: &Mysql, db: &str, table: &str, own: &str) -> Vec<(String, String)> {
     // A number's HEX is that of its whole part, and a float's text has fewer digits than it.
-    let text = if float { "CAST(v AS DOUBLE)" } else { "HEX(CONCAT('', v))" };
+    let text = match own {
+        "float" | "double" => "CAST(v AS DOUBLE)",
+        "vector(3)" => "HEX(v)",
+        _ => "HEX(CONCAT('', v))",
+    };
     let sql = format!("SELECT CAST(id AS CHAR), {text} FROM {table} ORDER BY id");
     pairs(server.rows(db, &sql).await.expect(table))
 }
@@ -302,7 +306,12 @@ impl Round {
         let maria = my.flavour() == Flavour::MariaDb;
         let only = if maria { MARIADB } else { MYSQL_ONLY };
         let mut cases = Vec::new();
+        let version = pg.one("db", "SHOW server_version_num").await.expect("version");
+        let odd_scales = version.parse::<u32>().is_ok_and(|version| version >= 150_000);
         for (i, case) in POSTGRES.iter().enumerate() {
+            if !odd_scales && matches!(case.own, "numeric(2,-3)" | "numeric(3,5)") {
+                continue;
+            }
             cases.push((format!("p{i}"), true, case));
         }
         for (i, case) in MYSQL.iter().chain(only).enumerate() {
@@ -386,7 +395,6 @@ impl Round {
     async fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (table, from_pg, case) in self.cases.iter().filter(|(_, _, case)| case.returns) {
-            let float = matches!(case.own, "float" | "double");
             let (first, last) = if *from_pg {
                 (
                     of_postgres(&self.pg, "db", table).await,
@@ -394,8 +402,8 @@ impl Round {
                 )
             } else {
                 (
-                    of_mysql(&self.my, "db", table, float).await,
-                    of_mysql(&self.my, "back", table, float).await,
+                    of_mysql(&self.my, "db", table, case.own).await,
+                    of_mysql(&self.my, "back", table, case.own).await,
                 )
             };
             if first != last {
@@ -448,7 +456,7 @@ async fn every_value_of_every_type_comes_back_as_it_was_by_the_copy_and_by_the_l
     );
     for (table, from_pg, case) in &round.cases {
         if *from_pg {
-            phases_agree(table, case, &of_mysql(&round.my, "there", table, false).await);
+            phases_agree(table, case, &of_mysql(&round.my, "there", table, case.other).await);
         } else {
             phases_agree(table, case, &of_postgres(&round.pg, "there", table).await);
         }

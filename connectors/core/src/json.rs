@@ -2,15 +2,33 @@
 
 use std::collections::HashSet;
 
+/// How a column keeps JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonForm {
+    /// As the text that was written.
+    Text,
+    /// Parsed, with numbers of any length (`jsonb`).
+    Exact,
+    /// Parsed, with numbers that are no 64-bit integers kept in double precision (MySQL's `JSON`).
+    Doubles,
+}
+
 /// Why a parsed form (`jsonb`, MySQL's `JSON`) does not hold all of this document: of two equal keys of an
-/// object only one would stay, and a NUL character has no place in its strings. `None` where all of it
-/// stays, or where the text is no JSON at all: that the server refuses by itself.
-pub fn json_loss(text: &str) -> Option<&'static str> {
+/// object only one would stay, and a NUL character has no place in its strings, and a number may have more digits than it keeps. `None` where
+/// all of it stays, or where the text is no JSON at all: that the server refuses by itself.
+pub fn json_loss(text: &str, form: JsonForm) -> Option<&'static str> {
+    if form == JsonForm::Text {
+        return None;
+    }
+    let rounds = |gap: &str| form == JsonForm::Doubles && rounds(gap);
     // The keys seen in each open object; `None` stands for an open array.
     let mut open: Vec<Option<HashSet<String>>> = Vec::new();
     let mut key_next = false;
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}', '[', ']', ',', '"']) {
+        if rounds(rest.get(..at).unwrap_or_default()) {
+            return Some(ROUNDED);
+        }
         let (token, after) = (rest.as_bytes().get(at), rest.get(at + 1..).unwrap_or(""));
         rest = after;
         match token {
@@ -47,7 +65,40 @@ pub fn json_loss(text: &str) -> Option<&'static str> {
             }
         }
     }
-    None
+    rounds(rest).then_some(ROUNDED)
+}
+
+const ROUNDED: &str =
+    "the json document holds a number with more digits than the target column keeps";
+
+/// Whether the number in this text between two signs, if it is one, changes in double precision.
+fn rounds(gap: &str) -> bool {
+    let number = gap.trim_matches([' ', '\t', '\n', '\r', ':']);
+    if !number.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        || number.parse::<i64>().is_ok()
+        || number.parse::<u64>().is_ok()
+    {
+        return false;
+    }
+    match number.parse::<f64>() {
+        Ok(double) => digits(number) != digits(&format!("{double:e}")),
+        Err(_) => false,
+    }
+}
+
+/// The digits of a number from the first to the last that is not zero, and the power of ten of the first one.
+fn digits(number: &str) -> (String, i64) {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let mantissa = mantissa.trim_start_matches('-');
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{whole}{fraction}");
+    let zeros = all.bytes().take_while(|b| *b == b'0').count();
+    let kept = all.trim_matches('0').to_owned();
+    if kept.is_empty() {
+        return (kept, 0);
+    }
+    let power = exponent.parse::<i64>().unwrap_or(0) + whole.len() as i64 - zeros as i64;
+    (kept, power)
 }
 
 /// The string whose opening quote was just read, its escapes resolved, and what follows its closing quote.
@@ -94,7 +145,8 @@ mod tests {
             r#"["\u0000"]"#,
             r#"{"a\u0000":1}"#,
         ] {
-            assert!(json_loss(lossy).is_some(), "{lossy}");
+            assert!(json_loss(lossy, JsonForm::Exact).is_some(), "{lossy}");
+            assert_eq!(json_loss(lossy, JsonForm::Text), None, "{lossy}");
         }
         for whole in [
             r#"{"a":1,"b":{"a":1},"c":[{"a":1},{"a":2}]}"#,
@@ -110,7 +162,31 @@ mod tests {
             "\"\\ü\"",
             "]]}}",
         ] {
-            assert_eq!(json_loss(whole), None, "{whole}");
+            assert_eq!(json_loss(whole, JsonForm::Doubles), None, "{whole}");
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_double_precision_is_found() {
+        for whole in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "2.50",
+            "[0.1, 1e300, -0.0, 0]",
+            r#"{"a": 1.7976931348623157e308, "b": 100.00E-2}"#,
+            "120000000000000000000000",
+            r#"{"a": "12345678901234567890.123"}"#,
+        ] {
+            assert_eq!(json_loss(whole, JsonForm::Doubles), None, "{whole}");
+        }
+        for rounded in [
+            "18446744073709551617",
+            r#"{"a": [12345678901234567890.5]}"#,
+            r#"{"a":0.12345678901234567890,"b":1}"#,
+            "1e400",
+        ] {
+            assert_eq!(json_loss(rounded, JsonForm::Doubles), Some(ROUNDED), "{rounded}");
+            assert_eq!(json_loss(rounded, JsonForm::Exact), None, "{rounded}");
         }
     }
 }

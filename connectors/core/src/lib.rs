@@ -39,7 +39,7 @@ pub use copy::{
 };
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
-pub use json::json_loss;
+pub use json::{JsonForm, json_loss};
 pub use position::{Position, PositionOrder};
 pub use progress::{
     FLOW_CHARS_MAX, HopList, MAPPING_CHARS_MAX, Mark, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Progress,

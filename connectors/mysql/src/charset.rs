@@ -49,9 +49,11 @@ pub(crate) enum Charset {
     Other(Arc<str>),
 }
 
+/// By the server's version and the set's name.
+type Tables = HashMap<(String, String), Arc<Table>>;
+
 /// The tables read so far: they are the same on all servers of a version.
-static TABLES: LazyLock<Mutex<HashMap<(String, String), Arc<Table>>>> =
-    LazyLock::new(Mutex::default);
+static TABLES: LazyLock<Mutex<Tables>> = LazyLock::new(Mutex::default);
 
 /// Latin1 as MySQL means it: cp1252, with the five holes as C1 controls.
 fn latin1(byte: u8) -> char {

@@ -9,7 +9,8 @@
 use mysql_async::Value as Param;
 use tidelock_core::value::{Date, Instant, Time, Timestamp};
 use tidelock_core::{
-    Code, DataType, Error, Result, TargetColumn, TargetTable, Value, WriteBatch, json_loss,
+    Code, DataType, Error, JsonForm, Result, TargetColumn, TargetTable, Value, WriteBatch,
+    json_loss,
 };
 
 use crate::session::{Flavour, quote};
@@ -197,10 +198,12 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
             Param::Bytes(t.trim_end_matches(' ').as_bytes().to_vec())
         }
         // MySQL's own type is kept parsed; MariaDB's is text with a check.
-        Value::Json(t) if column.native.eq_ignore_ascii_case("json") => match json_loss(t) {
-            Some(why) => return Err(lossy(column, why)),
-            None => Param::Bytes(t.as_bytes().to_vec()),
-        },
+        Value::Json(t) if column.native.eq_ignore_ascii_case("json") => {
+            match json_loss(t, JsonForm::Doubles) {
+                Some(why) => return Err(lossy(column, why)),
+                None => Param::Bytes(t.as_bytes().to_vec()),
+            }
+        }
         Value::Decimal(t)
         | Value::Text(t)
         | Value::Json(t)

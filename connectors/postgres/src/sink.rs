@@ -24,8 +24,8 @@ use futures_util::future::{MaybeDone, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, Value, WriteBatch, WriteOp, json_loss,
+    Code, CopyRow, Error, ErrorKind, JsonForm, Lease, Mark, OpenSink, Position, Progress, Result,
+    Sink, SinkSpec, StateRow, Value, WriteBatch, WriteOp, json_loss,
 };
 use tokio_postgres::types::ToSql;
 
@@ -401,7 +401,7 @@ fn keeps_documents(batch: &WriteBatch) -> Result<()> {
         };
         for row in &batch.rows {
             if let Some(Value::Json(text)) = row.get(cell)
-                && let Some(why) = json_loss(text)
+                && let Some(why) = json_loss(text, JsonForm::Exact)
             {
                 let message = format!("{}: column {}: {why}", doing(batch), column.name);
                 return Err(Error::data(Code::NotRepresentable, message));
