@@ -17,6 +17,8 @@
 pub mod convert;
 pub mod plan;
 pub mod row;
+pub mod tables;
 
 pub use plan::{MappingPlan, PlanOutcome, plan_flow};
 pub use row::{BoundPlan, Write};
+pub use tables::{TablePlan, plan_tables};

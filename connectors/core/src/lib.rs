@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`ddl`], and [`error`] for what may go wrong.
 
 pub mod change;
 pub mod connector;
 pub mod copy;
+pub mod ddl;
 pub mod error;
 pub mod event;
 pub mod json;
@@ -36,6 +37,7 @@ pub use connector::{
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
 };
+pub use ddl::{Creation, Dialect, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
 pub use json::json_loss;

@@ -140,6 +140,12 @@ pub struct Column {
     pub has_default: bool,
     /// Whether the server computes it.
     pub generated: Generated,
+    /// The default in the server's words, if it has one that is more than NULL.
+    pub default: Option<String>,
+    /// The collation of a character column, where the family names them.
+    pub collation: Option<String>,
+    /// Whether the log carries its values.
+    pub logged: bool,
 }
 
 /// An index that could identify a row: complete (not partial), over plain columns.

@@ -109,7 +109,8 @@ async fn read_columns(
             "SELECT table_schema, table_name, column_name, data_type, column_type, \
              is_nullable = 'YES', column_default IS NOT NULL, extra, \
              character_maximum_length, character_octet_length, numeric_precision, numeric_scale, \
-             datetime_precision, character_set_name FROM information_schema.columns \
+             datetime_precision, character_set_name, column_default, collation_name \
+             FROM information_schema.columns \
              WHERE table_schema IN ({list}) ORDER BY 1, 2, ordinal_position"
         ))
         .await?;
@@ -146,6 +147,10 @@ async fn read_columns(
             nullable,
             has_default: cell(row, 6)? || nullable || generated != Generated::No,
             generated,
+            // MariaDB writes the default of a column without one as the text NULL.
+            default: cell::<Option<String>>(row, 14)?.filter(|d| !d.eq_ignore_ascii_case("NULL")),
+            collation: cell(row, 15)?,
+            logged: true,
         });
         table.charsets.push(facts.charset);
     }

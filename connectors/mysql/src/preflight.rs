@@ -372,7 +372,8 @@ async fn meta_tables(
     Ok(())
 }
 
-async fn account(session: &mut Session) -> Result<String> {
+/// Our account as a GRANT names it.
+pub(crate) async fn account(session: &mut Session) -> Result<String> {
     let user: String = session.one("SELECT CURRENT_USER()").await?;
     let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
     Ok(format!("'{}'@'{}'", name.replace('\'', "''"), host.replace('\'', "''")))

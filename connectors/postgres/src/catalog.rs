@@ -21,7 +21,8 @@ const COLUMNS_SQL: &str = "\
 SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, \
        format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef, a.attidentity::text, \
        a.attgenerated::text, \
-       coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false) \
+       coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false), \
+       pg_get_expr(d.adbin, d.adrelid) \
 FROM pg_attribute a \
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped \
@@ -115,6 +116,11 @@ fn column(row: &Row, types: &TypeMap) -> Result<Column> {
         nullable: !get::<bool>(row, 5)? && !types.forbids_null(type_oid),
         has_default: get::<bool>(row, 6)? || !identity.is_empty(),
         generated,
+        default: get::<Option<String>>(row, 10)?.filter(|d| !d.starts_with("NULL::")),
+        // The database's own by default; others are not told apart.
+        collation: None,
+        // pgoutput leaves out what the server computes.
+        logged: !computed,
     })
 }
 
