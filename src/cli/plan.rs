@@ -86,8 +86,12 @@ fn unknown(config: &Config, name: &str) -> Error {
         std::iter::once(f.name.as_str()).chain(f.mappings.iter().map(|m| m.name.as_str()))
     });
     let near = nearest(name, known);
-    Error::new(ErrorKind::Config, Code::Config, format!("no mapping is named {name}{near}"))
-        .with_hint("name a mapping, a table of a wildcard, FLOW/MAPPING, or a flow such as erp:crm")
+    let hint = match near.trim().strip_prefix("hint: ") {
+        Some(near) => near,
+        None => "name a mapping, a table of a wildcard, FLOW/MAPPING, or a flow such as erp:crm",
+    };
+    Error::new(ErrorKind::Config, Code::Config, format!("no mapping is named {name}"))
+        .with_hint(hint)
 }
 
 /// The systems, and what is planned at each.

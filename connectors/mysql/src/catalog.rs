@@ -322,7 +322,8 @@ impl Facts {
     }
 }
 
-/// The labels of `enum('a','b''c')`.
+/// The labels of `enum('a','b''c')`. The server doubles quotes, and writes backslashes, line ends and zeros with a
+/// backslash, whatever `sql_mode` says.
 pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
     let inner = column_type.get(5..)?.strip_suffix(')')?;
     let (mut list, mut label, mut quoted) = (Vec::new(), String::new(), false);
@@ -334,6 +335,12 @@ pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
                 chars.next();
                 label.push('\'');
             }
+            ('\\', true) => label.push(match chars.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                '0' => '\0',
+                other => other,
+            }),
             ('\'', true) => {
                 quoted = false;
                 list.push(std::mem::take(&mut label));

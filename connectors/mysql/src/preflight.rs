@@ -282,6 +282,10 @@ pub(crate) async fn unseen(
         None => format!("database {schema}"),
     };
     if Rights::read(session).await?.has("SELECT", schema, None) {
+        let sql = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?";
+        if session.rows::<u64, _>(sql, (schema,)).await? == [0] {
+            return Ok(Finding::problem(format!("database {schema} does not exist")));
+        }
         return Ok(Finding::problem(match table {
             Some(_) => format!("{what} does not exist"),
             None => format!("{what} has no table that matches"),

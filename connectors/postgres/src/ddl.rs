@@ -247,6 +247,10 @@ impl Dialect for PgDialect {
         if let Some(excess) = IDENTIFIER_MAX.excess(&table.name.name) {
             refused.push(Uncarried { column: None, why: format!("its name is {excess}") });
         }
+        if self.types.contains_key(&table.name) {
+            let why = "a type or a hidden table of this name is there".to_owned();
+            refused.push(Uncarried { column: None, why });
+        }
         let mut after = self.clone();
         let makes_schema = after.schemas.insert(table.name.schema.clone());
         // The table will be a type as well.
