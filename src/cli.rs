@@ -54,8 +54,8 @@ pub enum Verb {
     /// Print, or with --create run, the CREATE TABLE of each target table that is missing
     ///
     /// The output is SQL of the target, with comments: what a column loses or gains on the way, and what
-    /// cannot be planned. Tables that are there are left alone. Triggers, defaults, foreign keys and indexes
-    /// beside the primary key are not carried over.
+    /// cannot be planned. Tables that are there are left alone. Triggers, foreign keys, defaults that are
+    /// expressions, and indexes beside the primary key are not carried over.
     Plan {
         /// Only these: a mapping, a table of a wildcard, FLOW/MAPPING, or a flow as `crm:erp`
         #[arg(value_name = "MAPPING")]

@@ -86,10 +86,8 @@ fn unknown(config: &Config, name: &str) -> Error {
         std::iter::once(f.name.as_str()).chain(f.mappings.iter().map(|m| m.name.as_str()))
     });
     let near = nearest(name, known);
-    let hint = match near.trim().strip_prefix("hint: ") {
-        Some(near) => near,
-        None => "name a mapping, a table of a wildcard, FLOW/MAPPING, or a flow such as erp:crm",
-    };
+    let forms = "name a mapping, a table of a wildcard, FLOW/MAPPING, or a flow such as erp:crm";
+    let hint = near.trim().strip_prefix("hint: ").unwrap_or(forms);
     Error::new(ErrorKind::Config, Code::Config, format!("no mapping is named {name}"))
         .with_hint(hint)
 }

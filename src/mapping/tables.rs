@@ -308,7 +308,8 @@ fn table_of(
             Ok(mut creation) => {
                 notes.append(&mut creation.notes);
                 for (name, from, _) in &columns {
-                    let told = of_source(from, key.contains(name));
+                    let made = creation.table.column(name);
+                    let told = of_source(from, made, key.contains(name));
                     notes.extend(told.into_iter().map(|text| Note { column: name.clone(), text }));
                 }
                 let place =
@@ -342,12 +343,14 @@ fn table_of(
 }
 
 /// What the source knows of a column and the new table does not.
-fn of_source(from: &Column, in_key: bool) -> Vec<String> {
+fn of_source(from: &Column, made: Option<&Column>, in_key: bool) -> Vec<String> {
     let mut told = Vec::new();
     match from.generated {
         Generated::No => {
-            if let Some(default) = &from.default {
-                told.push(format!("default {default} not carried"));
+            let carried =
+                made.and_then(|m| m.default.as_ref()).is_some_and(|d| d.literal.is_some());
+            if let Some(default) = from.default.as_ref().filter(|_| !carried) {
+                told.push(format!("default {} not carried", default.native));
             }
         }
         Generated::Always => told.push("computed at the source: plain here".to_owned()),

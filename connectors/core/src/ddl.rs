@@ -5,7 +5,7 @@
 //! ([`Uncarried`]). A dialect is pure once it was made: it knows what was there when it was asked for, and
 //! remembers what its own answers make (schemas, enum types), so that nothing is made twice.
 
-use crate::schema::{Column, Table, TableName};
+use crate::schema::{Column, DataType, Table, TableName};
 
 /// A column of a table to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,4 +76,60 @@ pub trait Dialect: Send {
         column: &NewColumn,
         same_family: bool,
     ) -> Result<(Vec<String>, Vec<Note>), Uncarried>;
+}
+
+/// A default that means the same on every server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Literal {
+    /// A number.
+    Number(String),
+    /// A text or label without backslashes and control characters.
+    Text(String),
+    /// A truth value.
+    Truth(bool),
+}
+
+impl Literal {
+    /// The default of a column as a column of type `to` takes it; `None` if it is an expression, or would mean
+    /// something else there.
+    pub fn of(from: &Column, to: &DataType) -> Option<Literal> {
+        let text = from.default.as_ref()?.literal.as_deref()?;
+        let truth = match text {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        };
+        match (&from.data_type, to) {
+            (_, DataType::Bool) => truth.map(Literal::Truth),
+            (DataType::Bool, DataType::Int { .. }) => {
+                truth.map(|t| Literal::Number(if t { "1" } else { "0" }.to_owned()))
+            }
+            (
+                DataType::Int { .. } | DataType::Decimal { .. },
+                DataType::Int { .. } | DataType::Decimal { .. },
+            ) => {
+                let digits = text.strip_prefix('-').unwrap_or(text);
+                let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+                let most = match to {
+                    DataType::Decimal { scale, .. } => scale.map_or(usize::MAX, usize::from),
+                    _ => 0,
+                };
+                let number = !whole.is_empty()
+                    && whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
+                (number && fraction.len() <= most).then(|| Literal::Number(text.to_owned()))
+            }
+            (DataType::Text { .. } | DataType::Enum { .. }, to) => {
+                let fits = match to {
+                    DataType::Text { chars_max, .. } => {
+                        chars_max.is_none_or(|n| text.chars().count() as u64 <= n)
+                    }
+                    DataType::Enum { labels } => labels.iter().any(|l| l == text),
+                    _ => false,
+                };
+                let plain = !text.chars().any(|c| c == '\\' || c.is_control());
+                (fits && plain).then(|| Literal::Text(text.to_owned()))
+            }
+            _ => None,
+        }
+    }
 }

@@ -37,7 +37,7 @@ pub use connector::{
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
 };
-pub use ddl::{Creation, Dialect, NewColumn, NewTable, Note, Uncarried};
+pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
 pub use json::json_loss;
@@ -47,8 +47,8 @@ pub use progress::{
     SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 pub use schema::{
-    Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
-    TableSchema,
+    Column, ColumnDefault, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind,
+    TableName, TableSchema,
 };
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
 pub use source::{Source, SourceSpec, SourceTable};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 use tidelock_core::{
-    Column, DataType, Error, Generated, Index, Result, RowIdentity, Table, TableKind, TableName,
+    Column, ColumnDefault, DataType, Error, Generated, Index, Result, RowIdentity, Table,
+    TableKind, TableName,
 };
 
 use crate::session::{Flavour, Session, literal};
@@ -148,9 +149,21 @@ async fn read_columns(
             has_default: cell(row, 6)? || nullable || generated != Generated::No,
             generated,
             // MariaDB writes the default of a column without one as the text NULL.
-            default: cell::<Option<String>>(row, 14)?.filter(|d| !d.eq_ignore_ascii_case("NULL")),
+            default: cell::<Option<String>>(row, 14)?
+                .filter(|d| !d.eq_ignore_ascii_case("NULL"))
+                .map(|native| ColumnDefault {
+                    literal: match session.flavour {
+                        Flavour::MariaDb => literal_of(&native),
+                        // MySQL writes values bare, and says so of expressions.
+                        Flavour::MySql => {
+                            (!extra.contains("default_generated")).then(|| native.clone())
+                        }
+                    },
+                    native,
+                }),
             collation: cell(row, 15)?,
-            logged: true,
+            // MariaDB leaves what it computes out of the row images of updates (11.8 does, 10.11 does not).
+            logged: generated != Generated::Always || session.flavour == Flavour::MySql,
         });
         table.charsets.push(facts.charset);
     }
@@ -320,6 +333,19 @@ impl Facts {
             _ => unsupported(),
         }
     }
+}
+
+/// What a default of MariaDB is if it is no more than a number or a text in quotes.
+fn literal_of(native: &str) -> Option<String> {
+    let number = native.strip_prefix('-').unwrap_or(native);
+    if number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Some(native.to_owned());
+    }
+    if !native.starts_with('\'') {
+        return None;
+    }
+    let [text] = <[String; 1]>::try_from(labels(&format!("enum({native})"))?).ok()?;
+    Some(text)
 }
 
 /// The labels of `enum('a','b''c')`. The server doubles quotes, and writes backslashes, line ends and zeros with a

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 
 use tidelock_core::{
-    Column, Creation, DataType, Dialect, Error, Generated, Index, NewColumn, NewTable, Note,
-    Result, RowIdentity, Table, TableKind, TableName, Uncarried,
+    Column, ColumnDefault, Creation, DataType, Dialect, Error, Generated, Index, Literal,
+    NewColumn, NewTable, Note, Result, RowIdentity, Table, TableKind, TableName, Uncarried,
 };
 
 use crate::config::Endpoint;
@@ -52,7 +52,7 @@ pub struct MySqlDialect {
 struct Declared {
     /// Type, and what follows NULL or NOT NULL.
     sql: String,
-    default: Option<String>,
+    default: Option<ColumnDefault>,
     /// The collation of a character column in `utf8mb4`.
     collation: Option<String>,
     data_type: DataType,
@@ -229,7 +229,8 @@ impl MySqlDialect {
                 );
                 if !from.nullable {
                     // Without a default the server may give the column one, and an ON UPDATE, of its own.
-                    declared.default = Some(format!("current_timestamp{}", digits(*fsp)));
+                    let native = format!("current_timestamp{}", digits(*fsp));
+                    declared.default = Some(ColumnDefault { native, literal: None });
                 }
                 if !narrow {
                     declared = declared
@@ -422,8 +423,8 @@ impl Declared {
             sql.push_str(&format!(" CHARACTER SET utf8mb4 COLLATE {collation}"));
         }
         sql.push_str(if nullable { " NULL" } else { " NOT NULL" });
-        if let Some(default) = self.default.as_ref().filter(|_| !nullable) {
-            sql.push_str(&format!(" DEFAULT {default}"));
+        if let Some(default) = &self.default {
+            sql.push_str(&format!(" DEFAULT {}", default.native));
         }
         sql
     }
@@ -464,6 +465,11 @@ impl Dialect for MySqlDialect {
             return Err(refused);
         }
         fit_row(&mut declared, &table.key);
+        for (column, one) in &mut declared {
+            if let Some(default) = default(&column.from, &one.data_type) {
+                one.default = Some(default);
+            }
+        }
         let default = self.exact_collation();
         let nullable = |c: &NewColumn| c.from.nullable && !table.key.contains(&c.name);
         let mut lines: Vec<String> =
@@ -580,6 +586,20 @@ fn bytes(
             Declared::plain("longblob", DataType::Bytes { bytes_max: Some(LONG), fixed: None })
         }
     }
+}
+
+/// A default that means here what it means at the source. MySQL allows none to long texts.
+fn default(from: &Column, to: &DataType) -> Option<ColumnDefault> {
+    if matches!(to, DataType::Text { chars_max: None, .. }) {
+        return None;
+    }
+    let native = match Literal::of(from, to)? {
+        Literal::Number(number) => number,
+        Literal::Text(text) => label(&text),
+        Literal::Truth(truth) => u8::from(truth).to_string(),
+    };
+    let literal = from.default.as_ref().and_then(|d| d.literal.clone());
+    Some(ColumnDefault { native, literal })
 }
 
 /// Digits after the second, where there are any.

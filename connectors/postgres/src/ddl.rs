@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use tidelock_core::{
-    Code, Column, Creation, DataType, Dialect, Error, Generated, Index, NewColumn, NewTable, Note,
-    Result, RowIdentity, Table, TableKind, TableName, Uncarried,
+    Code, Column, ColumnDefault, Creation, DataType, Dialect, Error, Generated, Index, Literal,
+    NewColumn, NewTable, Note, Result, RowIdentity, Table, TableKind, TableName, Uncarried,
 };
 
 use crate::error::Stage;
@@ -277,7 +277,14 @@ impl Dialect for PgDialect {
             statements.extend(after.make(&declared));
             let nullable = column.from.nullable && !key;
             let null = if nullable { "" } else { " NOT NULL" };
-            lines.push(format!("{} {}{null}", ident(&column.name), declared.sql));
+            let default = default(&column.from, &declared.data_type);
+            let words = default.as_ref().map(|d| format!(" DEFAULT {}", d.native));
+            lines.push(format!(
+                "{} {}{}{null}",
+                ident(&column.name),
+                declared.sql,
+                words.unwrap_or_default()
+            ));
             let note = |text| Note { column: column.name.clone(), text };
             notes.extend(declared.notes.into_iter().map(note));
             columns.push(Column {
@@ -285,9 +292,9 @@ impl Dialect for PgDialect {
                 data_type: declared.data_type,
                 native: declared.sql,
                 nullable,
-                has_default: false,
+                has_default: default.is_some(),
                 generated: Generated::No,
-                default: None,
+                default,
                 collation: None,
                 logged: true,
             });
@@ -356,6 +363,17 @@ impl PgDialect {
         let list: Vec<String> = labels.iter().map(|l| literal(l)).collect();
         Some(format!("CREATE TYPE {} AS ENUM ({});", full(name), list.join(", ")))
     }
+}
+
+/// A default that means here what it means at the source.
+fn default(from: &Column, to: &DataType) -> Option<ColumnDefault> {
+    let native = match Literal::of(from, to)? {
+        Literal::Number(number) => number,
+        Literal::Text(text) => literal(&text),
+        Literal::Truth(truth) => truth.to_string(),
+    };
+    let literal = from.default.as_ref().and_then(|d| d.literal.clone());
+    Some(ColumnDefault { native, literal })
 }
 
 /// The smallest integer that holds all of another's range.
