@@ -280,7 +280,7 @@ impl Dialect for PgDialect {
             let default = default(&column.from, &declared.data_type);
             let words = default.as_ref().map(|d| format!(" DEFAULT {}", d.native));
             lines.push(format!(
-                "{} {}{}{null}",
+                "{} {}{null}{}",
                 ident(&column.name),
                 declared.sql,
                 words.unwrap_or_default()
