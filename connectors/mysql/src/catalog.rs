@@ -426,3 +426,31 @@ pub(crate) async fn collations(session: &mut Session) -> Result<Arc<HashMap<u64,
     }
     Ok(Arc::new(rows.into_iter().map(|(id, name)| (id, Charset::by_name(&name))).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{labels, literal_of};
+
+    #[test]
+    fn labels_are_read_as_the_server_writes_them() {
+        let read = labels(r"enum('a','b''c','x\\y','a\nb',',')");
+        assert_eq!(read, Some(["a", "b'c", r"x\y", "a\nb", ","].map(str::to_owned).to_vec()));
+        assert_eq!(labels("enum('a'"), None);
+    }
+
+    #[test]
+    fn only_defaults_that_are_values_are_taken_for_such() {
+        for (native, value) in [
+            ("0.50", Some("0.50")),
+            ("-1", Some("-1")),
+            ("'it''s'", Some("it's")),
+            ("''", Some("")),
+            ("current_timestamp()", None),
+            ("concat('a','b')", None),
+            ("'a' + 'b'", None),
+            ("b'1'", None),
+        ] {
+            assert_eq!(literal_of(native).as_deref(), value, "{native}");
+        }
+    }
+}
