@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod drop;
+pub mod plan;
 pub mod run;
 pub mod status;
 pub mod steer;
@@ -50,6 +51,19 @@ pub enum LogFormat {
 pub enum Verb {
     /// Look at both ends, read-only, and print every problem with the SQL that mends it
     Check,
+    /// Print, or with --create run, the CREATE TABLE of each target table that is missing
+    ///
+    /// The output is SQL of the target, with comments: what a column loses or gains on the way, and what
+    /// cannot be planned. Tables that are there are left alone. Triggers, foreign keys, defaults that are
+    /// expressions, and indexes beside the primary key are not carried over.
+    Plan {
+        /// Only these: a mapping, a table of a wildcard, FLOW/MAPPING, or a flow as `crm:erp`
+        #[arg(value_name = "MAPPING")]
+        mappings: Vec<String>,
+        /// Run the statements at the targets
+        #[arg(long)]
+        create: bool,
+    },
     /// Run the flows, in the foreground; SIGTERM drains and stops
     Run,
     /// Show flows and mappings, state, lag and rows
@@ -152,6 +166,7 @@ pub async fn execute(cli: Cli) -> ExitCode {
     );
     let outcome = match &cli.verb {
         Verb::Check => check::check(&cli).await,
+        Verb::Plan { mappings, create } => plan::plan(&cli, mappings, *create).await,
         Verb::Run => run::run(&cli).await,
         Verb::Status { watch } => status::status(&cli, *watch).await,
         Verb::Pause { flow } => steer::steer(&cli, Request::Pause { flow: flow.clone() }).await,

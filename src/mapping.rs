@@ -9,6 +9,8 @@
 //! moves. It is bound to the shape that the *log* announces, because the log and not today's catalog
 //! says how its rows are laid out; a shape that lost a mapped column is schema drift.
 //!
+//! A target table that is missing can be planned from the source's catalog ([`tables`]).
+//!
 //! **Which write a change becomes.** An insert, or an update with a full image, is an upsert by the
 //! mapping key: applied twice it changes nothing. A partial image (unchanged TOAST, `MINIMAL`) can
 //! only be an update of the columns it has. A changed key is a move of the row, which keeps columns
@@ -17,6 +19,8 @@
 pub mod convert;
 pub mod plan;
 pub mod row;
+pub mod tables;
 
 pub use plan::{MappingPlan, PlanOutcome, plan_flow};
 pub use row::{BoundPlan, Write};
+pub use tables::{TablePlan, plan_tables};

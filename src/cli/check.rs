@@ -10,7 +10,7 @@ use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 use super::{Cli, FINDINGS, Outcome, say};
 use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::{copies, start};
-use crate::mapping::plan::Unseen;
+use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::registry;
 
 /// Findings about one place.
@@ -169,6 +169,9 @@ async fn explain(
                 let near = std::mem::take(&mut finding.hint);
                 if near.starts_with("did you mean") {
                     finding.hint = near;
+                }
+                if hidden.target && hidden.table.is_some() && finding.hint.is_empty() {
+                    *finding = finding.clone().also(format!("if it is missing: {NEW_TABLE}"));
                 }
                 if !why.hint.is_empty() {
                     *finding = finding.clone().also(&why.hint);

@@ -119,6 +119,10 @@ pub struct Catalogs<'a> {
     pub two_way: bool,
 }
 
+/// What makes a target table that is not there.
+pub const NEW_TABLE: &str =
+    "let `tidelock plan` print its CREATE TABLE (`tidelock plan --create` runs it)";
+
 static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
 
 /// Compiles the mappings of a flow. A mapping with a problem is left out of
@@ -147,14 +151,16 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
     outcome
 }
 
-fn exact(table: &TableRef, default_schema: &str) -> Option<TableName> {
+/// The table that a mapping names, unless it takes all.
+pub(super) fn exact(table: &TableRef, default_schema: &str) -> Option<TableName> {
     match &table.table {
         TablePattern::Exact(name) => Some(TableName::new(schema_of(table, default_schema), name)),
         TablePattern::All => None,
     }
 }
 
-fn schema_of<'a>(table: &'a TableRef, default_schema: &'a str) -> &'a str {
+/// The schema that a mapping names or means.
+pub(super) fn schema_of<'a>(table: &'a TableRef, default_schema: &'a str) -> &'a str {
     table.schema.as_deref().unwrap_or(default_schema)
 }
 
@@ -167,14 +173,9 @@ fn plan_wildcard(
     let source_schema = schema_of(&mapping.from, catalogs.source_schema);
     let target_schema = schema_of(&mapping.to, catalogs.target_schema);
     let mut taken = 0;
-    for table in catalogs.source.iter().filter(|t| t.name.schema == source_schema) {
-        let follows = matches!(table.kind, TableKind::Table | TableKind::Partitioned);
-        let excluded = mapping.exclude.iter().any(|pattern| like(pattern, &table.name.name));
-        if !follows || excluded || named.contains(&table.name) {
-            continue;
-        }
+    for table in matching(mapping, named, catalogs) {
         let target = TableName::new(target_schema, &table.name.name);
-        if table.unique_indexes.iter().all(|i| !i.immediate || !i.not_null) {
+        if !has_key(table) {
             outcome.findings.push(
                 Finding::warning(format!(
                     "mapping {}: {} has no usable key and is left out",
@@ -200,6 +201,27 @@ fn plan_wildcard(
         }
         outcome.findings.push(Finding::warning(message));
     }
+}
+
+/// The tables that a wildcard takes, if they have a key.
+pub(super) fn matching<'a>(
+    mapping: &MappingConfig,
+    named: &[TableName],
+    catalogs: &Catalogs<'a>,
+) -> Vec<&'a Table> {
+    let source_schema = schema_of(&mapping.from, catalogs.source_schema);
+    let takes = |table: &&Table| {
+        table.name.schema == source_schema
+            && matches!(table.kind, TableKind::Table | TableKind::Partitioned)
+            && !mapping.exclude.iter().any(|pattern| like(pattern, &table.name.name))
+            && !named.contains(&table.name)
+    };
+    catalogs.source.iter().filter(takes).collect()
+}
+
+/// Whether a table has an index that could be a mapping's key.
+pub(super) fn has_key(table: &Table) -> bool {
+    table.unique_indexes.iter().any(|i| i.immediate && i.not_null)
 }
 
 /// SQL `LIKE` with `%` and `_`, matched over characters.
@@ -320,10 +342,12 @@ fn find<'a>(
             .map(|t| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), t))
             .filter(|(score, _)| *score > 0.85)
             .max_by(|a, b| a.0.total_cmp(&b.0));
-        let hint = near.map_or_else(
-            || "create it, mend the name, or grant our role the right to see it".to_owned(),
-            |(_, t)| format!("did you mean {}?", t.name),
-        );
+        let make = if side == "target" { NEW_TABLE } else { "create it" };
+        let hint = match near {
+            None => format!("{make}, mend the name, or grant our role the right to see it"),
+            Some((_, t)) if side == "target" => format!("did you mean {}? Or {make}", t.name),
+            Some((_, t)) => format!("did you mean {}?", t.name),
+        };
         problems.push(Finding::problem(not_seen(side, name)).hint(hint));
     }
     found
@@ -333,7 +357,8 @@ fn not_seen(side: &str, name: &TableName) -> String {
     format!("the {side} table {name} does not exist or may not be seen")
 }
 
-fn usable(table: &Table, side: &str) -> Vec<Finding> {
+/// Why a table cannot be followed or written.
+pub(super) fn usable(table: &Table, side: &str) -> Vec<Finding> {
     let mut findings: Vec<Finding> = table
         .refusals
         .iter()
@@ -398,6 +423,7 @@ fn pair_columns<'a>(
             let taken = pairs.iter().any(|p| p.target.name == column.name);
             if let Some(source) = source.column(&column.name)
                 && !taken
+                && source.logged
                 && column.generated != Generated::Always
             {
                 let rule = rule_of(&ColumnRule::default(), &whole, (source, column), problems);
@@ -418,6 +444,15 @@ fn pair_columns<'a>(
                     pair.target.native
                 ))
                 .hint("leave the column out with [mappings.columns], or change one of the types"),
+            );
+        }
+        if !pair.source.logged {
+            problems.push(
+                Finding::problem(format!(
+                    "{}.{} is computed by the server, and its log does not carry it",
+                    source.name, pair.source.name
+                ))
+                .hint("leave the column out, and let the target compute it too"),
             );
         }
         if pair.target.generated == Generated::Always {

@@ -142,3 +142,33 @@ async fn whole_schemas_that_may_not_be_seen_are_opened_by_the_statements_of_chec
         assert!(!said.contains("no table matches"), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_the_log_does_not_carry_is_refused_where_it_is_named_and_else_left_alone() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql("db", "ALTER TABLE item ADD COLUMN g int GENERATED ALWAYS AS (qty * 2) STORED")
+        .await
+        .expect("a");
+    b.sql("db", "ALTER TABLE item ADD COLUMN g int").await.expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b")]);
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, &text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{said}");
+    let named = format!("{text}[mappings.columns]\ng = \"g\"\n\"*\" = \"*\"\n");
+    std::fs::write(&config, named).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert!(code == 1 && said.contains("public.item.g is computed by the server"), "{said}");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'x')").await.expect("insert");
+    let rows = "SELECT concat(id, qty, coalesce(g, '-')) FROM item UNION SELECT '' LIMIT 1";
+    tidelock_scratch::wait_for("b", SOON, "11-".to_owned(), async || {
+        b.one("db", rows).await.expect("b")
+    })
+    .await
+    .expect("b");
+    daemon.stop();
+}

@@ -4,7 +4,7 @@
 //! their own or use a cached one for administration; each has a deadline and each may be called
 //! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`],
 //! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::forget_progress`], [`Connector::write_state`],
-//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`] and
+//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::create`] and
 //! [`Connector::heartbeat`] write; everything `check` uses is read-only.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use crate::copy::{Copier, CopyRow};
+use crate::ddl::{Creation, Dialect};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
@@ -251,6 +252,14 @@ pub trait Connector: Send + Sync {
     /// Adds to a finding what makes these columns, all of the table, a key (unique, immediate, NOT NULL):
     /// statements, and words where a statement would have to guess. Pure.
     fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding;
+
+    /// How this server declares tables, knowing which of these schemas are there. Read-only.
+    async fn dialect(&self, schemas: &[String]) -> Result<Box<dyn Dialect>>;
+
+    /// Makes a table as its [`Dialect`] said: all of the statements or, where the server's DDL is
+    /// transactional, none. A table that is there is an error ([`crate::Code::Catalog`]); a missing right
+    /// names the GRANT.
+    async fn create(&self, creation: &Creation) -> Result<()>;
 
     /// Makes what the server must hold for this stream (slot, publication) and tells the position
     /// after which everything committed will be delivered. With `spec.start_at` it starts there

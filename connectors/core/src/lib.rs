@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`ddl`], and [`error`] for what may go wrong.
 
 pub mod change;
 pub mod connector;
 pub mod copy;
+pub mod ddl;
 pub mod error;
 pub mod event;
 pub mod form;
@@ -37,6 +38,7 @@ pub use connector::{
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
 };
+pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
 pub use json::{JsonForm, json_loss};
@@ -46,8 +48,8 @@ pub use progress::{
     SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 pub use schema::{
-    Column, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn, Table, TableKind,
-    TableName, TableSchema,
+    Column, ColumnDefault, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn,
+    Table, TableKind, TableName, TableSchema,
 };
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
 pub use source::{Source, SourceSpec, SourceTable};

@@ -213,6 +213,15 @@ pub enum Generated {
     IdentityByDefault,
 }
 
+/// What a column holds when nobody writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDefault {
+    /// In the server's words.
+    pub native: String,
+    /// The text, number or truth value that it is, where it is no more than that.
+    pub literal: Option<String>,
+}
+
 /// A column of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
@@ -228,6 +237,12 @@ pub struct Column {
     pub has_default: bool,
     /// Whether the server computes it.
     pub generated: Generated,
+    /// Its default, if that is more than NULL.
+    pub default: Option<ColumnDefault>,
+    /// The collation of a character column, where the family names them.
+    pub collation: Option<String>,
+    /// Whether the log carries its values.
+    pub logged: bool,
 }
 
 /// An index that could identify a row: complete (not partial), over plain columns.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 use tidelock_core::{
-    Column, DataType, Error, Generated, Index, Result, RowIdentity, Table, TableKind, TableName,
+    Column, ColumnDefault, DataType, Error, Generated, Index, Result, RowIdentity, Table,
+    TableKind, TableName,
 };
 
 use crate::charset::Charset;
@@ -110,7 +111,8 @@ async fn read_columns(
             "SELECT table_schema, table_name, column_name, data_type, column_type, \
              is_nullable = 'YES', column_default IS NOT NULL, extra, \
              character_maximum_length, character_octet_length, numeric_precision, numeric_scale, \
-             datetime_precision, character_set_name FROM information_schema.columns \
+             datetime_precision, character_set_name, column_default, collation_name \
+             FROM information_schema.columns \
              WHERE table_schema IN ({list}) ORDER BY 1, 2, ordinal_position"
         ))
         .await?;
@@ -156,6 +158,22 @@ async fn read_columns(
             nullable,
             has_default: cell(row, 6)? || nullable || generated != Generated::No,
             generated,
+            // MariaDB writes the default of a column without one as the text NULL.
+            default: cell::<Option<String>>(row, 14)?
+                .filter(|d| !d.eq_ignore_ascii_case("NULL"))
+                .map(|native| ColumnDefault {
+                    literal: match session.flavour {
+                        Flavour::MariaDb => literal_of(&native),
+                        // MySQL writes values bare, and says so of expressions.
+                        Flavour::MySql => {
+                            (!extra.contains("default_generated")).then(|| native.clone())
+                        }
+                    },
+                    native,
+                }),
+            collation: cell(row, 15)?,
+            // MariaDB leaves what it computes out of the row images of updates (11.8 does, 10.11 does not).
+            logged: generated != Generated::Always || session.flavour == Flavour::MySql,
         });
         table.charsets.push(facts.charset);
     }
@@ -342,7 +360,21 @@ impl Facts {
     }
 }
 
-/// The labels of `enum('a','b''c')` or `set('a','b')`.
+/// What a default of MariaDB is if it is no more than a number or a text in quotes.
+fn literal_of(native: &str) -> Option<String> {
+    let number = native.strip_prefix('-').unwrap_or(native);
+    if number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Some(native.to_owned());
+    }
+    if !native.starts_with('\'') {
+        return None;
+    }
+    let [text] = <[String; 1]>::try_from(labels(&format!("enum({native})"))?).ok()?;
+    Some(text)
+}
+
+/// The labels of `enum('a','b''c')` or `set('a','b')`. The server doubles quotes, and writes backslashes, line ends and zeros with a
+/// backslash, whatever `sql_mode` says.
 pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
     let inner = column_type.split_once('(')?.1.strip_suffix(')')?;
     let (mut list, mut label, mut quoted) = (Vec::new(), String::new(), false);
@@ -354,6 +386,12 @@ pub(crate) fn labels(column_type: &str) -> Option<Vec<String>> {
                 chars.next();
                 label.push('\'');
             }
+            ('\\', true) => label.push(match chars.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                '0' => '\0',
+                other => other,
+            }),
             ('\'', true) => {
                 quoted = false;
                 list.push(std::mem::take(&mut label));
@@ -391,4 +429,32 @@ pub(crate) async fn collations(session: &mut Session) -> Result<Arc<HashMap<u64,
     let version = session.version.clone();
     let known = |name: &str| Charset::known(name, &version);
     Ok(Arc::new(rows.into_iter().map(|(id, name)| (id, known(&name))).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{labels, literal_of};
+
+    #[test]
+    fn labels_are_read_as_the_server_writes_them() {
+        let read = labels(r"enum('a','b''c','x\\y','a\nb',',')");
+        assert_eq!(read, Some(["a", "b'c", r"x\y", "a\nb", ","].map(str::to_owned).to_vec()));
+        assert_eq!(labels("enum('a'"), None);
+    }
+
+    #[test]
+    fn only_defaults_that_are_values_are_taken_for_such() {
+        for (native, value) in [
+            ("0.50", Some("0.50")),
+            ("-1", Some("-1")),
+            ("'it''s'", Some("it's")),
+            ("''", Some("")),
+            ("current_timestamp()", None),
+            ("concat('a','b')", None),
+            ("'a' + 'b'", None),
+            ("b'1'", None),
+        ] {
+            assert_eq!(literal_of(native).as_deref(), value, "{native}");
+        }
+    }
 }

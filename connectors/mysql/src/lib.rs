@@ -14,6 +14,7 @@ mod catalog;
 mod charset;
 mod config;
 mod copy;
+pub mod ddl;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -30,9 +31,9 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Dropped, Finding, IdentifierMax, Identity, Lease,
-    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
-    SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax,
+    Identity, Lease, Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source,
+    SourceSpec, StateRow, SystemConfig, SystemId, Table,
 };
 
 use config::Endpoint;
@@ -127,6 +128,14 @@ impl Connector for MySqlConnector {
 
     fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
         preflight::mend_key(table, columns, finding)
+    }
+
+    async fn dialect(&self, schemas: &[String]) -> Result<Box<dyn Dialect>> {
+        Ok(Box::new(ddl::dialect(&mut self.session().await?, schemas).await?))
+    }
+
+    async fn create(&self, creation: &Creation) -> Result<()> {
+        ddl::create(&mut self.session().await?, &self.endpoint, creation).await
     }
 
     async fn create_stream(&self, spec: &SourceSpec, _adopt: bool) -> Result<Position> {

@@ -282,6 +282,10 @@ pub(crate) async fn unseen(
         None => format!("database {schema}"),
     };
     if Rights::read(session).await?.has("SELECT", schema, None) {
+        let sql = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?";
+        if session.rows::<u64, _>(sql, (schema,)).await? == [0] {
+            return Ok(Finding::problem(format!("database {schema} does not exist")));
+        }
         return Ok(Finding::problem(match table {
             Some(_) => format!("{what} does not exist"),
             None => format!("{what} has no table that matches"),
@@ -372,7 +376,8 @@ async fn meta_tables(
     Ok(())
 }
 
-async fn account(session: &mut Session) -> Result<String> {
+/// Our account as a GRANT names it.
+pub(crate) async fn account(session: &mut Session) -> Result<String> {
     let user: String = session.one("SELECT CURRENT_USER()").await?;
     let (name, host) = user.rsplit_once('@').unwrap_or((&user, "%"));
     Ok(format!("'{}'@'{}'", name.replace('\'', "''"), host.replace('\'', "''")))

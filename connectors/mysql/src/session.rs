@@ -40,9 +40,9 @@ async fn connect(endpoint: &Endpoint) -> Result<Conn> {
     let place = &endpoint.shown;
     let first = dial(place, endpoint.opts.clone()).await;
     let Err(error) = first else { return first };
-    if error.code() == Code::Privilege {
-        // Nothing of ours depends on a current database, and `check` can tell what is missing only from
-        // a session.
+    if matches!(error.code(), Code::Privilege | Code::Catalog) {
+        // Nothing of ours depends on a current database, and `check` can tell what is missing, and `plan`
+        // make a database, only from a session.
         let opts = OptsBuilder::from_opts(endpoint.opts.clone()).db_name(None::<String>);
         return dial(place, opts.into()).await;
     }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tidelock_core::{Column, Generated, Index, Result, RowIdentity, Table, TableKind, TableName};
+use tidelock_core::{
+    Column, ColumnDefault, Generated, Index, Result, RowIdentity, Table, TableKind, TableName,
+};
 use tokio_postgres::Row;
 
 use crate::session::{Session, get};
@@ -21,7 +23,8 @@ const COLUMNS_SQL: &str = "\
 SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod, \
        format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef, a.attidentity::text, \
        a.attgenerated::text, \
-       coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false) \
+       coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false), \
+       pg_get_expr(d.adbin, d.adrelid) \
 FROM pg_attribute a \
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped \
@@ -115,6 +118,13 @@ fn column(row: &Row, types: &TypeMap) -> Result<Column> {
         nullable: !get::<bool>(row, 5)? && !types.forbids_null(type_oid),
         has_default: get::<bool>(row, 6)? || !identity.is_empty(),
         generated,
+        default: get::<Option<String>>(row, 10)?
+            .filter(|d| !d.starts_with("NULL::"))
+            .map(|native| ColumnDefault { literal: literal(&native), native }),
+        // The database's own by default; others are not told apart.
+        collation: None,
+        // pgoutput leaves out what the server computes.
+        logged: !computed,
     })
 }
 
@@ -175,5 +185,57 @@ fn identity(setting: &str, kind: TableKind, indexes: &[(Index, bool)]) -> RowIde
     match usable {
         Some((index, _)) => RowIdentity::Columns(index.columns.clone()),
         None => RowIdentity::Nothing,
+    }
+}
+
+/// What a default is if it is no more than a number, a truth value, or a text with a cast: `'draft'::text`.
+fn literal(expression: &str) -> Option<String> {
+    let bare = expression.strip_prefix('(').and_then(|e| e.strip_suffix(')')).unwrap_or(expression);
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if matches!(bare, "true" | "false") || number(bare.strip_prefix('-').unwrap_or(bare)) {
+        return Some(bare.to_owned());
+    }
+    let mut rest = expression.strip_prefix('\'')?;
+    let mut text = String::new();
+    loop {
+        let end = rest.find('\'')?;
+        text.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('\'') {
+            Some(more) => {
+                text.push('\'');
+                rest = more;
+            }
+            None => break,
+        }
+    }
+    let cast = rest.strip_prefix("::")?;
+    let name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | ' ' | '(' | ')' | ',');
+    cast.chars().all(name).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn only_defaults_that_are_values_are_taken_for_such() {
+        for (expression, value) in [
+            ("7", Some("7")),
+            ("(-1)", Some("-1")),
+            ("'-1'::integer", Some("-1")),
+            ("0.00", Some("0.00")),
+            ("true", Some("true")),
+            ("'it''s'::character varying(10)", Some("it's")),
+            ("'sad'::sale.mood", Some("sad")),
+            ("now()", None),
+            ("nextval('s'::regclass)", None),
+            ("('a'::text || 'b'::text)", None),
+            ("'a'::text || 'b'::text", None),
+            ("('5'::integer + 3)", None),
+            ("ARRAY[]::integer[]", None),
+        ] {
+            assert_eq!(literal(expression).as_deref(), value, "{expression}");
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Dropped, Error, Finding, IdentifierMax, Identity, Lease,
-    Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source, SourceSpec, StateRow,
-    SystemConfig, SystemId, Table,
+    Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Error, Finding,
+    IdentifierMax, Identity, Lease, Position, PositionOrder, Probe, Progress, Result, SinkSpec,
+    Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
 };
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
-use crate::{catalog, meta, preflight, sink, slot, tls};
+use crate::{catalog, ddl, meta, preflight, sink, slot, tls};
 
 /// One PostgreSQL database.
 pub(crate) struct PgConnector {
@@ -117,6 +117,14 @@ impl Connector for PgConnector {
 
     fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
         preflight::mend_key(table, columns, finding)
+    }
+
+    async fn dialect(&self, schemas: &[String]) -> Result<Box<dyn Dialect>> {
+        Ok(Box::new(ddl::dialect(&*self.admin().await?, schemas).await?))
+    }
+
+    async fn create(&self, creation: &Creation) -> Result<()> {
+        ddl::create(&self.own().await?, creation).await
     }
 
     async fn create_stream(&self, spec: &SourceSpec, adopt: bool) -> Result<Position> {

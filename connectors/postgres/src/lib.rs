@@ -14,6 +14,7 @@ mod catalog;
 mod config;
 mod connector;
 mod copy;
+pub mod ddl;
 mod error;
 mod lsn;
 mod meta;

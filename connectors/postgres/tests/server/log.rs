@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidelock_core::{
-    Change, DataType, Date, LogEvent, OldRow, Op, PositionOrder, Source, Time, Timestamp, Value,
+    Change, DataType, Date, Interval, LogEvent, OldRow, Op, PositionOrder, Source, Time, Timestamp, Value,
 };
 
 use crate::field::{Field, commits, until};
@@ -89,8 +89,8 @@ async fn each_type_arrives_exactly_whatever_the_role_has_set() {
         Value::Json("{\"a\": 1}".into()),
         Value::Enum("glad".into()),
         Value::Text("x".into()),
-        Value::Foreign("1 day".into()),
-        Value::Foreign("{1,NULL}".into()),
+        Value::Interval(Interval { months: 0, days: 1, micros: 0 }),
+        Value::Text("{1,NULL}".into()),
     ];
     assert_eq!(new_cells(&rows[0]), first);
     let second = new_cells(&rows[1]);
@@ -112,7 +112,8 @@ async fn each_type_arrives_exactly_whatever_the_role_has_set() {
     assert_eq!(table.columns[4].native, "numeric(12,2)");
     assert_eq!(table.columns[19].native, "public.mood");
     assert!(!table.columns[20].nullable);
-    assert!(matches!(table.columns[21].data_type, DataType::Unsupported { .. }));
+    let name = "integer[]".to_owned();
+    assert_eq!(table.columns[22].data_type, DataType::Native { name, modifier: -1 });
 }
 
 #[tokio::test]
