@@ -4,8 +4,11 @@
 //! The two phases are compared with each other as well: each value is in the table before the first copy and
 //! inserted again while the log is followed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use tidelock::mapping::convert::{Rule, compatible};
+use tidelock_core::{DataType, Repertoire, Secret, SystemConfig, Tls, TlsMode};
 use tidelock_scratch::{Flavour, Mysql, MysqlOptions, Postgres};
 
 use super::SOON;
@@ -462,4 +465,191 @@ async fn every_value_of_every_type_comes_back_as_it_was_by_the_copy_and_by_the_l
         }
     }
     daemon.stop();
+}
+
+/// A type in a word or two, as the table of types has it.
+fn canonical(data_type: &DataType) -> String {
+    use DataType as T;
+    match data_type {
+        T::Bool => "bool".into(),
+        T::Int { bits, unsigned } => {
+            format!("{}int {bits}", if *unsigned { "unsigned " } else { "" })
+        }
+        T::Decimal { precision: Some(p), scale } => format!("decimal {p},{}", scale.unwrap_or(0)),
+        T::Decimal { .. } => "decimal".into(),
+        T::Float32 => "float 32".into(),
+        T::Float64 => "float 64".into(),
+        T::Text { repertoire, chars_max, padded, .. } => {
+            let of = if *repertoire == Repertoire::Unicode {
+                String::new()
+            } else {
+                format!(" of {repertoire:?}")
+            };
+            let most = chars_max.map_or(String::new(), |n| format!(" {n}"));
+            format!("text{most}{}{of}", if *padded { " padded" } else { "" }).to_lowercase()
+        }
+        T::Bytes { fixed, .. } => fixed.map_or("bytes".into(), |n| format!("{n} bytes")),
+        T::Date => "date".into(),
+        T::Time { span, .. } => if *span { "time span" } else { "time of day" }.into(),
+        T::Timestamp { .. } => "civil time".into(),
+        T::Instant { narrow, .. } => if *narrow { "instant to 2038" } else { "instant" }.into(),
+        T::Interval { .. } => "interval".into(),
+        T::Year => "year".into(),
+        T::Uuid => "uuid".into(),
+        T::Json => "json".into(),
+        T::Enum { .. } => "enum".into(),
+        T::Set { .. } => "set".into(),
+        T::Bits { length, varying } => {
+            let most = length.map_or(String::new(), |n| format!(" {n}"));
+            format!("bits{most}{}", if *varying { " at most" } else { "" })
+        }
+        T::Address { v4, v6, network } => match (v4, v6, network) {
+            (true, true, true) => "address or network".into(),
+            (true, ..) => "address v4".into(),
+            _ => "address v6".into(),
+        },
+        T::Opaque { .. } => "its bytes".into(),
+        T::Native { .. } => "its text".into(),
+        T::RoundedFloat { .. } => "float, only read".into(),
+        T::Unsupported { .. } => "not carried".into(),
+    }
+}
+
+/// The kinds of columns that values of a type may be written to.
+fn targets(from: &DataType) -> String {
+    use DataType as T;
+    let labels = || ["a".to_owned()].into();
+    let bits = match from {
+        T::Bits { length, .. } => *length,
+        _ => Some(64),
+    };
+    let kinds = [
+        ("bool", T::Bool),
+        ("int", T::Int { bits: 64, unsigned: false }),
+        ("decimal", T::Decimal { precision: None, scale: None }),
+        ("float 32", T::Float32),
+        ("float 64", T::Float64),
+        (
+            "text",
+            T::Text {
+                chars_max: None,
+                bytes_max: None,
+                repertoire: Repertoire::Unicode,
+                padded: false,
+            },
+        ),
+        ("bytes", T::Bytes { bytes_max: None, fixed: None }),
+        ("date", T::Date),
+        ("time", T::Time { fsp: 6, span: true }),
+        ("civil time", T::Timestamp { fsp: 6 }),
+        ("instant", T::Instant { fsp: 6, narrow: false }),
+        ("interval", T::Interval { fsp: 6 }),
+        ("year", T::Year),
+        ("uuid", T::Uuid),
+        ("json", T::Json),
+        ("enum", T::Enum { labels: labels() }),
+        ("set", T::Set { labels: labels() }),
+        ("bits", T::Bits { length: bits, varying: false }),
+        ("address", T::Address { v4: true, v6: true, network: true }),
+    ];
+    let mut found: Vec<String> = kinds
+        .iter()
+        .filter(|(_, to)| compatible(from, to, &Rule::default()).is_ok())
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    if matches!(from, T::Opaque { .. } | T::Native { .. }) {
+        found.push("its own type".into());
+    }
+    if matches!(from, T::Text { .. }) {
+        found.push("types known by their text".into());
+    }
+    if matches!(from, T::Bytes { .. }) {
+        found.push("geometries, vectors".into());
+    }
+    if matches!(from, T::Timestamp { .. }) {
+        found.push("instant by `time_zone`".into());
+    }
+    if matches!(from, T::Instant { .. }) {
+        found.push("civil time by `time_zone`".into());
+    }
+    found.join(", ")
+}
+
+/// The table of types as the catalogs of the servers and the rules of the mapping have it.
+async fn table_of_types(url: String, cases: &[(String, &Case)], other: &str) -> String {
+    let config = SystemConfig {
+        name: "a".into(),
+        url: Secret::new(url),
+        password: None,
+        tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
+        meta_schema: "tidelock".into(),
+    };
+    let connector = tidelock::registry::connector(&config).expect("connector");
+    let schema = connector.default_schema().to_owned();
+    let tables = connector.catalog(&[schema]).await.expect("catalog");
+    let mut text = format!(
+        "| type | canonical | may be written to | tested there and back as ({other}) |\n|---|---|---|---|\n"
+    );
+    let mut done = BTreeSet::new();
+    for (name, case) in cases {
+        if !done.insert(case.own) {
+            continue;
+        }
+        let table = tables.iter().find(|t| &t.name.name == name).expect(name);
+        let data_type = &table.column("v").expect("v").data_type;
+        let of_type = |returns| {
+            let others = cases.iter().filter(|(_, c)| c.own == case.own && c.returns == returns);
+            others.map(|(_, c)| format!("`{}`", c.other)).collect::<Vec<_>>().join(", ")
+        };
+        let (back, there) = (of_type(true), of_type(false));
+        let one_way = match (back.is_empty(), there.is_empty()) {
+            (_, true) => String::new(),
+            (true, false) => format!("one way: {there}"),
+            (false, false) => format!("; one way: {there}"),
+        };
+        let _written = writeln!(
+            text,
+            "| `{}` | {} | {} | {back}{one_way} |",
+            case.own.replace('|', "\\|"),
+            canonical(data_type),
+            targets(data_type)
+        );
+    }
+    text
+}
+
+/// With `TIDELOCK_WRITE_DOCS` set, the tables are written instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_of_types_are_those_of_the_code() {
+    if std::env::var_os("TIDELOCK_MATRIX").is_some() {
+        // The documents are of the versions that every machine has.
+        return;
+    }
+    let round = Round::new().await;
+    let of = |from_pg: bool| -> Vec<(String, &Case)> {
+        let ours = round.cases.iter().filter(|(_, pg, _)| *pg == from_pg);
+        ours.map(|(table, _, case)| (table.clone(), *case)).collect()
+    };
+    for (folder, text) in [
+        ("postgres", table_of_types(round.pg.url("db"), &of(true), "MariaDB, MySQL").await),
+        ("mysql", table_of_types(round.my.url("db"), &of(false), "PostgreSQL").await),
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("connectors")
+            .join(folder)
+            .join("TYPES.md");
+        let document = std::fs::read_to_string(&path).expect("TYPES.md");
+        let (begin, end) = ("<!-- types: begin -->\n", "<!-- types: end -->");
+        let (before, rest) = document.split_once(begin).expect(begin);
+        let (block, after) = rest.split_once(end).expect(end);
+        if std::env::var_os("TIDELOCK_WRITE_DOCS").is_some() {
+            std::fs::write(&path, format!("{before}{begin}{text}{end}{after}")).expect("written");
+            continue;
+        }
+        assert!(
+            block == text,
+            "{} is not what the code says; TIDELOCK_WRITE_DOCS=1 writes it anew:\n{text}",
+            path.display()
+        );
+    }
 }

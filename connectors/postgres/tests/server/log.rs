@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tidelock_core::{
-    Change, DataType, Date, Interval, LogEvent, OldRow, Op, PositionOrder, Source, Time, Timestamp, Value,
+    Change, DataType, Date, Interval, LogEvent, OldRow, Op, PositionOrder, Source, Time, Timestamp,
+    Value,
 };
 
 use crate::field::{Field, commits, until};
