@@ -609,6 +609,37 @@ exclude = ["tmp_%"]
         assert!(Config::parse(&GOOD.replace("127.0.0.1:7373", "[::1]:7373"), "t").is_ok());
     }
 
+    #[test]
+    fn a_column_may_say_what_becomes_of_its_values() {
+        let with =
+            |line: &str| Config::parse(&GOOD.replace("contract_no = \"order_no\"", line), "t.toml");
+        let long = "contract_no = { value = \"order_no\", on_unrepresentable = \"null\", time_zone = \"Asia/Shanghai\" }";
+        let config = with(long).expect("the long form");
+        let columns = config.flows[0].mappings[0].columns.as_ref().expect("columns");
+        let column = columns.columns.iter().find(|c| c.target == "contract_no").expect("it");
+        assert_eq!(column.source, "order_no");
+        assert_eq!(column.rule.on_unrepresentable, Some(crate::config::OnUnrepresentable::Null));
+        assert!(column.rule.time_zone.is_some());
+        for (slip, place, words) in [
+            (long.replace("null", "nul"), "t.toml:14:", "did you mean `null`?"),
+            (
+                long.replace("Asia/Shanghai", "Asia/Shangai"),
+                "t.toml:14:",
+                "no time zone of this name",
+            ),
+            (long.replace("value", "valu"), "t.toml:14:", "did you mean `value`?"),
+            ("contract_no = 5".to_owned(), "t.toml:14:", "the name of a source column"),
+            (
+                "contract_no = { value = \"a + b\" }".to_owned(),
+                "t.toml:14:",
+                "expressions are not in",
+            ),
+        ] {
+            let error = with(&slip).unwrap_err().to_string();
+            assert!(error.starts_with(place) && error.contains(words), "{slip}: {error}");
+        }
+    }
+
     /// The example, with secrets where people put them.
     fn example() -> String {
         include_str!("../../examples/erp-crm/tidelock.toml")

@@ -127,3 +127,75 @@ async fn check_refuses_a_float_that_rounds_as_a_target_and_not_as_a_source() {
         assert!(got == code && said.contains(words), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_and_a_zone_apply_to_the_copy_and_to_the_log() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql("db", "CREATE TABLE p (id int PRIMARY KEY, d date, n numeric, t text, at timestamp)")
+        .await
+        .expect("a");
+    b.sql(
+        "db",
+        "CREATE TABLE p (id int NOT NULL PRIMARY KEY, d date NULL, spelt varchar(20) NULL, n decimal(6,2) NULL, \
+         t varchar(5) NULL, at timestamp(6) NULL)",
+    )
+    .await
+    .expect("b");
+    let row = |id: u32| {
+        format!(
+            "INSERT INTO p VALUES ({id}, 'infinity', -12345.678, 'größer als', '2026-01-01 08:00:00.5'), \
+             ({}, '2026-01-01', 1.005, 'ab', NULL)",
+            id + 1
+        )
+    };
+    a.sql("db", &row(1)).await.expect("rows");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let mapping = "[[mappings]]\nfrom = \"a.p\"\nto = \"b.p\"\ntime_zone = \"Asia/Shanghai\"\n\
+        [mappings.columns]\nid = \"id\"\nd = { value = \"d\", on_unrepresentable = \"null\" }\n\
+        spelt = { value = \"d\", on_unrepresentable = \"text\" }\n\
+        n = { value = \"n\", on_unrepresentable = \"clamp\" }\n\
+        t = { value = \"t\", on_unrepresentable = \"clamp\" }\nat = \"at\"\n";
+    let config = super::config(folder.path(), &systems, &[]) + mapping;
+    let daemon = Daemon::start(folder.path(), &config);
+    daemon.streaming().await;
+    a.sql("db", &row(3)).await.expect("rows");
+    let sql = "SELECT id, d, spelt, n, t, CONVERT_TZ(at, @@time_zone, '+00:00') FROM p ORDER BY id";
+    let rows = |first: &str, second: &str| {
+        let cells = |id: &str, rest: &[Option<&str>]| -> Vec<Option<String>> {
+            std::iter::once(Some(id))
+                .chain(rest.iter().copied())
+                .map(|c| c.map(str::to_owned))
+                .collect()
+        };
+        let far = [
+            None,
+            Some("infinity"),
+            Some("-9999.99"),
+            Some("größe"),
+            Some("2026-01-01 00:00:00.500000"),
+        ];
+        let near = [Some("2026-01-01"), Some("2026-01-01"), Some("1.01"), Some("ab"), None];
+        [cells(first, &far), cells(second, &near)]
+    };
+    let wanted = [rows("1", "2"), rows("3", "4")].concat();
+    let got = wait_for("rows", SOON, wanted, async || b.rows("db", sql).await.expect("rows")).await;
+    assert!(got.is_ok(), "{got:?}\n{}", daemon.log());
+    // What makes no sense is told by its place.
+    let path = folder.path().join("tidelock.toml");
+    for (from, to, words) in [
+        ("id = \"id\"", "id = { value = \"id\", on_unrepresentable = \"null\" }", "it is NOT NULL"),
+        (
+            "at = \"at\"",
+            "at = { value = \"at\", on_unrepresentable = \"text\" }",
+            "needs a text column",
+        ),
+        ("d = { value", "d = { time_zone = \"UTC\", value", "a time zone means nothing"),
+        ("time_zone = \"Asia/Shanghai\"\n", "", "naming a zone"),
+    ] {
+        std::fs::write(&path, config.replacen(from, to, 1)).expect("config");
+        let (code, text) = command(&path, &["check"]);
+        assert!(code == 1 && text.contains(words), "{to}: {code} {text}");
+    }
+    daemon.stop();
+}
