@@ -15,6 +15,7 @@ mod soak;
 mod takeover;
 mod types;
 mod values;
+mod visibility;
 
 use std::path::Path;
 use std::time::Duration;

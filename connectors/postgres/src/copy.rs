@@ -281,31 +281,31 @@ fn places(facts: &Facts, columns: &[String]) -> Result<Vec<usize>> {
 #[async_trait]
 impl Copier for PgCopier {
     async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
-        let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
-        let until: u64 = get::<&str>(
-            &self.session.query_one("looking for open transactions", sql, &[]).await?,
-            0,
-        )?
-        .parse()
-        .map_err(|_| Error::bug("a transaction number is none"))?;
+        // A transaction holds the lock on its number from before its first log record until it is visible. Its
+        // number says less: one that is logged and not ended lies beyond what `pg_current_snapshot()` counts.
+        let sql = "SELECT coalesce(array_agg(l.transactionid::text), '{}'), min(l.pid) FROM pg_locks l \
+                   LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+                   LEFT JOIN pg_prepared_xacts p ON p.transaction = l.transactionid \
+                   WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted \
+                   AND coalesce(a.datname, p.database, current_database()) = current_database() \
+                   AND ($1::text[] IS NULL OR l.transactionid::text = ANY($1))";
         let began = Instant::now();
         let mut told = false;
+        let mut open: Option<Vec<String>> = None;
         loop {
-            let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, \
-                       (SELECT pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1)";
-            let row = self.session.query_one("looking for open transactions", sql, &[]).await?;
-            let oldest: u64 = get::<&str>(&row, 0)?.parse().unwrap_or(0);
-            if oldest >= until {
+            let row =
+                self.session.query_one("looking for open transactions", sql, &[&open]).await?;
+            let still: Vec<String> = get(&row, 0)?;
+            if still.is_empty() {
                 return Ok(());
             }
+            open = Some(still);
             if !told && began.elapsed() > NOTICE_AFTER {
                 let by = get::<Option<i32>>(&row, 1)?.map_or_else(
                     || "a prepared transaction".to_owned(),
                     |pid| format!("process {pid}"),
                 );
-                let words =
-                    format!("copying waits for transactions that are open, the oldest of {by}");
-                notice(words);
+                notice(format!("copying waits for transactions that are open, one of {by}"));
                 told = true;
             }
             sleep(Duration::from_millis(50)).await;
