@@ -295,3 +295,63 @@ async fn a_backfill_mends_rows_while_the_stream_goes_on() {
     assert!(code == 2 && said.contains("no_such"), "{said}");
     daemon.stop();
 }
+
+/// Works on the source until a copy is where `there` says, then kills the daemon at that very moment.
+async fn kill_when(
+    daemon: &mut Daemon,
+    source: &Side,
+    target: &Side,
+    random: &mut StdRng,
+    there: &str,
+) {
+    let sql = format!("SELECT count(*) FROM tidelock.snapshot WHERE {there}");
+    let began = Instant::now();
+    while target.one(&sql).await == "0" {
+        assert!(began.elapsed() < SOON, "{there}: {:#?}\n{}", daemon.flows(), daemon.log());
+        work(source, random, 20_000).await;
+    }
+    daemon.kill_and_start();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_killed_at_each_of_its_phases_goes_on_and_ends_equal() {
+    for (from, to) in [(true, false), (false, true)] {
+        let seed = rand::rng().random();
+        println!("seed {seed}, {from} {to}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let (source, target) = (Side::new(from).await, Side::new(to).await);
+        source.fill(20_000).await;
+        let folder = tempfile::tempdir().expect("folder");
+        let text = super::config(
+            folder.path(),
+            &[("a", source.url()), ("b", target.url())],
+            &[("a", "b")],
+        )
+        .replace("\"never\"", "\"initial\"")
+            + "[defaults]\nsnapshot_rows_per_second = 15000\n";
+        let mut daemon = Daemon::start(folder.path(), &text);
+        daemon
+            .wait("copying", SOON, |flows| flows.iter().any(|f| f["state"] == "snapshotting"))
+            .await;
+        for there in [
+            "phase = 'rows'",
+            "rows_done >= 2000",
+            "rows_done >= 10000",
+            "rows_done >= 18000",
+            "phase = 'done'",
+        ] {
+            kill_when(&mut daemon, &source, &target, &mut random, there).await;
+        }
+        settle(&source, &target, &daemon).await;
+        // The way back after a loss: rows that only the target has go in a phase of their own.
+        let extra: Vec<String> = (1..3_000).map(|n| format!("(-{n}, 1, 'extra')")).collect();
+        target.sql(&format!("INSERT INTO item VALUES {}", extra.join(","))).await;
+        target.sql("DELETE FROM item WHERE id > 150000").await;
+        assert_eq!(daemon.command(&["resync", "item"]).0, 0);
+        for there in ["phase = 'rows'", "phase = 'sweep'", "phase = 'done'"] {
+            kill_when(&mut daemon, &source, &target, &mut random, there).await;
+        }
+        settle(&source, &target, &daemon).await;
+        daemon.stop();
+    }
+}
