@@ -1,5 +1,6 @@
 //! The command line: one verb a file. Exit code 0: done; 1: findings; 2: could not do it.
 
+pub mod bars;
 pub mod check;
 pub mod demo;
 pub mod drop;

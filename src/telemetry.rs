@@ -2,8 +2,10 @@
 
 pub mod lag;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
 
+use indicatif::MultiProgress;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidelock_core::{Code, Error, Result};
 
@@ -112,15 +114,30 @@ pub fn install_metrics() -> Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// Where progress bars are drawn: standard error, if it is a terminal.
+pub static TERMINAL: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Standard error, with the progress bars out of the way while a line is written.
+struct Beside;
+
+impl Write for Beside {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        TERMINAL.suspend(|| std::io::stderr().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 /// Sends logs to standard error. `TIDELOCK_LOG` chooses what (`info`, `tidelock=debug`).
 pub fn install_logging(json: bool, default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TIDELOCK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| Beside);
     // A second call, in tests, finds a subscriber already there and leaves it.
     let _already_set = if json { builder.json().try_init() } else { builder.try_init() };
 }

@@ -1,5 +1,6 @@
 //! `tidelock run`: the daemon.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,6 +38,9 @@ pub async fn serve(
     let controlled = Arc::new(Controlled { engine: engine.clone(), http, file });
     let controlling = control::serve(&config.state_dir, controlled.clone(), stop.clone())?;
     tokio::spawn(announce(engine.clone(), stop.clone()));
+    if std::io::stderr().is_terminal() {
+        tokio::spawn(super::bars::draw(engine.clone(), stop.clone()));
+    }
     watch_hangup(controlled, stop.clone())?;
     tracing::info!(pipeline = %config.name, flows = config.flows.len(), version = env!("CARGO_PKG_VERSION"), "running");
     engine.run(stop).await;

@@ -355,3 +355,47 @@ async fn a_copy_killed_at_each_of_its_phases_goes_on_and_ends_equal() {
         daemon.stop();
     }
 }
+
+/// `script` gives a terminal to what it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
+    let (source, target) = (Side::new(true).await, Side::new(true).await);
+    source.fill(6_000).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[("a", "b")])
+            .replace("\"never\"", "\"initial\"")
+            + "[defaults]\nsnapshot_rows_per_second = 2000\n";
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, text).expect("config");
+    let shown = folder.path().join("shown");
+    let command =
+        format!("stty cols 120; {} run -c {}", env!("CARGO_BIN_EXE_tidelock"), config.display());
+    let mut child = std::process::Command::new("script")
+        .args(["-qefc", &command])
+        .arg(&shown)
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("script");
+    let began = Instant::now();
+    let text = loop {
+        let text = String::from_utf8_lossy(&std::fs::read(&shown).unwrap_or_default()).into_owned();
+        if text.contains("copied") {
+            break text;
+        }
+        assert!(began.elapsed() < SOON, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let (code, said) = super::daemon::command(&config, &["status"]);
+    assert!(code == 0, "{said}");
+    let mut keys = child.stdin.take().expect("stdin");
+    std::io::Write::write_all(&mut keys, b"\x03").expect("Ctrl-C");
+    assert!(child.wait().expect("end").success(), "{text}");
+    assert!(text.contains("a:b item ") && text.contains("/"), "{text}");
+    assert!(text.contains(" s left"), "{text}");
+    // Log lines stand by themselves.
+    let lines: Vec<&str> = text.lines().filter(|l| l.contains("copied flow=")).collect();
+    assert!(lines.len() == 1 && lines[0].trim_end().ends_with("mapping=item"), "{lines:?}");
+}
