@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`shape`], and [`error`] for what may go wrong.
 
 pub mod change;
 pub mod connector;
@@ -22,6 +22,7 @@ pub mod json;
 pub mod position;
 pub mod progress;
 pub mod schema;
+pub mod shape;
 pub mod sink;
 pub mod source;
 pub mod value;
@@ -37,7 +38,7 @@ pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
 };
 pub use error::{Code, Error, ErrorKind, Result};
-pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
+pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableChanged, TableFault, Truncate};
 pub use json::json_loss;
 pub use position::{Position, PositionOrder};
 pub use progress::{
@@ -48,6 +49,7 @@ pub use schema::{
     Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
     TableSchema,
 };
+pub use shape::{Look, Scope, ShapeChange};
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
 pub use source::{Source, SourceSpec, SourceTable};
 pub use value::{Date, Instant, Time, Timestamp, Value};

@@ -43,6 +43,9 @@ fn source_spec(tables: &[&str]) -> SourceSpec {
                 joins: false,
                 name: TableName::new("crm", *t),
                 key_columns: vec!["id".into()],
+                columns: Vec::new(),
+                shape: String::new(),
+                optional: false,
             })
             .collect(),
         start_at: None,
@@ -94,6 +97,7 @@ impl Log {
                     LogEvent::Commit(x) => self.position = x.position,
                     LogEvent::Idle(x) => self.position = x.position,
                     LogEvent::TableFault(f) => self.faults.push(f.error.code()),
+                    LogEvent::TableChanged(_) => {}
                     LogEvent::Truncate(_) => self.truncated += 1,
                     LogEvent::Begin(b) => assert!(b.commit_micros > 1_600_000_000_000_000),
                 }
