@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use super::{ConfigError, OnDelete, OnTruncate, SnapshotMode};
+use super::{ConfigError, OnDelete, OnTruncate, SchemaChanges, SnapshotMode};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -98,6 +98,8 @@ pub struct Settings {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
@@ -114,6 +116,8 @@ pub struct Flow {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
@@ -144,6 +148,8 @@ pub struct Mapping {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that a wildcard leaves out.

@@ -138,6 +138,10 @@ pub struct MappingShared {
     pub paused: AtomicBool,
     /// How far its copy has come, if there is one.
     pub copy: Mutex<Option<CopyRow>>,
+    /// What a person should know of it.
+    pub notes: Mutex<Vec<String>>,
+    /// The shape of its table at which the log was last found to hold rows of an older one.
+    drift: Mutex<Option<String>>,
 }
 
 /// Rows counted inside a target transaction and published after its commit.
@@ -280,6 +284,25 @@ impl FlowShared {
             entry.paused.store(paused && why.is_some(), Ordering::Relaxed);
             *lock(&entry.stopped) = why;
         }
+    }
+
+    /// Sets what a person should know of a mapping; what is new is logged.
+    pub fn set_notes(&self, mapping: &str, notes: Vec<String>) {
+        let Some(entry) = lock(&self.mappings).get(mapping).cloned() else { return };
+        let mut known = lock(&entry.notes);
+        for note in notes.iter().filter(|n| !known.contains(n)) {
+            tracing::warn!(flow = %self.name, %mapping, "{note}");
+        }
+        *known = notes;
+    }
+
+    /// Whether the log is found for the first time to hold rows of an older shape than this one.
+    pub fn first_drift(&self, mapping: &str, shape: &str) -> bool {
+        let Some(entry) = lock(&self.mappings).get(mapping).cloned() else { return false };
+        let mut known = lock(&entry.drift);
+        let first = known.as_deref() != Some(shape);
+        *known = Some(shape.to_owned());
+        first
     }
 
     /// Shows how far the copy of a mapping has come.

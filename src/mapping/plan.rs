@@ -12,7 +12,8 @@ use tidelock_core::{
 
 use super::convert::compatible;
 use crate::config::{
-    FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode, TablePattern, TableRef,
+    FlowConfig, MappingConfig, OnDelete, OnTruncate, SchemaChanges, SnapshotMode, TablePattern,
+    TableRef,
 };
 
 /// One source table to one target table, compiled.
@@ -34,6 +35,8 @@ pub struct MappingPlan {
     pub on_truncate: OnTruncate,
     /// Whether rows that are there at first start must be copied.
     pub snapshot: SnapshotMode,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: SchemaChanges,
     /// Whether source and target are the same kind of server.
     pub same_family: bool,
     /// The source type of each target column.
@@ -47,6 +50,10 @@ pub struct MappingPlan {
     /// The configuration's own list of columns, as a text: to tell a column that the file took out from
     /// one that the source lost.
     pub rule: String,
+    /// Whether the source keeps the columns that feed the key unique.
+    pub keyed: bool,
+    /// Source columns of a mapping of all same-named columns that the target does not have.
+    pub unmapped: Vec<Column>,
 }
 
 impl MappingPlan {
@@ -55,7 +62,10 @@ impl MappingPlan {
         SourceTable {
             name: self.source.clone(),
             key_columns: self.target.key.iter().map(|&i| self.sources[i].clone()).collect(),
+            columns: self.sources.clone(),
+            shape: String::new(),
             joins: false,
+            optional: false,
         }
     }
 }
@@ -105,6 +115,8 @@ pub struct Catalogs<'a> {
     pub same_family: bool,
     /// Whether the target is read by a flow of this pipeline too.
     pub two_way: bool,
+    /// Whether the source's log carries columns that its server computes.
+    pub logs_generated: bool,
 }
 
 static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
@@ -247,7 +259,13 @@ fn plan_table(
     if let (Some(source_table), Some(target_table)) = (source_table, target_table) {
         problems.extend(usable(source_table, "source"));
         problems.extend(usable(target_table, "target"));
-        let columns = pair_columns(mapping, source_table, target_table, &mut problems);
+        let columns = pair_columns(
+            mapping,
+            source_table,
+            target_table,
+            catalogs.logs_generated,
+            &mut problems,
+        );
         let key = key_of(mapping, source_table, target_table, &columns, catalogs, &mut problems);
         unfilled(target_table, &columns, &mut problems);
         let copy = copy_table(source_table, &columns, &key);
@@ -355,6 +373,7 @@ fn pair_columns<'a>(
     mapping: &MappingConfig,
     source: &'a Table,
     target: &'a Table,
+    logs_generated: bool,
     problems: &mut Vec<Finding>,
 ) -> Vec<Pair<'a>> {
     let mut pairs: Vec<Pair<'a>> = Vec::new();
@@ -378,6 +397,7 @@ fn pair_columns<'a>(
             if let Some(source) = source.column(&column.name)
                 && !taken
                 && column.generated != Generated::Always
+                && is_logged(source, logs_generated)
             {
                 pairs.push(Pair { source, target: column });
             }
@@ -398,6 +418,15 @@ fn pair_columns<'a>(
                 .hint("leave the column out with [mappings.columns], or change one of the types"),
             );
         }
+        if !is_logged(pair.source, logs_generated) {
+            problems.push(
+                Finding::problem(format!(
+                    "{}.{} is computed by the server, and its log does not carry it",
+                    source.name, pair.source.name
+                ))
+                .hint("leave it out, and let the target compute its own"),
+            );
+        }
         if pair.target.generated == Generated::Always {
             problems.push(Finding::problem(format!(
                 "{}.{} is computed by the server and cannot be written",
@@ -412,6 +441,11 @@ fn pair_columns<'a>(
         )));
     }
     pairs
+}
+
+/// Whether the source's log carries a column.
+fn is_logged(column: &Column, logs_generated: bool) -> bool {
+    logs_generated || column.generated != Generated::Always
 }
 
 fn no_column(table: &Table, name: &str, side: &str) -> Finding {
@@ -626,6 +660,11 @@ fn build(
         copy_key_types,
         references: target.references.clone(),
         rule: format!("{:?}", mapping.columns),
+        keyed: source.unique_indexes.iter().any(|index| {
+            let feeds = |name: &String| key.iter().any(|&i| pairs[i].source.name == *name);
+            index.immediate && index.not_null && index.columns.iter().all(feeds)
+        }),
+        unmapped: unmapped(mapping, source, target, pairs, catalogs.logs_generated),
         sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
         nullable: pairs.iter().map(|p| p.target.nullable).collect(),
         target: Arc::new(TargetTable {
@@ -638,8 +677,28 @@ fn build(
         on_delete: mapping.on_delete,
         on_truncate: mapping.on_truncate,
         snapshot: mapping.snapshot,
+        schema_changes: mapping.schema_changes,
         same_family: catalogs.same_family,
     }
+}
+
+/// Source columns of a mapping of all same-named columns that nothing is mapped from and the target lacks.
+fn unmapped(
+    mapping: &MappingConfig,
+    source: &Table,
+    target: &Table,
+    pairs: &[Pair<'_>],
+    logs_generated: bool,
+) -> Vec<Column> {
+    if mapping.columns.as_ref().is_some_and(|c| !c.star) {
+        return Vec::new();
+    }
+    let left = |c: &&Column| {
+        target.column(&c.name).is_none()
+            && pairs.iter().all(|p| p.source.name != c.name)
+            && is_logged(c, logs_generated)
+    };
+    source.columns.iter().filter(left).cloned().collect()
 }
 
 /// Two sources into one target table would overwrite each other's rows by chance of order.

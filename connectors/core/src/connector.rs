@@ -16,7 +16,7 @@ use crate::copy::{Copier, CopyRow};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
-use crate::schema::{DataType, Table, TableName};
+use crate::schema::{Column, DataType, Table, TableName};
 use crate::shape::{Look, Scope, ShapeChange};
 use crate::sink::{Lease, SinkSpec};
 use crate::source::{Source, SourceSpec};
@@ -237,6 +237,18 @@ pub trait Connector: Send + Sync {
 
     /// Whether the log carries columns that the server computes.
     fn logs_generated(&self) -> bool;
+
+    /// The statement that adds a column like this one, nullable, to a table of this system; why there is
+    /// none that is clearly right. Pure.
+    fn add_column_sql(
+        &self,
+        table: &TableName,
+        column: &Column,
+        same_family: bool,
+    ) -> std::result::Result<String, String>;
+
+    /// Runs a statement of [`Connector::add_column_sql`].
+    async fn run_ddl(&self, sql: &str) -> Result<()>;
 
     /// Lets a table that joins the stream into what the server hands over ([`SourceSpec`]), where it must be
     /// told of each. Idempotent.

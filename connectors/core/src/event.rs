@@ -70,6 +70,8 @@ pub struct TableChanged {
     pub table: TableName,
     /// What became of it; never [`ShapeChange::Same`].
     pub change: ShapeChange,
+    /// Whether it is not what the mapping was planned for ([`crate::SourceTable::shape`]) any more.
+    pub replan: bool,
 }
 
 /// One thing met in the log.

@@ -9,6 +9,7 @@
 //! families stand behind [`Flavour`], which is found from the server, not from the URL's scheme. What
 //! the server must be set to is in `README.md`, the type table in `TYPES.md`.
 
+mod add_column;
 mod binlog;
 mod catalog;
 mod config;
@@ -30,8 +31,8 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Dropped, Finding, IdentifierMax, Identity, Lease, Look,
-    Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange, SinkSpec, Source,
+    Column, Connector, Copier, CopyRow, DataType, Dropped, Finding, IdentifierMax, Identity, Lease,
+    Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange, SinkSpec, Source,
     SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 
@@ -114,6 +115,19 @@ impl Connector for MySqlConnector {
 
     fn logs_generated(&self) -> bool {
         true
+    }
+
+    fn add_column_sql(
+        &self,
+        table: &TableName,
+        column: &Column,
+        same_family: bool,
+    ) -> std::result::Result<String, String> {
+        add_column::sql(table, column, same_family)
+    }
+
+    async fn run_ddl(&self, sql: &str) -> Result<()> {
+        self.session().await?.run(sql).await
     }
 
     /// The binlog holds every table.

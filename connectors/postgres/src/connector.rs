@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, DataType, Dropped, Error, Finding, IdentifierMax, Identity, Lease,
-    Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange, SinkSpec, Source,
-    SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    Column, Connector, Copier, CopyRow, DataType, Dropped, Error, Finding, IdentifierMax, Identity,
+    Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange, SinkSpec,
+    Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
-use crate::{catalog, meta, preflight, publication, shape, sink, slot, tls};
+use crate::{add_column, catalog, meta, preflight, publication, shape, sink, slot, tls};
 
 /// One PostgreSQL database.
 pub(crate) struct PgConnector {
@@ -104,6 +104,19 @@ impl Connector for PgConnector {
 
     fn logs_generated(&self) -> bool {
         false
+    }
+
+    fn add_column_sql(
+        &self,
+        table: &TableName,
+        column: &Column,
+        same_family: bool,
+    ) -> std::result::Result<String, String> {
+        add_column::sql(table, column, same_family)
+    }
+
+    async fn run_ddl(&self, sql: &str) -> Result<()> {
+        self.admin().await?.batch("changing a table", sql).await
     }
 
     async fn admit(&self, spec: &SourceSpec, table: &TableName) -> Result<()> {

@@ -10,6 +10,7 @@
 //! No extension and no trigger is needed on either side. README.md lists what a server must allow;
 //! TYPES.md says how each type travels.
 
+mod add_column;
 mod catalog;
 mod config;
 mod connector;

@@ -183,12 +183,14 @@ impl Assembler {
             else {
                 continue;
             };
-            let change = what_became(known, &now, touch);
+            let compared = shape::change(&known.shape, &now, &known.columns);
+            let replan = compared != ShapeChange::Same;
+            let change = compared.or(what_became(known, &now, touch));
             known.shape = now.clone();
             // Another statement may have been about it too.
             shapes.insert(table.clone(), now);
             if change != ShapeChange::Same {
-                self.changed.push(TableChanged { table, change });
+                self.changed.push(TableChanged { table, change, replan });
             }
         }
         self.tell_changes();
@@ -730,10 +732,9 @@ impl Assembler {
     }
 }
 
-/// What became of a table that a statement was about, now that the catalog was asked.
+/// What became of a table that a statement was about, by its words, now that the catalog was asked.
 fn what_became(known: &Known, now: &str, touch: Touch) -> ShapeChange {
-    let compared = shape::change(&known.shape, now, &known.columns);
-    compared.or(match touch {
+    match touch {
         // It is there: another one, by now.
         Touch::Gone => {
             ShapeChange::Replaced("it was dropped or renamed, and made again".to_owned())
@@ -754,5 +755,5 @@ fn what_became(known: &Known, now: &str, touch: Touch) -> ShapeChange {
                 None => ShapeChange::Same,
             }
         }
-    })
+    }
 }
