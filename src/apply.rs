@@ -730,7 +730,36 @@ impl Applier {
         Ok(())
     }
 
+    /// Writes down what tables are by now, with the position.
+    async fn keep_shapes(&mut self) -> Result<()> {
+        for (mapping, shape) in self.shared.take_shapes() {
+            if self.is_stopped(&mapping) {
+                continue;
+            }
+            if self.regions.row(&mapping).is_some() {
+                // Once its copy has ended.
+                self.shared.keep_shape(&mapping, shape);
+                continue;
+            }
+            let Some(row) = self.rows.get(&*mapping).and_then(|r| copies::with_shape(r, shape))
+            else {
+                continue;
+            };
+            self.open_transaction().await?;
+            self.sink.record_copy(&row).await?;
+            self.open = None;
+            let position = self.reached.clone();
+            self.sink.commit(&position, 0).await?;
+            self.after_commit(position, None);
+            self.rows.insert(mapping.to_string(), row);
+        }
+        Ok(())
+    }
+
     async fn idle(&mut self) -> Result<()> {
+        if self.open.is_none() && !self.source.inside {
+            self.keep_shapes().await?;
+        }
         if self.open.is_none()
             && !self.source.inside
             && self.unsaved

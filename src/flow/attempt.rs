@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::disposition::{Care, Scene};
+use super::shapes::{self, Watched};
 use super::start::{self, Ready, Started, Systems};
-use super::{FlowContext, FlowState, shapes};
+use super::{FlowContext, FlowState};
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
@@ -155,7 +156,11 @@ pub async fn attempt(
         .plans
         .iter()
         .filter(|p| !stopped.contains(&*p.name))
-        .map(|p| (p.source.clone(), p.sources.clone()))
+        .map(|p| Watched {
+            mapping: p.name.clone(),
+            table: p.source.clone(),
+            columns: p.sources.clone(),
+        })
         .collect();
     let shapes = systems.look.shapes.clone();
     let watching = shapes::watch(context.clone(), watched, copies.absent, shapes, stop.clone());

@@ -112,6 +112,12 @@ pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
     CopyRow { columns: columns.encode(), ..row.clone() }
 }
 
+/// A row with what its table is by now; `None` if the row knows nothing of tables.
+pub fn with_shape(row: &CopyRow, shape: String) -> Option<CopyRow> {
+    let columns: Columns = serde_json::from_str(&row.columns).ok()?;
+    Some(CopyRow { columns: Columns { shape, ..columns }.encode(), ..row.clone() })
+}
+
 /// A mapping of ours and one of the other direction that write one column both ways.
 #[derive(Debug, Clone)]
 pub struct Mirror {

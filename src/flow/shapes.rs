@@ -18,6 +18,7 @@
 //! met though (the mapping is followed while a backfill waits), the mapping is resynced once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{Code, Error, Look, Position, Scope, ShapeChange, TableName};
@@ -114,8 +115,33 @@ pub async fn passed(context: &FlowContext, at: &Position) {
     }
 }
 
-/// A table to be watched, and its mapped columns.
-pub type Watched = (TableName, Vec<String>);
+/// A table to be watched.
+pub struct Watched {
+    /// Its mapping.
+    pub mapping: Arc<str>,
+    /// The table.
+    pub table: TableName,
+    /// Its mapped columns.
+    pub columns: Vec<String>,
+}
+
+/// Has the applier write down what tables are that are others without a difference that matters (another
+/// file after `VACUUM FULL`): compared with what they were long ago, a later harmless change would pass
+/// for one that was made together with it.
+fn keep(
+    context: &FlowContext,
+    tables: &[Watched],
+    known: &HashMap<TableName, String>,
+    look: &Look,
+) {
+    for Watched { mapping, table, .. } in tables {
+        if let (Some(before), Some(now)) = (known.get(table), look.shapes.get(table))
+            && before != now
+        {
+            context.shared.keep_shape(mapping, now.clone());
+        }
+    }
+}
 
 /// Looks at the source's tables until one of them is another than it was, or one that was not there is;
 /// then waits until the log has been followed up to that look, and ends the attempt.
@@ -129,7 +155,7 @@ pub async fn watch(
     if context.source.logs_schema_changes() {
         tables.clear();
     }
-    let names: Vec<TableName> = tables.iter().map(|(t, _)| t).chain(&absent).cloned().collect();
+    let names: Vec<TableName> = tables.iter().map(|w| &w.table).chain(&absent).cloned().collect();
     if names.is_empty() {
         return std::future::pending().await;
     }
@@ -143,6 +169,7 @@ pub async fn watch(
             }
         };
         let Some((table, change)) = first_change(&context, &tables, &absent, &known, &look) else {
+            keep(&context, &tables, &known, &look);
             known.extend(look.shapes);
             continue;
         };
@@ -160,7 +187,7 @@ fn first_change(
     known: &HashMap<TableName, String>,
     look: &Look,
 ) -> Option<(TableName, String)> {
-    for (table, columns) in tables {
+    for Watched { table, columns, .. } in tables {
         let words = match (known.get(table), look.shapes.get(table)) {
             (Some(_), None) => "it is gone".to_owned(),
             (Some(before), Some(now)) => match context.source.shape_change(before, now, columns) {

@@ -1,6 +1,6 @@
 //! What a flow shows to the rest of the process: its state, counters and positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -202,6 +202,8 @@ pub struct FlowShared {
     pub checkpoint_micros: AtomicI64,
     /// When the source committed the transaction last taken in hand, microseconds since 1970; 0 if none yet.
     pub begun_micros: AtomicI64,
+    /// What source tables are by now, by mapping, where the target does not know yet.
+    shapes: Mutex<HashMap<Arc<str>, String>>,
     /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
     pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
@@ -224,6 +226,7 @@ impl FlowShared {
             lag: Mutex::default(),
             checkpoint_micros: AtomicI64::new(0),
             begun_micros: AtomicI64::new(0),
+            shapes: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
         }
@@ -294,6 +297,16 @@ impl FlowShared {
             tracing::warn!(flow = %self.name, %mapping, "{note}");
         }
         *known = notes;
+    }
+
+    /// What the source table of a mapping is by now, to be kept at the target.
+    pub fn keep_shape(&self, mapping: &Arc<str>, shape: String) {
+        lock(&self.shapes).insert(mapping.clone(), shape);
+    }
+
+    /// What is to be kept.
+    pub fn take_shapes(&self) -> HashMap<Arc<str>, String> {
+        std::mem::take(&mut *lock(&self.shapes))
     }
 
     /// Whether the log is found for the first time to hold rows of an older shape than this one.

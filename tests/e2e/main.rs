@@ -9,6 +9,7 @@ mod echo;
 mod folder;
 mod lag;
 mod mappings;
+mod schema;
 mod snapshot;
 mod soak;
 mod takeover;
