@@ -466,8 +466,9 @@ fn what_changed(
         && !found.two_way
         && context.shared.first_drift(&plan.name, &found.shape);
     if drifted {
-        let why = "the log holds rows of an older shape".to_owned();
-        change = change.or(ShapeChange::Rows(why));
+        // It may have been made again, too.
+        let why = "the log holds rows of another shape than it has now".to_owned();
+        change = change.or(ShapeChange::Replaced(why));
     }
     (change, drifted)
 }

@@ -355,6 +355,7 @@ async fn a_table_made_again_or_swapped_is_compared_and_a_drop_alone_empties_noth
         pair.source.sql("UPDATE away SET qty = 6").await;
         pair.source.sql("ALTER TABLE away RENAME TO item").await;
         pair.equal(SUM, "1 50 6").await;
+        pair.streaming().await;
         // Made again and empty: asks first.
         pair.source.sql("DROP TABLE item").await;
         pair.source.sql(&create.replace("fresh", "item")).await;
@@ -565,6 +566,8 @@ async fn a_column_that_comes_at_the_source_is_noted_or_added() {
             pair.source.sql(&sql).await;
         }
         pair.source.sql("INSERT INTO item (id, qty, came) VALUES (9, 9, 'own')").await;
+        let there = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'item' AND column_name = 'came'";
+        pair.target_has(there, "1").await;
         pair.equal("SELECT count(came) FROM item", "4").await;
         assert_eq!(pair.target.one("SELECT came FROM item WHERE id = 1").await, "filled");
         assert_eq!(pair.target.one("SELECT came FROM item WHERE id = 9").await, "own");
