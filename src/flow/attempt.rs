@@ -162,8 +162,15 @@ pub async fn attempt(
             columns: p.sources.clone(),
         })
         .collect();
+    let noted = systems
+        .plans
+        .iter()
+        .filter(|p| context.shared.has_notes(&p.name))
+        .map(|p| p.target.name.clone())
+        .collect();
     let shapes = systems.look.shapes.clone();
-    let watching = shapes::watch(context.clone(), watched, copies.absent, shapes, stop.clone());
+    let watching =
+        shapes::watch(context.clone(), watched, copies.absent, noted, shapes, stop.clone());
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let begin = Begin {
         regions: Regions::new(context.source.clone(), context.target.clone(), jobs.iter().cloned()),

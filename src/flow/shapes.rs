@@ -144,11 +144,13 @@ fn keep(
 }
 
 /// Looks at the source's tables until one of them is another than it was, or one that was not there is;
-/// then waits until the log has been followed up to that look, and ends the attempt.
+/// then waits until the log has been followed up to that look, and ends the attempt. So it does when a
+/// target table is altered of which something was `noted`.
 pub async fn watch(
     context: FlowContext,
     mut tables: Vec<Watched>,
     absent: Vec<TableName>,
+    noted: Vec<TableName>,
     mut known: HashMap<TableName, String>,
     end: CancellationToken,
 ) {
@@ -156,11 +158,19 @@ pub async fn watch(
         tables.clear();
     }
     let names: Vec<TableName> = tables.iter().map(|w| &w.table).chain(&absent).cloned().collect();
-    if names.is_empty() {
+    if names.is_empty() && noted.is_empty() {
         return std::future::pending().await;
     }
+    let mut targets = None;
     loop {
+        if target_altered(&context, &noted, &mut targets).await {
+            end.cancel();
+            return std::future::pending().await;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
+        if names.is_empty() {
+            continue;
+        }
         let look = match context.source.look(Scope::Tables(&names)).await {
             Ok(look) => look,
             Err(error) => {
@@ -178,6 +188,34 @@ pub async fn watch(
         end.cancel();
         return std::future::pending().await;
     }
+}
+
+/// Whether a target table that lacks something is another one since it was first looked at: a person may
+/// have done what a note says.
+async fn target_altered(
+    context: &FlowContext,
+    noted: &[TableName],
+    known: &mut Option<HashMap<TableName, String>>,
+) -> bool {
+    if noted.is_empty() {
+        return false;
+    }
+    let Ok(look) = context.target.look(Scope::Tables(noted)).await else { return false };
+    let Some(known) = known else {
+        *known = Some(look.shapes);
+        return false;
+    };
+    // No column of it counts as mapped here: what its rows are is the source's business.
+    let altered = noted.iter().any(|table| match (known.get(table), look.shapes.get(table)) {
+        (Some(before), Some(now)) => {
+            context.target.shape_change(before, now, &[]) != ShapeChange::Same
+        }
+        _ => false,
+    });
+    if altered {
+        tracing::info!(flow = %context.config.name, "a target table was altered; planning anew");
+    }
+    altered
 }
 
 fn first_change(

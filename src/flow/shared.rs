@@ -299,6 +299,11 @@ impl FlowShared {
         *known = notes;
     }
 
+    /// Whether a person should know something of a mapping.
+    pub fn has_notes(&self, mapping: &str) -> bool {
+        lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
+    }
+
     /// What the source table of a mapping is by now, to be kept at the target.
     pub fn keep_shape(&self, mapping: &Arc<str>, shape: String) {
         lock(&self.shapes).insert(mapping.clone(), shape);

@@ -268,7 +268,8 @@ pub(crate) fn columns_taken(words: &[Word]) -> Vec<&str> {
         if drop && OTHER.iter().any(|other| is(at + 1, other)) {
             continue;
         }
-        if !drop && !is(at, "CHANGE") && !(is(at, "RENAME") && is(at + 1, "COLUMN")) {
+        let renamed = is(at, "RENAME") && is(at + 1, "COLUMN");
+        if !(drop || renamed || is(at, "CHANGE")) {
             continue;
         }
         let mut name = at + 1;
