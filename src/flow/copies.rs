@@ -199,6 +199,7 @@ pub(super) async fn copies(
         if failed || systems.plans.iter().any(|p| *p.name == row.mapping) {
             known.insert(row.mapping.clone(), row);
         } else if let Some(table) = gone_of_wildcard(context, systems, &row.mapping) {
+            context.shared.add_mapping(&row.mapping);
             copies.faults.push((row.mapping.clone(), gone(&table, &row.mapping)));
             copies.absent.push(table);
         } else {
@@ -232,7 +233,6 @@ pub(super) async fn copies(
         };
         let stopped = states.iter().any(|s| *s.mapping == *plan.name);
         if stopped && stored.is_some_and(|s| s.code == Some(Code::TableGone)) {
-            context.target.clear_state(&context.pipeline, flow, &plan.name).await?;
             states.retain(|s| *s.mapping != *plan.name);
             returns = true;
         }
@@ -244,7 +244,13 @@ pub(super) async fn copies(
             let shape = systems.look.shapes.get(&plan.source).cloned().unwrap_or_default();
             let found = Found { shape, two_way: mirror.is_some(), returns, drift };
             match compare(context, plan, found, &mut row).await? {
-                Compared::Goes { mended } => copies.mended |= mended,
+                Compared::Goes { mended } => {
+                    copies.mended |= mended;
+                    if returns {
+                        // Only now: what is to be done is on record.
+                        context.target.clear_state(&context.pipeline, flow, &plan.name).await?;
+                    }
+                }
                 Compared::Stops(error) => {
                     set_optional(spec, plan);
                     copies.faults.push((plan.name.to_string(), error));

@@ -279,6 +279,11 @@ impl FlowShared {
         }
     }
 
+    /// Adds a mapping that only the target knows of.
+    pub fn add_mapping(&self, name: &str) {
+        lock(&self.mappings).entry(name.to_owned()).or_default();
+    }
+
     /// Marks a mapping as stopped, or as running again.
     pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>, paused: bool) {
         let open = if why.is_some() && !paused { 1.0 } else { 0.0 };

@@ -148,7 +148,12 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
     if copies::add_columns(context, &outcome.mappings).await? {
         outcome = plan(&context.config, source, target, context.target_is_read).await?;
     }
-    if outcome.mappings.is_empty() || outcome.failed.is_empty() {
+    let gone = |name: &str| {
+        outcome.unseen.iter().any(|u| !u.target && u.table.is_some() && u.mapping == name)
+    };
+    // Tables that went away stop their mappings, be they all of them.
+    let all_gone = outcome.failed.iter().all(|(name, _)| gone(name));
+    if outcome.failed.is_empty() || (outcome.mappings.is_empty() && !all_gone) {
         refuse_problems(&outcome.findings)?;
     }
     let failed = outcome.failed.iter().map(|(name, _)| name.as_str());

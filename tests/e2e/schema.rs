@@ -46,7 +46,9 @@ impl Pair {
         let systems = [("a", source.url()), ("b", target.url())];
         let mut text = super::config(Path::new(folder.path()), &systems, &[]);
         text.push_str(mappings);
-        text.push_str(&mapping("other", ""));
+        if !mappings.contains('*') {
+            text.push_str(&mapping("other", ""));
+        }
         let daemon = Daemon::start(folder.path(), &text);
         let others = std::cell::Cell::new(0);
         let pair = Pair { source, target, daemon, text, _folder: folder, others };
@@ -643,4 +645,93 @@ async fn in_a_two_way_pipeline_ddl_stays_on_its_side_and_is_noted() {
     assert_eq!(code, 0, "{said}");
     has(&b, "SELECT qty FROM item WHERE id = 1", "50").await;
     daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_wildcard_that_goes_away_stops_its_mapping_and_comes_back() {
+    for postgres in [true, false] {
+        let schema = if postgres { "public" } else { "db" };
+        let wildcard = if postgres { ("a.public.*", "b.*") } else { ("a.*", "b.public.*") };
+        let (source, target) = (Side::new(postgres).await, Side::new(!postgres).await);
+        for side in [&source, &target] {
+            side.sql(OTHER).await;
+        }
+        let fill = "INSERT INTO other VALUES (1000, 1)";
+        let maps = format!("[[mappings]]\nfrom = {:?}\nto = {:?}\n", wildcard.0, wildcard.1);
+        let mut pair = Pair::between(source, target, fill, &maps).await;
+        pair.equal(SUM, "3 6 6").await;
+        pair.source.sql("DROP TABLE item").await;
+        let gone =
+            |flows: &[serde_json::Value]| Pair::mapping(flows, "item")["error"]["code"] == "TL0209";
+        pair.daemon.wait("gone", SOON, gone).await;
+        pair.daemon.kill_and_start();
+        pair.daemon.wait("gone", SOON, gone).await;
+        assert_eq!(pair.target.one(SUM).await, "3 6 6");
+        let create = super::ITEM.replace("item", &format!("{schema}.item"));
+        pair.source.sql(&create).await;
+        pair.source.sql("INSERT INTO item VALUES (7, 7, 'seven')").await;
+        pair.equal(SUM, "1 7 7").await;
+        pair.daemon.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_whose_only_table_goes_away_is_not_halted_by_it() {
+    let (source, target) = (Side::new(true).await, Side::new(true).await);
+    source.sql("INSERT INTO item VALUES (1, 1, 'one')").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", source.url()), ("b", target.url())];
+    let text = super::config(folder.path(), &systems, &[]) + &mapping("item", "");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    source.sql("DROP TABLE item").await;
+    let state = |flows: &[serde_json::Value], state: &str| {
+        flows[0]["state"] == "streaming" && Pair::mapping(flows, "item")["state"] == state
+    };
+    daemon.wait("stopped", SOON, |flows| state(flows, "stopped")).await;
+    source.sql(&super::ITEM.replace("item", "public.item")).await;
+    source.sql("INSERT INTO item VALUES (2, 2, 'two')").await;
+    daemon.wait("back", SOON, |flows| state(flows, "streaming")).await;
+    let began = Instant::now();
+    while target.one("SELECT sum(id) FROM item").await != "2" {
+        assert!(began.elapsed() < SOON, "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_made_again_that_we_may_not_publish_stops_its_mapping_only() {
+    let (source, target) = (Side::new(true).await, Side::new(false).await);
+    for side in [&source, &target] {
+        side.sql(OTHER).await;
+    }
+    let mut pair = Pair::between(source, target, "", &mapping("item", "")).await;
+    pair.equal(SUM, "3 6 6").await;
+    pair.daemon.kill();
+    // From here on as a role that owns neither tables nor publication.
+    for sql in [
+        "CREATE ROLE low LOGIN REPLICATION",
+        "GRANT USAGE ON SCHEMA tidelock TO low",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidelock TO low",
+        "GRANT SELECT ON item, other TO low",
+    ] {
+        pair.source.sql(sql).await;
+    }
+    let low = pair.text.replace("postgres://tidelock@", "postgres://low@");
+    pair.daemon = Daemon::start(pair._folder.path(), &low);
+    pair.streaming().await;
+    pair.source.sql("DROP TABLE item").await;
+    pair.source.sql(&super::ITEM.replace("item", "public.item")).await;
+    pair.source.sql("GRANT SELECT ON public.item TO low").await;
+    pair.source.sql("INSERT INTO public.item VALUES (5, 5, 'new')").await;
+    let said = pair.stops("item", "TL0020").await;
+    let add = "ALTER PUBLICATION tidelock_test_b ADD TABLE public.item";
+    assert!(said.replace("\\\"", "").contains(add), "{said}");
+    pair.source.sql(add).await;
+    pair.resync("item");
+    pair.equal(SUM, "1 5 5").await;
+    pair.source.sql("INSERT INTO public.item VALUES (6, 6, 'followed')").await;
+    pair.equal(SUM, "2 11 11").await;
+    pair.daemon.stop();
 }
