@@ -262,6 +262,7 @@ pub(super) async fn copies(
         let new = fresh
             && row.reason != CopyReason::Backfill
             && (row.phase != CopyPhase::Done || row.started_micros == 0);
+        let new = new && (!stopped || returns);
         if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
             table.joins = new;
         }
@@ -305,7 +306,7 @@ pub(super) async fn copies(
 /// The stream may lack the table of a mapping that has stopped.
 fn set_optional(spec: &mut SourceSpec, plan: &MappingPlan) {
     if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
-        table.optional = true;
+        (table.optional, table.joins) = (true, false);
     }
 }
 
