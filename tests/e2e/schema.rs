@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tidelock_scratch::Flavour;
+
 use super::SOON;
 use super::daemon::Daemon;
 use super::snapshot::Side;
@@ -400,7 +402,10 @@ async fn online_schema_changers_go_on_and_bring_what_they_changed() {
     pair.source.sql("RENAME TABLE item TO _item_del2, _item_gho TO item").await;
     pair.equal(SUM, "3 6 16").await;
     pair.others_flow().await;
-    // CREATE OR REPLACE, with rows in one statement, is another table.
+    // CREATE OR REPLACE, with rows in one statement, is another table; only MariaDB has it.
+    if matches!(&pair.source, Side::My(server) if server.flavour() == Flavour::MySql) {
+        return;
+    }
     pair.source
         .sql("CREATE OR REPLACE TABLE item (PRIMARY KEY (id)) SELECT id, 9 AS qty, note FROM _item_del2 WHERE id > 1")
         .await;
