@@ -23,9 +23,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Change, Code, CopyPhase, Error, HopList, LogEvent, Mark, Op, Position, Result, Row, Sink,
-    StateRow, StoredState, SystemId, TableName, TableSchema, TransactionId, Value,
-    progress::HOP_LIST_COLUMN,
+    Change, Code, CopyPhase, CopyRow, Error, HopList, LogEvent, Mark, Op, Position, Result, Row,
+    Sink, StateRow, StoredState, SystemId, TableChanged, TableName, TableSchema, TransactionId,
+    Value, progress::HOP_LIST_COLUMN,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::OnTruncate;
 use crate::copy::region::{Meeting, Outcome, Ready};
 use crate::copy::{Regions, Request};
+use crate::flow::copies;
 use crate::flow::disposition::Care;
 use crate::flow::shared::{ShownError, Tally};
 use crate::flow::{FlowShared, FlowState};
@@ -79,6 +80,8 @@ pub struct Begin {
     pub regions: Regions,
     /// What the copier asks.
     pub requests: mpsc::Receiver<Request>,
+    /// How the copies that have ended stand at the target, by mapping.
+    pub rows: HashMap<String, CopyRow>,
 }
 
 /// The applier of one attempt.
@@ -118,6 +121,10 @@ pub struct Applier {
     requests: mpsc::Receiver<Request>,
     /// A piece is being written: whatever fails is about its mapping.
     in_piece: bool,
+    /// How the copies that have ended stand at the target, by mapping.
+    rows: HashMap<String, CopyRow>,
+    /// The mappings must be planned anew.
+    replan: bool,
 }
 
 struct OpenTransaction {
@@ -200,6 +207,8 @@ impl Applier {
             regions: begin.regions,
             requests: begin.requests,
             in_piece: false,
+            rows: begin.rows,
+            replan: false,
         }
     }
 
@@ -253,6 +262,11 @@ impl Applier {
                     for (at, event) in queued.chunk.events.into_iter().enumerate() {
                         let more = at + 1 < last || !queue.is_empty();
                         self.event(event, more).await?;
+                        if self.replan {
+                            // The rest is read again by the next attempt.
+                            stop.cancel();
+                            return self.drain().await;
+                        }
                     }
                 }
                 _ = tick.tick() => self.idle().await?,
@@ -317,7 +331,35 @@ impl Applier {
                 }
                 Some(_) | None => Ok(()),
             },
+            LogEvent::TableChanged(changed) => self.table_changed(changed).await,
         }
+    }
+
+    /// A table is another one from here on: what that means for its mapping is decided by a new attempt,
+    /// so it is written down, with the position behind it, and this one ends.
+    async fn table_changed(&mut self, changed: TableChanged) -> Result<()> {
+        let Some(plan) = self.plans.get(&changed.table).cloned() else { return Ok(()) };
+        if self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        self.finish().await?;
+        let change = changed.change;
+        // What is still to be read shows whatever became of the rows.
+        if change.why().is_some() && !self.regions.begins(&plan.name) {
+            let row = self.regions.row(&plan.name).or_else(|| self.rows.get(&*plan.name));
+            if let Some(row) = row.map(|row| copies::with_pending(row, &change)) {
+                self.open_transaction().await?;
+                self.sink.record_copy(&row).await?;
+                self.open = None;
+                let position = self.reached.clone();
+                self.sink.commit(&position, 0).await?;
+                self.after_commit(position, None);
+            }
+        } else if !changed.replan {
+            return Ok(());
+        }
+        self.replan = true;
+        Ok(())
     }
 
     async fn change(&mut self, change: Change) -> Result<()> {
@@ -364,12 +406,13 @@ impl Applier {
                 return Ok(());
             }
         }
+        if matches!(meeting, Meeting::Later) {
+            self.tally.add(&plan.name, kind, "superseded");
+            return Ok(());
+        }
         let bound = self.bound(&plan, &change.table)?;
         let write = match (meeting, &change.op) {
-            (Meeting::Later, _) => {
-                self.tally.add(&plan.name, kind, "superseded");
-                return Ok(());
-            }
+            (Meeting::Later, _) => return Ok(()),
             (Meeting::Insert(insert), _) => bound.write(&Op::Insert(insert))?,
             (Meeting::Erase, Op::Update(update)) => Some(bound.erase(&update.old, &update.new)?),
             (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
@@ -436,7 +479,8 @@ impl Applier {
             self.flush().await?;
             self.sink.record_copy(&row).await?;
             self.shared.show_copy(&ours, &row);
-            self.regions.committed(&ours, row);
+            self.regions.committed(&ours, row.clone());
+            self.rows.insert(ours, row);
             self.show_copies();
         }
         Ok(())
@@ -493,6 +537,7 @@ impl Applier {
             self.in_piece = false;
             self.after_commit(position, None);
             self.regions.committed(&mapping, row.clone());
+            self.rows.insert(mapping.to_string(), row.clone());
             self.shared.show_copy(&mapping, &row);
             self.show_copies();
             // A copier that has gone away is not told; the attempt ends then.
@@ -685,7 +730,36 @@ impl Applier {
         Ok(())
     }
 
+    /// Writes down what tables are by now, with the position.
+    async fn keep_shapes(&mut self) -> Result<()> {
+        for (mapping, shape) in self.shared.take_shapes() {
+            if self.is_stopped(&mapping) {
+                continue;
+            }
+            if self.regions.row(&mapping).is_some() {
+                // Once its copy has ended.
+                self.shared.keep_shape(&mapping, shape);
+                continue;
+            }
+            let Some(row) = self.rows.get(&*mapping).and_then(|r| copies::with_shape(r, shape))
+            else {
+                continue;
+            };
+            self.open_transaction().await?;
+            self.sink.record_copy(&row).await?;
+            self.open = None;
+            let position = self.reached.clone();
+            self.sink.commit(&position, 0).await?;
+            self.after_commit(position, None);
+            self.rows.insert(mapping.to_string(), row);
+        }
+        Ok(())
+    }
+
     async fn idle(&mut self) -> Result<()> {
+        if self.open.is_none() && !self.source.inside {
+            self.keep_shapes().await?;
+        }
         if self.open.is_none()
             && !self.source.inside
             && self.unsaved

@@ -70,6 +70,8 @@ pub struct MappingConfig {
     pub on_delete: OnDelete,
     /// What a truncate becomes.
     pub on_truncate: OnTruncate,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: SchemaChanges,
     /// Whether rows that are there at first start must be copied.
     pub snapshot: SnapshotMode,
     /// The column list, if there is one.
@@ -120,6 +122,16 @@ pub enum OnTruncate {
     Delete,
     /// Nothing.
     Ignore,
+}
+
+/// What a column that comes at the source of a mapping of all same-named columns becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaChanges {
+    /// It is added at the target.
+    Add,
+    /// A person is told.
+    Note,
 }
 
 /// Whether rows that are there at first start are copied.

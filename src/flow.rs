@@ -26,6 +26,7 @@ pub mod attempt;
 pub mod copies;
 pub mod disposition;
 pub mod names;
+pub mod shapes;
 pub mod shared;
 pub mod start;
 pub mod supervise;

@@ -82,7 +82,8 @@ fn publish_received(chunk: &Chunk, shared: &FlowShared) {
         LogEvent::Begin(_)
         | LogEvent::Change(_)
         | LogEvent::Truncate(_)
-        | LogEvent::TableFault(_) => None,
+        | LogEvent::TableFault(_)
+        | LogEvent::TableChanged(_) => None,
     });
     if let Some(position) = last {
         shared.received.send_replace(Some(position.clone()));

@@ -99,6 +99,9 @@ pub struct MappingStatus {
     /// How far its copy has come; absent if there was none.
     #[serde(default)]
     pub snapshot: Option<SnapshotStatus>,
+    /// What a person should know of it, such as columns that came at the source.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// How far a copy has come.
@@ -182,6 +185,7 @@ impl MappingStatus {
             exceptions_open: u64::from(error.is_some()),
             error,
             snapshot: None,
+            notes: Vec::new(),
         }
     }
 }
@@ -236,6 +240,7 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
                 rows_parked: mapping.counters.parked.load(Ordering::Relaxed),
                 exceptions_open: u64::from(stopped.is_some() && !paused),
                 error: stopped.filter(|_| !paused).map(Into::into),
+                notes: mapping.notes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             }
         })
         .collect();

@@ -187,6 +187,9 @@ pub fn render(status: &PipelineStatus) -> String {
             if let Some(copy) = m.snapshot.as_ref().and_then(SnapshotStatus::progress) {
                 text.push_str(&format!("    {copy}\n"));
             }
+            for note in &m.notes {
+                text.push_str(&format!("    note: {note}\n"));
+            }
             if let Some(error) = &m.error {
                 text.push_str(&format!("    {} {}\n", error.code, error.message));
                 if !error.hint.is_empty() {

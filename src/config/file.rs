@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 use super::columns::{ColumnValue, OnUnrepresentable};
-use super::{ConfigError, OnDelete, OnTruncate, SnapshotMode};
+use super::{ConfigError, OnDelete, OnTruncate, SchemaChanges, SnapshotMode};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -99,6 +99,8 @@ pub struct Settings {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
@@ -119,6 +121,8 @@ pub struct Flow {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
@@ -153,6 +157,8 @@ pub struct Mapping {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// What becomes of a value that its target column cannot hold.

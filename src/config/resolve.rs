@@ -12,8 +12,8 @@ use tidelock_core::{
 use super::columns;
 use super::file::{self, File, Mapping};
 use super::{
-    ColumnRule, Config, ConfigError, FlowConfig, MappingConfig, OnDelete, OnTruncate, SnapshotMode,
-    TablePattern, TableRef,
+    ColumnRule, Config, ConfigError, FlowConfig, MappingConfig, OnDelete, OnTruncate,
+    SchemaChanges, SnapshotMode, TablePattern, TableRef,
 };
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
@@ -415,6 +415,11 @@ fn resolve_mapping(
             .or(flow.and_then(|f| f.on_truncate))
             .or(defaults.on_truncate)
             .unwrap_or(OnTruncate::Halt),
+        schema_changes: mapping
+            .schema_changes
+            .or(flow.and_then(|f| f.schema_changes))
+            .or(defaults.schema_changes)
+            .unwrap_or(SchemaChanges::Note),
         snapshot: mapping
             .snapshot
             .or(flow.and_then(|f| f.snapshot))

@@ -11,7 +11,7 @@ use tidelock_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::region::{Outcome, Request, Watching};
-use crate::flow::FlowShared;
+use crate::flow::{FlowContext, FlowShared, shapes};
 use crate::mapping::MappingPlan;
 use crate::mapping::convert::{Conversion, Target};
 
@@ -63,6 +63,10 @@ pub struct Copying {
     pub reverse: Option<Reverse>,
     /// To the applier.
     pub requests: mpsc::Sender<Request>,
+    /// What a copy that begins waits for: the look at the source that the mappings were planned after.
+    pub context: FlowContext,
+    /// Its place in the log.
+    pub look_at: Position,
 }
 
 /// The flow that reads the target.
@@ -106,6 +110,10 @@ async fn all(copying: Copying, jobs: Vec<Job>, at: &mut Option<Arc<str>>) -> Res
     let mut task = Task { copying, reader, delivered: Vec::new() };
     for job in jobs {
         *at = Some(job.mapping.clone());
+        if job.row.cursor.is_empty() && job.row.phase == CopyPhase::Rows {
+            // Before that place the log may hold rows of an older shape than the mapping has.
+            shapes::passed(&task.copying.context, &task.copying.look_at).await;
+        }
         if job.row.phase == CopyPhase::Rows {
             task.rows(&job).await?;
         }

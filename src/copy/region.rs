@@ -266,6 +266,20 @@ impl Regions {
         self.regions.is_empty()
     }
 
+    /// Whether everything of a mapping is still to be read.
+    pub fn begins(&self, mapping: &str) -> bool {
+        self.regions.get(mapping).is_some_and(|region| {
+            region.row.phase == CopyPhase::Rows
+                && region.reach == Reach::Nothing
+                && region.watched.is_empty()
+        })
+    }
+
+    /// How far the copy of a mapping has come; `None` if it has ended.
+    pub fn row(&self, mapping: &str) -> Option<&CopyRow> {
+        self.regions.get(mapping).map(|region| &region.row)
+    }
+
     /// Gives a mapping up: it has stopped.
     pub fn drop_mapping(&mut self, mapping: &str) {
         self.regions.remove(mapping);
@@ -344,6 +358,10 @@ impl Regions {
         }
         if region.reach == Reach::All && region.watched.is_empty() {
             return Ok(Meeting::Apply);
+        }
+        // Nothing was read yet: the rows may be of a shape that is none any more.
+        if region.reach == Reach::Nothing && region.watched.is_empty() && !echo {
+            return Ok(Meeting::Later);
         }
         let (old, new) = region.keys(change)?;
         let same = old == new;

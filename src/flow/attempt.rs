@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::disposition::{Care, Scene};
+use super::shapes::{self, Watched};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
@@ -29,6 +30,8 @@ pub enum Ended {
     Busy(String),
     /// The flow is paused by a lasting row.
     Paused,
+    /// The source's tables are others than the mappings were planned for.
+    Replan,
 }
 
 /// An attempt that failed.
@@ -63,12 +66,14 @@ pub struct MappingStop {
 pub async fn attempt(
     context: &FlowContext,
     care: Care,
-    mapping_stop: Option<MappingStop>,
-    stop: &CancellationToken,
+    mut mapping_stop: Option<MappingStop>,
+    asked: &CancellationToken,
 ) -> std::result::Result<Ended, Failed> {
+    // Cancelled from within, too: when the mappings must be planned anew.
+    let stop = &asked.child_token();
     let begin = async {
         let systems = start::systems(context).await?;
-        let started = start::start(context, &systems).await?;
+        let started = start::start(context, &systems, mapping_stop.as_ref()).await?;
         Ok::<_, Error>((systems, started))
     };
     let (systems, started) = tokio::select! {
@@ -98,6 +103,9 @@ pub async fn attempt(
         };
         let paused = row.state == StoredState::Paused;
         context.shared.set_stopped(&row.mapping, Some(shown), paused);
+    }
+    if copies.mended {
+        mapping_stop = None;
     }
     for (mapping, error) in copies.faults {
         if stopped.contains(&mapping) {
@@ -141,10 +149,33 @@ pub async fn attempt(
         shared: context.shared.clone(),
         reverse: reverse(context),
         requests,
+        context: context.clone(),
+        look_at: systems.look.at.clone(),
     };
+    let watched = systems
+        .plans
+        .iter()
+        .filter(|p| !stopped.contains(&*p.name))
+        .map(|p| Watched {
+            mapping: p.name.clone(),
+            table: p.source.clone(),
+            columns: p.sources.clone(),
+        })
+        .collect();
+    let noted = systems
+        .plans
+        .iter()
+        .filter(|p| context.shared.has_notes(&p.name))
+        .map(|p| p.target.name.clone())
+        .collect();
+    let shapes = systems.look.shapes.clone();
+    let watching =
+        shapes::watch(context.clone(), watched, copies.absent, noted, shapes, stop.clone());
+    let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let begin = Begin {
         regions: Regions::new(context.source.clone(), context.target.clone(), jobs.iter().cloned()),
         requests: requested,
+        rows: copies.rows,
         epoch: progress.epoch,
         seq: progress.seq,
         position: progress.position.clone(),
@@ -171,7 +202,10 @@ pub async fn attempt(
     };
     let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
     let copying = copy(copying, jobs);
-    stream(context, &systems, applier, source, copying, commits, stop).await
+    match stream(context, &systems, applier, source, copying, commits, stop).await {
+        Ok(Ended::Stopped) if !asked.is_cancelled() => Ok(Ended::Replan),
+        other => other,
+    }
 }
 
 /// The flow of the other direction, as the copier asks for it.

@@ -6,20 +6,26 @@
 //! start. The columns therefore stand beside the copy: one that is missing now, though the file did not
 //! change, stops the mapping. One that is new is brought by a backfill, as rows from before it would
 //! keep another value; where the other direction maps it too, nobody can say whose value it is, and it
-//! is only told.
+//! is only told. With them stands what the source table was ([`tidelock_core::shape`]); what becomes of a
+//! mapping whose table is another one by now is decided in [`super::shapes`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidelock_core::{Code, CopyPhase, CopyReason, CopyRow, Error, Result, SourceSpec, StateRow};
+use tidelock_core::{
+    Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Result,
+    ShapeChange, SourceSpec, StateRow, TableName,
+};
 
 use super::FlowContext;
+use super::attempt::MappingStop;
+use super::shapes::{self, Answer};
 use super::start::{self, Systems};
-use crate::config::{OnDelete, SnapshotMode};
+use crate::config::{OnDelete, SchemaChanges, SnapshotMode, TablePattern};
 use crate::copy::Job;
 use crate::mapping::MappingPlan;
-use crate::mapping::plan::mirrored;
+use crate::mapping::plan::{like, mirrored};
 
 /// What the copies of a flow's mappings come to.
 #[derive(Debug, Default)]
@@ -32,21 +38,56 @@ pub struct Copies {
     pub held_for: HashMap<(String, String), String>,
     /// Mappings that must stop, and why.
     pub faults: Vec<(String, Error)>,
+    /// Source tables that are not there; their mappings come back when they do.
+    pub absent: Vec<TableName>,
+    /// How the copies that have ended stand.
+    pub rows: HashMap<String, CopyRow>,
+    /// The mapping that was to stop is compared with its source instead.
+    pub mended: bool,
 }
 
 /// The columns of a mapping, as they stand beside its copy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Columns {
     rule: String,
     pairs: Vec<(String, String)>,
+    /// What the source table was, as its connector writes it.
+    #[serde(default)]
+    shape: String,
+    /// Whether the source kept the columns of the key unique.
+    #[serde(default)]
+    keyed: bool,
+    /// Columns of the source that were left out from the beginning, because the target lacks them.
+    #[serde(default)]
+    left: Option<Vec<String>>,
+    /// Columns of the source that came later and that the target lacks.
+    #[serde(default)]
+    came: Vec<String>,
+    /// What became of the table and was not answered yet.
+    #[serde(default)]
+    pending: Option<ShapeChange>,
+    /// What a person should know.
+    #[serde(default)]
+    notes: Vec<String>,
 }
 
 impl Columns {
-    fn of(plan: &MappingPlan) -> Columns {
+    fn of(plan: &MappingPlan, shape: &str, before: Option<&Columns>) -> Columns {
         let targets = plan.target.columns.iter().map(|c| c.name.clone());
+        let unmapped: Vec<String> = plan.unmapped.iter().map(|c| c.name.clone()).collect();
+        let left = match before.and_then(|b| b.left.as_ref()) {
+            Some(left) => left.iter().filter(|c| unmapped.contains(c)).cloned().collect(),
+            None => unmapped.clone(),
+        };
         Columns {
             rule: plan.rule.clone(),
             pairs: plan.sources.iter().cloned().zip(targets).collect(),
+            shape: shape.to_owned(),
+            keyed: plan.keyed,
+            came: unmapped.into_iter().filter(|c| !left.contains(c)).collect(),
+            left: Some(left),
+            pending: None,
+            notes: before.map(|b| b.notes.clone()).unwrap_or_default(),
         }
     }
 
@@ -61,6 +102,20 @@ impl Columns {
         }
         self.pairs.iter().filter(|pair| !other.pairs.contains(pair)).collect()
     }
+}
+
+/// A row with a change of its table that is still to be answered.
+pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
+    let mut columns: Columns = serde_json::from_str(&row.columns).unwrap_or_default();
+    let pending = columns.pending.take().unwrap_or(ShapeChange::Same).or(change.clone());
+    columns.pending = Some(pending);
+    CopyRow { columns: columns.encode(), ..row.clone() }
+}
+
+/// A row with what its table is by now; `None` if the row knows nothing of tables.
+pub fn with_shape(row: &CopyRow, shape: String) -> Option<CopyRow> {
+    let columns: Columns = serde_json::from_str(&row.columns).ok()?;
+    Some(CopyRow { columns: Columns { shape, ..columns }.encode(), ..row.clone() })
 }
 
 /// A mapping of ours and one of the other direction that write one column both ways.
@@ -131,7 +186,9 @@ pub(super) async fn copies(
     systems: &Systems,
     spec: &mut SourceSpec,
     states: &mut Vec<StateRow>,
+    stop: Option<&MappingStop>,
 ) -> Result<Copies> {
+    let mut copies = Copies::default();
     let flow = &context.config.name;
     let mut known: HashMap<String, CopyRow> = HashMap::new();
     for row in context.target.read_copies(&context.pipeline).await? {
@@ -141,18 +198,28 @@ pub(super) async fn copies(
         let failed = systems.failed.iter().any(|(name, _)| *name == row.mapping);
         if failed || systems.plans.iter().any(|p| *p.name == row.mapping) {
             known.insert(row.mapping.clone(), row);
+        } else if let Some(table) = gone_of_wildcard(context, systems, &row.mapping) {
+            context.shared.add_mapping(&row.mapping);
+            copies.faults.push((row.mapping.clone(), gone(&table, &row.mapping)));
+            copies.absent.push(table);
         } else {
             context.target.clear_copy(&context.pipeline, flow, &row.mapping).await?;
         }
     }
-    let mut copies = Copies::default();
     for (name, finding) in &systems.failed {
+        if let Some(table) = systems.gone.get(name) {
+            copies.faults.push((name.clone(), gone(table, name)));
+            copies.absent.push(table.clone());
+            continue;
+        }
         let error = Error::data(Code::SchemaDrift, finding.message.clone())
             .with_hint(format!("mend it as `tidelock check` says, then `tidelock resync {name}`"));
         copies.faults.push((name.clone(), error));
     }
     for plan in &systems.plans {
         let mirror = systems.mirrors.iter().find(|m| m.ours == plan.name);
+        let mut returns = false;
+        let stored = states.iter().find(|s| *s.mapping == *plan.name).cloned();
         let mut row = match known.remove(&*plan.name) {
             Some(row) => row,
             None => {
@@ -164,16 +231,55 @@ pub(super) async fn copies(
                 unknown(context, plan, mirror).await?
             }
         };
-        if let Some(error) = compare_columns(context, plan, mirror.is_some(), &mut row).await? {
-            copies.faults.push((plan.name.to_string(), error));
-            continue;
+        let stopped = states.iter().any(|s| *s.mapping == *plan.name);
+        if stopped && stored.is_some_and(|s| s.code == Some(Code::TableGone)) {
+            states.retain(|s| *s.mapping != *plan.name);
+            returns = true;
+        }
+        let drift = stop.filter(|s| *s.mapping == *plan.name);
+        if stopped && !returns {
+            // Whatever became of the table, it is compared when the mapping comes back.
+            set_optional(spec, plan);
+        } else {
+            let shape = systems.look.shapes.get(&plan.source).cloned().unwrap_or_default();
+            let found = Found { shape, two_way: mirror.is_some(), returns, drift };
+            match compare(context, plan, found, &mut row).await? {
+                Compared::Goes { mended } => {
+                    copies.mended |= mended;
+                    if returns {
+                        // Only now: what is to be done is on record.
+                        context.target.clear_state(&context.pipeline, flow, &plan.name).await?;
+                    }
+                }
+                Compared::Stops(error) => {
+                    set_optional(spec, plan);
+                    copies.faults.push((plan.name.to_string(), error));
+                    continue;
+                }
+            }
         }
         let fresh = row.cursor.is_empty() && row.rows_done == 0 && row.phase != CopyPhase::Sweep;
         let new = fresh
             && row.reason != CopyReason::Backfill
             && (row.phase != CopyPhase::Done || row.started_micros == 0);
+        let new = new && (!stopped || returns);
         if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
             table.joins = new;
+        }
+        if new
+            && row.reason == CopyReason::Resync
+            && let Err(error) = context.source.admit(spec, &plan.source).await
+        {
+            // A table made again belongs to nobody's publication yet, and may be somebody else's to add.
+            if error.code() != Code::Privilege {
+                return Err(error.at(&context.config.source));
+            }
+            set_optional(spec, plan);
+            let hint = error.hint().unwrap_or_default().to_owned();
+            let error = Error::data(error.code(), error.message().to_owned())
+                .with_hint(format!("{hint} Then `tidelock resync {}`.", plan.name));
+            copies.faults.push((plan.name.to_string(), error));
+            continue;
         }
         if row.phase == CopyPhase::Held
             && let Some(mirror) = mirror
@@ -183,9 +289,12 @@ pub(super) async fn copies(
                 .insert((mirror.flow.clone(), mirror.theirs.to_string()), plan.name.to_string());
         }
         context.shared.show_copy(&plan.name, &row);
+        copies.rows.insert(plan.name.to_string(), row.clone());
         if row.phase == CopyPhase::Done {
             if row.started_micros == 0 {
-                copies.settled.push(CopyRow { started_micros: crate::apply::now_micros(), ..row });
+                let row = CopyRow { started_micros: crate::apply::now_micros(), ..row };
+                copies.rows.insert(plan.name.to_string(), row.clone());
+                copies.settled.push(row);
             }
             continue;
         }
@@ -194,23 +303,83 @@ pub(super) async fn copies(
     Ok(copies)
 }
 
-/// Compares a mapping's columns with those that were copied; a reason to stop it if some are gone.
-async fn compare_columns(
+/// The stream may lack the table of a mapping that has stopped.
+fn set_optional(spec: &mut SourceSpec, plan: &MappingPlan) {
+    if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
+        (table.optional, table.joins) = (true, false);
+    }
+}
+
+fn gone(table: &TableName, mapping: &str) -> Error {
+    Error::data(Code::TableGone, format!("table {table} is not there, or may not be seen"))
+        .with_hint(format!(
+            "the target's rows stay; when the table is there again, mapping {mapping} comes back by itself"
+        ))
+}
+
+/// The table of a wildcard's mapping, if the wildcard still takes it and the source does not have it.
+fn gone_of_wildcard(context: &FlowContext, systems: &Systems, mapping: &str) -> Option<TableName> {
+    context.config.mappings.iter().find_map(|m| {
+        if m.from.table != TablePattern::All || m.exclude.iter().any(|p| like(p, mapping)) {
+            return None;
+        }
+        let schema = m.from.schema.as_deref().unwrap_or(context.source.default_schema());
+        let table = TableName::new(schema, mapping);
+        (!systems.look.shapes.contains_key(&table)).then_some(table)
+    })
+}
+
+/// What was found of a mapping besides its plan.
+struct Found<'a> {
+    /// What its source table is now.
+    shape: String,
+    /// Whether the other direction writes the same columns.
+    two_way: bool,
+    /// Whether the table was away.
+    returns: bool,
+    /// An error for which it was to stop.
+    drift: Option<&'a MappingStop>,
+}
+
+/// What comes of comparing a mapping with what it was.
+enum Compared {
+    /// It goes on, or is copied again.
+    Goes {
+        /// Its error is mended by that.
+        mended: bool,
+    },
+    /// It must stop.
+    Stops(Error),
+}
+
+const GOES: Compared = Compared::Goes { mended: false };
+
+/// Compares a mapping and its source table with what they were when it was copied, and does what the
+/// difference asks for.
+async fn compare(
     context: &FlowContext,
     plan: &MappingPlan,
-    two_way: bool,
+    found: Found<'_>,
     row: &mut CopyRow,
-) -> Result<Option<Error>> {
-    let now = Columns::of(plan);
+) -> Result<Compared> {
     let before: Option<Columns> = serde_json::from_str(&row.columns).ok();
+    let mut now = Columns::of(plan, &found.shape, before.as_ref());
+    let anew = row.phase == CopyPhase::Rows && row.cursor.is_empty() && row.rows_done == 0;
+    let is_stored = row.phase != CopyPhase::Done || row.started_micros != 0;
     row.columns = now.encode();
-    let Some(before) = before else { return Ok(None) };
-    if before == now || row.reason == CopyReason::Resync && row.phase != CopyPhase::Done {
-        return Ok(None);
-    }
-    if let Some((source, target)) = before.without(&now).first() {
+    context.shared.set_notes(&plan.name, notes(context, plan, &now).await?);
+    let Some(before) = before else {
+        if is_stored {
+            context.target.write_copy(row).await?;
+        }
+        return Ok(GOES);
+    };
+    let repairs = row.reason == CopyReason::Resync && row.phase != CopyPhase::Done;
+    if let Some((source, target)) = before.without(&now).first()
+        && !repairs
+    {
         let place = format!("{}.{source} to {}.{target}", plan.source, plan.target.name);
-        return Ok(Some(
+        return Ok(Compared::Stops(
             Error::data(Code::SchemaDrift, format!("{place}: one of the columns is gone"))
                 .with_hint(format!(
                     "put it back, or list the columns in the mapping; then `tidelock resync {}`",
@@ -218,11 +387,57 @@ async fn compare_columns(
                 )),
         ));
     }
+    if before.keyed && !now.keyed && !repairs {
+        let feeds: Vec<&str> =
+            plan.target.key.iter().filter_map(|&i| Some(plan.sources.get(i)?.as_str())).collect();
+        return Ok(Compared::Stops(
+            Error::data(
+                Code::SchemaDrift,
+                format!("{}: its key changed: ({}) is not kept unique any more", plan.source, feeds.join(", ")),
+            )
+            .with_hint(format!(
+                "put the key back, or name the new one in the mapping by `key`; then `tidelock resync {}`",
+                plan.name
+            )),
+        ));
+    }
+    let (change, mended) = what_changed(context, plan, &before, &found);
+    let covered = anew && row.reason != CopyReason::Backfill || row.phase == CopyPhase::Held;
+    if change.why().is_some() && !covered {
+        let empty = match change {
+            ShapeChange::Replaced(_) => is_empty(context, plan).await?,
+            _ => false,
+        };
+        match shapes::answer(plan, &change, found.two_way, empty) {
+            Answer::Stop(error) => return Ok(Compared::Stops(error)),
+            Answer::Note(note) => {
+                now.notes.retain(|n| *n != note);
+                now.notes.push(note);
+                row.columns = now.encode();
+                context.shared.set_notes(&plan.name, notes(context, plan, &now).await?);
+            }
+            Answer::Resync { why, sweep } => {
+                tracing::warn!(flow = %context.config.name, mapping = %plan.name,
+                    "{}: {why}; the log does not tell the rows, so they are compared with the source", plan.source);
+                now.notes.clear();
+                *row = CopyRow {
+                    columns: now.encode(),
+                    sweep,
+                    ..copy_row(context, &plan.name, CopyReason::Resync)
+                };
+                context.target.write_copy(row).await?;
+                return Ok(Compared::Goes { mended });
+            }
+            Answer::Nothing => {}
+        }
+    }
     let new = now.without(&before);
     let names = new.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>().join(", ");
     if new.is_empty() || row.phase != CopyPhase::Done {
-        context.target.write_copy(row).await?;
-    } else if two_way || plan.copy.is_none() {
+        if before != now && is_stored {
+            context.target.write_copy(row).await?;
+        }
+    } else if found.two_way || plan.copy.is_none() {
         tracing::warn!(flow = %context.config.name, mapping = %plan.name, columns = %names,
             "new columns are followed from here on; rows from before keep what the target has");
         context.target.write_copy(row).await?;
@@ -233,7 +448,123 @@ async fn compare_columns(
         *row = CopyRow { columns, ..copy_row(context, &plan.name, CopyReason::Backfill) };
         context.target.write_copy(row).await?;
     }
-    Ok(None)
+    Ok(GOES)
+}
+
+/// What became of a mapping's table since it was last planned, and whether that explains the error for
+/// which it was to stop.
+fn what_changed(
+    context: &FlowContext,
+    plan: &MappingPlan,
+    before: &Columns,
+    found: &Found<'_>,
+) -> (ShapeChange, bool) {
+    let mut change = before.pending.clone().unwrap_or(ShapeChange::Same);
+    if found.returns {
+        change = change.or(ShapeChange::Replaced("it was away and is there again".to_owned()));
+    }
+    if !before.shape.is_empty() && !found.shape.is_empty() {
+        let mut mapped = plan.sources.clone();
+        mapped.extend(before.pairs.iter().map(|(source, _)| source.clone()));
+        change = change.or(context.source.shape_change(&before.shape, &found.shape, &mapped));
+    }
+    // The plan fits the table, so the log was at an older shape of it. Once only for each shape.
+    let drifted = found.drift.is_some_and(|s| s.error.code() == Code::SchemaDrift)
+        && !found.two_way
+        && context.shared.first_drift(&plan.name, &found.shape);
+    if drifted {
+        // It may have been made again, too.
+        let why = "the log holds rows of another shape than it has now".to_owned();
+        change = change.or(ShapeChange::Replaced(why));
+    }
+    (change, drifted)
+}
+
+/// Adds at the target what came at the source, where the configuration says so; tells whether anything
+/// was added. Never where the target is read by the other direction: schema changes stay on their side there.
+pub(super) async fn add_columns(context: &FlowContext, plans: &[Arc<MappingPlan>]) -> Result<bool> {
+    let wants = |p: &&Arc<MappingPlan>| {
+        p.schema_changes == SchemaChanges::Add
+            && !p.unmapped.is_empty()
+            && context.reverse.is_none()
+    };
+    let wanting: Vec<&Arc<MappingPlan>> = plans.iter().filter(wants).collect();
+    if wanting.is_empty() {
+        return Ok(false);
+    }
+    let rows = context.target.read_copies(&context.pipeline).await?;
+    let mut added = false;
+    for plan in wanting {
+        let row = rows.iter().find(|r| r.flow == context.config.name && *r.mapping == *plan.name);
+        let before = row.and_then(|r| serde_json::from_str::<Columns>(&r.columns).ok());
+        let Some(left) = before.and_then(|b| b.left) else { continue };
+        for column in plan.unmapped.iter().filter(|c| !left.contains(&c.name)) {
+            let Ok((statements, limits)) = added_column(context, plan, column).await? else {
+                // Noted with the reason.
+                continue;
+            };
+            let limits: Vec<String> =
+                limits.into_iter().map(|l| format!(" ({})", l.text)).collect();
+            let (flow, mapping) = (&context.config.name, &plan.name);
+            let mut all = true;
+            for sql in statements {
+                match context.target.run_ddl(&sql).await {
+                    Ok(()) => {
+                        tracing::warn!(%flow, %mapping, "a column came at the source: {sql}{}", limits.concat());
+                    }
+                    // Noted with the statement, for somebody who may.
+                    Err(error) if error.kind() != ErrorKind::Transient => {
+                        tracing::warn!(%flow, %mapping, code = %error.code(), %error, "a column that came at the source was not added");
+                        all = false;
+                        break;
+                    }
+                    Err(error) => return Err(error.at(&context.config.target)),
+                }
+            }
+            added |= all;
+        }
+    }
+    Ok(added)
+}
+
+/// What a person should know of a mapping.
+async fn notes(
+    context: &FlowContext,
+    plan: &MappingPlan,
+    columns: &Columns,
+) -> Result<Vec<String>> {
+    let mut notes = columns.notes.clone();
+    for column in plan.unmapped.iter().filter(|c| columns.came.contains(&c.name)) {
+        notes.push(unmapped_note(context, plan, column).await?);
+    }
+    Ok(notes)
+}
+
+/// What to say of a column that came at the source and that the target lacks.
+async fn unmapped_note(
+    context: &FlowContext,
+    plan: &MappingPlan,
+    column: &Column,
+) -> Result<String> {
+    let cure = match added_column(context, plan, column).await? {
+        Ok((sql, _)) => format!("to take it up, run at the target: {}", sql.join(" ")),
+        Err(why) => format!("to take it up, add it at the target ({why})"),
+    };
+    Ok(format!("{}.{} ({}) is not at the target; {cure}", plan.source, column.name, column.native))
+}
+
+/// The statements that add a column of the source at the target, and what is to be known of it there; why there
+/// are none.
+async fn added_column(
+    context: &FlowContext,
+    plan: &MappingPlan,
+    column: &Column,
+) -> Result<std::result::Result<(Vec<String>, Vec<Note>), String>> {
+    let schema = plan.target.name.schema.clone();
+    let at = |e: Error| e.at(&context.config.target);
+    let mut dialect = context.target.dialect(&[schema]).await.map_err(at)?;
+    let new = NewColumn { name: column.name.clone(), from: column.clone() };
+    Ok(dialect.add_column(&plan.target.name, &new, plan.same_family).map_err(|refused| refused.why))
 }
 
 /// Looks whether a mapping could be copied so, before it is written down.

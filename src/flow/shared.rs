@@ -1,6 +1,6 @@
 //! What a flow shows to the rest of the process: its state, counters and positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -138,6 +138,10 @@ pub struct MappingShared {
     pub paused: AtomicBool,
     /// How far its copy has come, if there is one.
     pub copy: Mutex<Option<CopyRow>>,
+    /// What a person should know of it.
+    pub notes: Mutex<Vec<String>>,
+    /// The shape of its table at which the log was last found to hold rows of an older one.
+    drift: Mutex<Option<String>>,
 }
 
 /// Rows counted inside a target transaction and published after its commit.
@@ -198,6 +202,8 @@ pub struct FlowShared {
     pub checkpoint_micros: AtomicI64,
     /// When the source committed the transaction last taken in hand, microseconds since 1970; 0 if none yet.
     pub begun_micros: AtomicI64,
+    /// What source tables are by now, by mapping, where the target does not know yet.
+    shapes: Mutex<HashMap<Arc<str>, String>>,
     /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
     pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
@@ -220,6 +226,7 @@ impl FlowShared {
             lag: Mutex::default(),
             checkpoint_micros: AtomicI64::new(0),
             begun_micros: AtomicI64::new(0),
+            shapes: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
         }
@@ -272,6 +279,11 @@ impl FlowShared {
         }
     }
 
+    /// Adds a mapping that only the target knows of.
+    pub fn add_mapping(&self, name: &str) {
+        lock(&self.mappings).entry(name.to_owned()).or_default();
+    }
+
     /// Marks a mapping as stopped, or as running again.
     pub fn set_stopped(&self, mapping: &str, why: Option<ShownError>, paused: bool) {
         let open = if why.is_some() && !paused { 1.0 } else { 0.0 };
@@ -280,6 +292,40 @@ impl FlowShared {
             entry.paused.store(paused && why.is_some(), Ordering::Relaxed);
             *lock(&entry.stopped) = why;
         }
+    }
+
+    /// Sets what a person should know of a mapping; what is new is logged.
+    pub fn set_notes(&self, mapping: &str, notes: Vec<String>) {
+        let Some(entry) = lock(&self.mappings).get(mapping).cloned() else { return };
+        let mut known = lock(&entry.notes);
+        for note in notes.iter().filter(|n| !known.contains(n)) {
+            tracing::warn!(flow = %self.name, %mapping, "{note}");
+        }
+        *known = notes;
+    }
+
+    /// Whether a person should know something of a mapping.
+    pub fn has_notes(&self, mapping: &str) -> bool {
+        lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
+    }
+
+    /// What the source table of a mapping is by now, to be kept at the target.
+    pub fn keep_shape(&self, mapping: &Arc<str>, shape: String) {
+        lock(&self.shapes).insert(mapping.clone(), shape);
+    }
+
+    /// What is to be kept.
+    pub fn take_shapes(&self) -> HashMap<Arc<str>, String> {
+        std::mem::take(&mut *lock(&self.shapes))
+    }
+
+    /// Whether the log is found for the first time to hold rows of an older shape than this one.
+    pub fn first_drift(&self, mapping: &str, shape: &str) -> bool {
+        let Some(entry) = lock(&self.mappings).get(mapping).cloned() else { return false };
+        let mut known = lock(&entry.drift);
+        let first = known.as_deref() != Some(shape);
+        *known = Some(shape.to_owned());
+        first
     }
 
     /// Shows how far the copy of a mapping has come.

@@ -1,13 +1,15 @@
 //! From nothing to a position: what an attempt needs before it can stream.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidelock_core::{
-    Code, CopyPhase, CopyReason, CopyRow, Error, Finding, Lease, OpenSink, PROGRESS_TABLE,
-    Position, Progress, Result, SNAPSHOT_TABLE, Severity, SinkSpec, SourceSpec, StateRow, SystemId,
-    Table, TableName,
+    Code, CopyPhase, CopyReason, CopyRow, Error, Finding, Lease, Look, OpenSink, PROGRESS_TABLE,
+    Position, Progress, Result, SNAPSHOT_TABLE, Scope, Severity, SinkSpec, SourceSpec, StateRow,
+    SystemId, Table, TableName,
 };
 
+use super::attempt::MappingStop;
 use super::copies::{self, Copies, Mirror};
 use super::{FlowContext, names};
 use crate::checkpoint::FlowRecord;
@@ -31,6 +33,10 @@ pub struct Systems {
     /// The mappings of the other direction that write the same columns: ours, and flow and name of
     /// theirs with the way they are copied.
     pub mirrors: Vec<Mirror>,
+    /// What the source's tables were before the mappings were planned.
+    pub look: Look,
+    /// The source tables that are not there, by mapping.
+    pub gone: HashMap<String, TableName>,
 }
 
 /// A flow that is held and knows where it stands.
@@ -133,8 +139,20 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
         .with_hint("if one is a copy of the other, delete the row of table `system` in the copy's meta schema and start again"));
     }
     let identity = source.identify().await.map_err(|e| e.at(&context.config.source))?;
-    let outcome = plan(&context.config, source, target, context.target_is_read).await?;
-    if outcome.mappings.is_empty() || outcome.failed.is_empty() {
+    // Before the catalogs: what is altered in between is then met as a change.
+    let read = schemas(context.config.mappings.iter().map(|m| &m.from), source.default_schema());
+    let look =
+        source.look(Scope::Schemas(&read)).await.map_err(|e| e.at(&context.config.source))?;
+    let mut outcome = plan(&context.config, source, target, context.target_is_read).await?;
+    if copies::add_columns(context, &outcome.mappings).await? {
+        outcome = plan(&context.config, source, target, context.target_is_read).await?;
+    }
+    let gone = |name: &str| {
+        outcome.unseen.iter().any(|u| !u.target && u.table.is_some() && u.mapping == name)
+    };
+    // Tables that went away stop their mappings, be they all of them.
+    let all_gone = outcome.failed.iter().all(|(name, _)| gone(name));
+    if outcome.failed.is_empty() || (outcome.mappings.is_empty() && !all_gone) {
         refuse_problems(&outcome.findings)?;
     }
     let failed = outcome.failed.iter().map(|(name, _)| name.as_str());
@@ -148,6 +166,15 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
         plans,
         failed: outcome.failed,
         mirrors,
+        look,
+        gone: outcome
+            .unseen
+            .into_iter()
+            .filter(|unseen| !unseen.target)
+            .filter_map(|unseen| {
+                Some((unseen.mapping, TableName::new(unseen.schema, unseen.table?)))
+            })
+            .collect(),
     })
 }
 
@@ -165,7 +192,11 @@ pub(super) fn refuse_problems(findings: &[Finding]) -> Result<()> {
 }
 
 /// Takes the lease and finds or makes the position.
-pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> {
+pub async fn start(
+    context: &FlowContext,
+    systems: &Systems,
+    stop: Option<&MappingStop>,
+) -> Result<Started> {
     let sink_spec = SinkSpec {
         pipeline: context.pipeline.clone(),
         flow: context.config.name.clone(),
@@ -175,6 +206,9 @@ pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> 
     };
     let mut spec =
         source_spec(&context.pipeline, &context.config, &systems.plans, &systems.source_history);
+    for table in &mut spec.tables {
+        table.shape = systems.look.shapes.get(&table.name).cloned().unwrap_or_default();
+    }
     let mut open = match context
         .target
         .open_sink(&sink_spec)
@@ -209,7 +243,7 @@ pub async fn start(context: &FlowContext, systems: &Systems) -> Result<Started> 
     let states = context.target.read_states(&context.pipeline).await?;
     let mut states: Vec<StateRow> =
         states.into_iter().filter(|s| s.flow == context.config.name).collect();
-    let copies = copies::copies(context, systems, &mut spec, &mut states).await?;
+    let copies = copies::copies(context, systems, &mut spec, &mut states, stop).await?;
     Ok(Started::Ready(Box::new(Ready { open, progress, spec, states, rewound, copies })))
 }
 

@@ -63,6 +63,12 @@ pub async fn supervise(
                 tracing::error!(flow = %context.config.name, "the attempt ended by itself; trying again");
                 wait(&mut wake, &stop, Some(jitter(delay))).await;
             }
+            // Never in haste: were the difference not settled by the new plan, this would spin.
+            Ok(Ended::Replan) => {
+                care = Care::Normal;
+                delay = DELAY_FIRST;
+                wait(&mut wake, &stop, Some(jitter(DELAY_FIRST))).await;
+            }
             Ok(Ended::Paused) => {
                 context.shared.set_state(FlowState::Paused, None);
                 wait(&mut wake, &stop, None).await;

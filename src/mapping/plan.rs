@@ -12,8 +12,8 @@ use tidelock_core::{
 
 use super::convert::{Rule, compatible};
 use crate::config::{
-    ColumnRule, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, SnapshotMode,
-    TablePattern, TableRef,
+    ColumnRule, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, SchemaChanges,
+    SnapshotMode, TablePattern, TableRef,
 };
 
 /// One source table to one target table, compiled.
@@ -35,6 +35,8 @@ pub struct MappingPlan {
     pub on_truncate: OnTruncate,
     /// Whether rows that are there at first start must be copied.
     pub snapshot: SnapshotMode,
+    /// What a column that comes at the source becomes.
+    pub schema_changes: SchemaChanges,
     /// Whether source and target are the same kind of server.
     pub same_family: bool,
     /// The source type of each target column.
@@ -48,6 +50,10 @@ pub struct MappingPlan {
     /// The configuration's own list of columns, as a text: to tell a column that the file took out from
     /// one that the source lost.
     pub rule: String,
+    /// Whether the source keeps the columns that feed the key unique.
+    pub keyed: bool,
+    /// Source columns of a mapping of all same-named columns that the target does not have.
+    pub unmapped: Vec<Column>,
 }
 
 /// How values come into a target column.
@@ -67,7 +73,10 @@ impl MappingPlan {
         SourceTable {
             name: self.source.clone(),
             key_columns: self.target.key.iter().map(|&i| self.sources[i].clone()).collect(),
+            columns: self.sources.clone(),
+            shape: String::new(),
             joins: false,
+            optional: false,
         }
     }
 }
@@ -733,6 +742,11 @@ fn build(
         copy_key_types,
         references: target.references.clone(),
         rule: format!("{:?}", mapping.columns),
+        keyed: source.unique_indexes.iter().any(|index| {
+            let feeds = |name: &String| key.iter().any(|&i| pairs[i].source.name == *name);
+            index.immediate && index.not_null && index.columns.iter().all(feeds)
+        }),
+        unmapped: unmapped(mapping, source, target, pairs),
         sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
         columns: pairs
             .iter()
@@ -758,6 +772,7 @@ fn build(
         on_delete: mapping.on_delete,
         on_truncate: mapping.on_truncate,
         snapshot: mapping.snapshot,
+        schema_changes: mapping.schema_changes,
         same_family: catalogs.same_family,
     }
 }
@@ -769,6 +784,24 @@ fn json_form(family: &str, native: &str) -> JsonForm {
         "mysql" if native.eq_ignore_ascii_case("json") => JsonForm::Doubles,
         _ => JsonForm::Text,
     }
+}
+
+/// Source columns of a mapping of all same-named columns that nothing is mapped from and the target lacks.
+fn unmapped(
+    mapping: &MappingConfig,
+    source: &Table,
+    target: &Table,
+    pairs: &[Pair<'_>],
+) -> Vec<Column> {
+    if mapping.columns.as_ref().is_some_and(|c| c.star.is_none()) {
+        return Vec::new();
+    }
+    let left = |c: &&Column| {
+        target.column(&c.name).is_none()
+            && pairs.iter().all(|p| p.source.name != c.name)
+            && c.logged
+    };
+    source.columns.iter().filter(left).cloned().collect()
 }
 
 /// Two sources into one target table would overwrite each other's rows by chance of order.

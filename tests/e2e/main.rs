@@ -10,6 +10,7 @@ mod folder;
 mod lag;
 mod mappings;
 mod plan;
+mod schema;
 mod snapshot;
 mod soak;
 mod takeover;

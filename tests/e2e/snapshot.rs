@@ -10,31 +10,31 @@ use super::daemon::Daemon;
 use super::{SOON, soaking};
 
 /// One side of a copy.
-enum Side {
+pub(super) enum Side {
     Pg(Postgres),
     My(Mysql),
 }
 
 impl Side {
-    async fn new(postgres: bool) -> Side {
+    pub(super) async fn new(postgres: bool) -> Side {
         if postgres { Side::Pg(super::postgres().await) } else { Side::My(super::mysql().await) }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         match self {
             Side::Pg(server) => server.url("db"),
             Side::My(server) => server.url("db"),
         }
     }
 
-    async fn sql(&self, sql: &str) {
+    pub(super) async fn sql(&self, sql: &str) {
         match self {
             Side::Pg(server) => server.sql("db", sql).await.expect("sql"),
             Side::My(server) => server.sql("db", sql).await.expect("sql"),
         };
     }
 
-    async fn one(&self, sql: &str) -> String {
+    pub(super) async fn one(&self, sql: &str) -> String {
         match self {
             Side::Pg(server) => server.one("db", sql).await.expect("one"),
             Side::My(server) => server.one("db", sql).await.expect("one"),

@@ -4,7 +4,8 @@
 //! their own or use a cached one for administration; each has a deadline and each may be called
 //! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`],
 //! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::forget_progress`], [`Connector::write_state`],
-//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::create`] and
+//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::create`],
+//! [`Connector::admit`], [`Connector::run_ddl`] and
 //! [`Connector::heartbeat`] write; everything `check` uses is read-only.
 
 use std::fmt;
@@ -17,7 +18,8 @@ use crate::ddl::{Creation, Dialect};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
-use crate::schema::{DataType, Table};
+use crate::schema::{DataType, Table, TableName};
+use crate::shape::{Look, Scope, ShapeChange};
 use crate::sink::{Lease, SinkSpec};
 use crate::source::{Source, SourceSpec};
 
@@ -225,6 +227,22 @@ pub trait Connector: Send + Sync {
 
     /// The tables and views of these schemas that our role can see, tidelock's own left out.
     async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>>;
+
+    /// What tables are now. Read-only, and cheap enough to be asked every few seconds.
+    async fn look(&self, scope: Scope<'_>) -> Result<Look>;
+
+    /// What became of a table between two looks, as far as these columns go. Pure.
+    fn shape_change(&self, before: &str, now: &str, columns: &[String]) -> ShapeChange;
+
+    /// Whether the log tells of schema changes ([`crate::TableChanged`]); else they must be looked for.
+    fn logs_schema_changes(&self) -> bool;
+
+    /// Runs a statement that a [`Dialect`] gave.
+    async fn run_ddl(&self, sql: &str) -> Result<()>;
+
+    /// Lets a table that joins the stream into what the server hands over ([`SourceSpec`]), where it must be
+    /// told of each. Idempotent.
+    async fn admit(&self, spec: &SourceSpec, table: &TableName) -> Result<()>;
 
     /// The system's durable id, if its meta schema already has one. Read-only.
     async fn system_id(&self) -> Result<Option<SystemId>>;

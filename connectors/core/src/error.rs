@@ -104,6 +104,8 @@ codes! {
     Rejected = "TL0207",
     /// A row hit another row of the target by a unique key other than the mapping's.
     KeyConflict = "TL0208",
+    /// The source table is not there any more.
+    TableGone = "TL0209",
     /// Another process holds the flow.
     Fenced = "TL0301",
     /// The target is behind what was already confirmed, and the source's log no longer covers it.

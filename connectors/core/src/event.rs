@@ -3,7 +3,7 @@
 //! The grammar that every [`crate::Source`] keeps, and the engine relies on:
 //!
 //! ```text
-//! log         = { transaction | Idle | TableFault }
+//! log         = { transaction | Idle | TableFault | TableChanged }
 //! transaction = Begin { Change | Truncate | TableFault } Commit
 //! ```
 //!
@@ -16,6 +16,7 @@ use crate::copy::TransactionId;
 use crate::error::Error;
 use crate::position::Position;
 use crate::schema::TableName;
+use crate::shape::ShapeChange;
 
 /// A transaction starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,18 @@ pub struct TableFault {
     pub error: Error,
 }
 
+/// A statement of the log made a table another one than it was ([`crate::shape`]). Told between two
+/// transactions, after the position of the statement itself.
+#[derive(Debug)]
+pub struct TableChanged {
+    /// The table.
+    pub table: TableName,
+    /// What became of it; never [`ShapeChange::Same`].
+    pub change: ShapeChange,
+    /// Whether it is not what the mapping was planned for ([`crate::SourceTable::shape`]) any more.
+    pub replan: bool,
+}
+
 /// One thing met in the log.
 #[derive(Debug)]
 pub enum LogEvent {
@@ -76,6 +89,8 @@ pub enum LogEvent {
     Idle(Idle),
     /// A table can no longer be followed.
     TableFault(TableFault),
+    /// A table is another one from here on.
+    TableChanged(TableChanged),
 }
 
 /// Some events in log order, and the memory they take.
@@ -97,7 +112,8 @@ impl Chunk {
                 | LogEvent::Truncate(_)
                 | LogEvent::Commit(_)
                 | LogEvent::Idle(_)
-                | LogEvent::TableFault(_) => 0,
+                | LogEvent::TableFault(_)
+                | LogEvent::TableChanged(_) => 0,
             };
         self.events.push(event);
     }

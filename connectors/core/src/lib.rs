@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`ddl`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`ddl`], [`shape`], and [`error`] for what may go wrong.
 
 pub mod change;
 pub mod connector;
@@ -24,6 +24,7 @@ pub mod json;
 pub mod position;
 pub mod progress;
 pub mod schema;
+pub mod shape;
 pub mod sink;
 pub mod source;
 pub mod value;
@@ -40,7 +41,7 @@ pub use copy::{
 };
 pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
-pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
+pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableChanged, TableFault, Truncate};
 pub use json::{JsonForm, json_loss};
 pub use position::{Position, PositionOrder};
 pub use progress::{
@@ -51,6 +52,7 @@ pub use schema::{
     Column, ColumnDefault, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn,
     Table, TableKind, TableName, TableSchema,
 };
+pub use shape::{Look, Scope, ShapeChange};
 pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
 pub use source::{Source, SourceSpec, SourceTable};
 pub use value::{Date, Instant, Interval, Time, Timestamp, Value};

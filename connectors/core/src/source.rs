@@ -14,6 +14,13 @@ pub struct SourceTable {
     pub name: TableName,
     /// The source columns that feed the target's key: the log must carry their old values.
     pub key_columns: Vec<String>,
+    /// The source columns that are mapped.
+    pub columns: Vec<String>,
+    /// What the table was when the mapping was planned ([`crate::shape`]); empty if that is not known.
+    pub shape: String,
+    /// Whether the server may leave it out: its mapping has stopped, and what it misses is compared when
+    /// it comes back.
+    pub optional: bool,
     /// Whether it joins the stream only now: its rows are copied after the log was opened, so a server
     /// that must be told of each table may be told now. For any other table that the server leaves
     /// out, changes are missing.

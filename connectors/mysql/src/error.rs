@@ -84,6 +84,8 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         }
         1205 => make(K::Transient, C::ServerBusy, "waited too long for a row lock"),
         1213 => make(K::Transient, C::ServerBusy, "deadlock with another transaction"),
+        // A snapshot that is older than the table's last ALTER: the next one is not.
+        1412 => make(K::Transient, C::ServerBusy, "a table was altered while it was read"),
         1053 | 1317 | 1927 | 2006 | 2013 | 4031 | 1152 | 1158..=1161 | 1969 | 3024 => {
             make(K::Transient, C::ServerBusy, "the server ended the session or statement")
         }

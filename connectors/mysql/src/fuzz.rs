@@ -82,9 +82,9 @@ fn catalog() -> Vec<CatalogTable> {
 
 fn assembler(gtids: &str) -> Assembler {
     let gtids: GtidSet = gtids.parse().unwrap();
-    let tables = TABLES.map(|t| TableName::new("crm", t)).into();
+    let own = TABLES.map(|t| TableName::new("crm", t));
     let start = BinlogPosition { gtids, at: None };
-    Assembler::new("test".into(), tables, catalog(), charsets(), (true, false), start)
+    Assembler::new("test".into(), (&[], &own), catalog(), charsets(), (true, false), start)
 }
 
 /// A set of the corpus's flavour in which nothing of it is.
@@ -108,7 +108,7 @@ fn feed(log: &mut Assembler, event: &Event) -> tidelock_core::Result<Chunk> {
         data: &event.data,
     });
     if log.stale() {
-        log.refreshed(catalog(), charsets());
+        log.refreshed(catalog(), charsets(), HashMap::new());
     }
     let chunk = log.flush();
     assert!(!log.has_output(), "what was handed over is still there");
@@ -223,7 +223,10 @@ fn the_recorded_events_are_read_whole() {
                     LogEvent::Change(_) => changes += 1,
                     LogEvent::Commit(_) => commits += 1,
                     LogEvent::TableFault(fault) => panic!("{}", fault.error),
-                    LogEvent::Begin(_) | LogEvent::Idle(_) | LogEvent::Truncate(_) => {}
+                    LogEvent::Begin(_)
+                    | LogEvent::Idle(_)
+                    | LogEvent::Truncate(_)
+                    | LogEvent::TableChanged(_) => {}
                 }
             }
         }

@@ -23,6 +23,7 @@ mod meta;
 mod preflight;
 mod retention;
 mod session;
+mod shape;
 mod sink;
 mod source;
 mod stream;
@@ -32,8 +33,8 @@ mod upsert;
 use async_trait::async_trait;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax,
-    Identity, Lease, Position, PositionOrder, Probe, Progress, Result, SinkSpec, Source,
-    SourceSpec, StateRow, SystemConfig, SystemId, Table,
+    Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange,
+    SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 
 use config::Endpoint;
@@ -99,6 +100,27 @@ impl Connector for MySqlConnector {
         let mut session = self.session().await?;
         let found = catalog::read(&mut session, schemas, Some(self.meta())).await?;
         Ok(found.into_iter().map(|t| t.table).collect())
+    }
+
+    async fn look(&self, scope: Scope<'_>) -> Result<Look> {
+        shape::look(&mut self.session().await?, scope).await
+    }
+
+    fn shape_change(&self, before: &str, now: &str, columns: &[String]) -> ShapeChange {
+        shape::change(before, now, columns)
+    }
+
+    fn logs_schema_changes(&self) -> bool {
+        true
+    }
+
+    async fn run_ddl(&self, sql: &str) -> Result<()> {
+        self.session().await?.run(sql).await
+    }
+
+    /// The binlog holds every table.
+    async fn admit(&self, _spec: &SourceSpec, _table: &TableName) -> Result<()> {
+        Ok(())
     }
 
     async fn system_id(&self) -> Result<Option<SystemId>> {

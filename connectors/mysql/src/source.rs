@@ -15,8 +15,8 @@ use mysql_async::binlog::events::{Event, GtidEvent};
 use mysql_async::{BinlogStream, BinlogStreamRequest};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Chunk, Code, Error, PROGRESS_TABLE, Position, Result, SNAPSHOT_TABLE, Source, SourceSpec,
-    TableName,
+    Chunk, Code, Error, PROGRESS_TABLE, Position, Result, SNAPSHOT_TABLE, Scope, Source,
+    SourceSpec, TableName,
 };
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::catalog::{self, CatalogTable};
 use crate::config::Endpoint;
 use crate::gtid::{BinlogPosition, GtidSet, MariaGtidSet, MySqlGtidSet};
 use crate::session::{CONNECT, Session, within};
-use crate::{error, meta};
+use crate::{error, meta, shape};
 use assembler::{Assembler, Frame};
 
 /// Memory of one chunk.
@@ -187,9 +187,9 @@ pub(crate) async fn open(
     let position: BinlogPosition = from.as_str().parse()?;
     let mut session = Session::open(endpoint).await?;
     prove(&mut session, spec, &endpoint.meta, &position).await?;
-    let mut tables: Vec<TableName> = spec.tables.iter().map(|t| t.name.clone()).collect();
-    tables.extend([PROGRESS_TABLE, SNAPSHOT_TABLE].map(|own| TableName::new(&endpoint.meta, own)));
-    let mut schemas: Vec<String> = tables.iter().map(|t| t.schema.clone()).collect();
+    let own = [PROGRESS_TABLE, SNAPSHOT_TABLE].map(|own| TableName::new(&endpoint.meta, own));
+    let tables = spec.tables.iter().map(|t| &t.name).chain(&own);
+    let mut schemas: Vec<String> = tables.map(|t| t.schema.clone()).collect();
     schemas.sort();
     schemas.dedup();
     let found = catalog::read(&mut session, &schemas, None).await?;
@@ -208,7 +208,8 @@ pub(crate) async fn open(
     };
     let start = BinlogPosition { gtids, at: position.at };
     let place = session.place.clone();
-    let log = Assembler::new(place, tables, found, charsets, (full, folded), start.clone());
+    let log =
+        Assembler::new(place, (&spec.tables, &own), found, charsets, (full, folded), start.clone());
     let stream = dump(session, spec, endpoint, &start).await?;
     Ok(MySqlSource {
         stream,
@@ -349,7 +350,8 @@ impl MySqlSource {
         let mut session = Session::open(&self.endpoint).await?;
         let found: Vec<CatalogTable> = catalog::read(&mut session, &self.schemas, None).await?;
         let charsets = catalog::collations(&mut session).await?;
-        self.log.refreshed(found, charsets);
+        let shapes = shape::shapes(&mut session, Scope::Tables(&self.log.mapped())).await?;
+        self.log.refreshed(found, charsets, shapes);
         Ok(())
     }
 

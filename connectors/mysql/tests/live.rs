@@ -6,9 +6,9 @@ use std::time::Duration;
 use tidelock_core::value::{Date, Instant, Timestamp};
 use tidelock_core::{
     Change, Code, Connector, CopyTable, DataType, ErrorKind, HopList, KeyRange, Lease, LogEvent,
-    Mark, OldRow, Op, OpenSink, Position, Progress, Repertoire, Secret, SinkSpec, Source,
-    SourceSpec, SourceTable, SystemConfig, TableName, TargetColumn, TargetTable, Tls, TlsMode,
-    Value, WriteBatch, WriteOp,
+    Mark, OldRow, Op, OpenSink, Position, Progress, Repertoire, Secret, ShapeChange, SinkSpec,
+    Source, SourceSpec, SourceTable, SystemConfig, TableName, TargetColumn, TargetTable, Tls,
+    TlsMode, Value, WriteBatch, WriteOp,
 };
 use tidelock_scratch::{Mysql, MysqlOptions};
 
@@ -43,6 +43,9 @@ fn source_spec(tables: &[&str]) -> SourceSpec {
                 joins: false,
                 name: TableName::new("crm", *t),
                 key_columns: vec!["id".into()],
+                columns: Vec::new(),
+                shape: String::new(),
+                optional: false,
             })
             .collect(),
         start_at: None,
@@ -64,6 +67,7 @@ struct Log {
     source: Box<dyn Source>,
     position: Position,
     faults: Vec<Code>,
+    changed: Vec<ShapeChange>,
     truncated: usize,
 }
 
@@ -77,7 +81,7 @@ impl Log {
 
     async fn at(c: &dyn Connector, tables: &[&str], position: &Position) -> Log {
         let source = c.open_source(&source_spec(tables), position).await.unwrap();
-        Log { source, position: position.clone(), faults: vec![], truncated: 0 }
+        Log { source, position: position.clone(), faults: vec![], changed: vec![], truncated: 0 }
     }
 
     /// The changes up to the server's present end.
@@ -94,6 +98,7 @@ impl Log {
                     LogEvent::Commit(x) => self.position = x.position,
                     LogEvent::Idle(x) => self.position = x.position,
                     LogEvent::TableFault(f) => self.faults.push(f.error.code()),
+                    LogEvent::TableChanged(x) => self.changed.push(x.change),
                     LogEvent::Truncate(_) => self.truncated += 1,
                     LogEvent::Begin(b) => assert!(b.commit_micros > 1_600_000_000_000_000),
                 }
@@ -281,7 +286,7 @@ async fn images_ddl_and_faults_are_told_apart() {
     assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
     server.sql("crm", "DROP TABLE t").await.unwrap();
     again.changes(&*c).await.unwrap();
-    assert_eq!(again.faults, [Code::SchemaDrift]);
+    assert_eq!(again.faults, [Code::TableGone]);
 }
 
 #[tokio::test]
@@ -993,6 +998,11 @@ async fn a_statement_is_about_the_tables_it_names() {
         .unwrap();
     assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
     assert!(log.faults.is_empty());
+    assert!(
+        matches!(&log.changed[..], [ShapeChange::Replaced(_)]),
+        "no changer's name: {:?}",
+        log.changed
+    );
     for away in ["RENAME TABLE t TO gone", "ALTER TABLE t RENAME gone"] {
         let mut log = Log::open(&*c, &["t"]).await;
         server
@@ -1000,13 +1010,14 @@ async fn a_statement_is_about_the_tables_it_names() {
             .await
             .unwrap();
         log.changes(&*c).await.unwrap();
-        assert_eq!(log.faults, [Code::SchemaDrift], "{away}");
+        assert!(log.faults.is_empty(), "{away}");
+        assert!(log.changed.iter().any(|c| matches!(c, ShapeChange::Replaced(_))), "{away}");
     }
     if !mysql {
         let mut log = Log::open(&*c, &["t"]).await;
         server.sql("crm", "ALTER IGNORE TABLE t ADD v int, ADD UNIQUE (v)").await.unwrap();
         log.changes(&*c).await.unwrap();
-        assert_eq!(log.faults, [Code::SchemaDrift]);
+        assert!(matches!(&log.changed[..], [ShapeChange::Rows(_)]), "{:?}", log.changed);
     }
 }
 

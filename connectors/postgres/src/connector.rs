@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Error, Finding,
-    IdentifierMax, Identity, Lease, Position, PositionOrder, Probe, Progress, Result, SinkSpec,
-    Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
+    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope,
+    ShapeChange, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
-use crate::{catalog, ddl, meta, preflight, sink, slot, tls};
+use crate::{catalog, ddl, meta, preflight, publication, shape, sink, slot, tls};
 
 /// One PostgreSQL database.
 pub(crate) struct PgConnector {
@@ -88,6 +88,26 @@ impl Connector for PgConnector {
 
     async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>> {
         catalog::read(&*self.admin().await?, schemas, self.meta()).await
+    }
+
+    async fn look(&self, scope: Scope<'_>) -> Result<Look> {
+        shape::look(&*self.admin().await?, scope).await
+    }
+
+    fn shape_change(&self, before: &str, now: &str, columns: &[String]) -> ShapeChange {
+        shape::change(before, now, columns)
+    }
+
+    fn logs_schema_changes(&self) -> bool {
+        false
+    }
+
+    async fn run_ddl(&self, sql: &str) -> Result<()> {
+        self.admin().await?.batch("changing a table", sql).await
+    }
+
+    async fn admit(&self, spec: &SourceSpec, table: &TableName) -> Result<()> {
+        publication::admit(&self.own().await?, spec, table).await
     }
 
     async fn system_id(&self) -> Result<Option<SystemId>> {

@@ -24,6 +24,7 @@ mod preflight;
 mod publication;
 mod quote;
 mod session;
+mod shape;
 mod sink;
 mod slot;
 mod source;

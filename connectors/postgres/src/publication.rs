@@ -115,6 +115,23 @@ pub(crate) async fn join(session: &Session, address: &Address, spec: &SourceSpec
     check(session, spec, &address.meta_schema).await
 }
 
+/// Adds a table that joins the stream, if the publication is there and lacks it.
+pub(crate) async fn admit(session: &Session, spec: &SourceSpec, table: &TableName) -> Result<()> {
+    let Some(contents) = read(session, &spec.publication).await? else { return Ok(()) };
+    let missing = contents.missing(std::slice::from_ref(table));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let sql = add_sql(&spec.publication, &missing);
+    session.batch("preparing the publication", &sql).await.map_err(|error| {
+        if error.code() == Code::Privilege {
+            error.with_hint(format!("have the table's owner or a superuser run: {sql}"))
+        } else {
+            error
+        }
+    })
+}
+
 async fn add(session: &Session, sql: &str) -> Result<()> {
     session.batch("preparing the publication", sql).await.map_err(|error| {
         if error.code() == Code::Privilege {
@@ -140,7 +157,9 @@ pub(crate) async fn check(session: &Session, spec: &SourceSpec, meta_schema: &st
             format!("{} Then `tidelock resync` the flow.", create_sql(name, &tables)),
         );
     };
-    let missing = contents.missing(&tables);
+    let optional = |table: &TableName| spec.tables.iter().any(|t| t.optional && t.name == *table);
+    let mut missing = contents.missing(&tables);
+    missing.retain(|table| !optional(table));
     if let Some(first) = missing.first() {
         return refuse(
             format!("the publication {name} does not hold table {first}"),

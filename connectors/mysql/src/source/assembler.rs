@@ -9,16 +9,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Result, TableFault, TableName, Truncate,
+    Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Result, ShapeChange, SourceTable,
+    TableChanged, TableFault, TableName, Truncate,
 };
 
-use super::ddl::{self, Named, Statement, Word};
+use super::ddl::{self, Loss, Named, Statement, Word};
 use crate::binlog::rows::{Layout, RowsEvent};
 use crate::binlog::table_map::{self, TableMap};
 use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
 use crate::catalog::CatalogTable;
 use crate::charset::Charset;
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
+use crate::shape;
 
 /// Stands for an offset beyond what the log can tell.
 pub(crate) const OFFSET_UNKNOWN: u64 = u32::MAX as u64;
@@ -60,6 +62,26 @@ enum Mapped {
     Other,
 }
 
+/// What a statement did to a table, before the catalog was asked what came of it.
+enum Touch {
+    /// It lost its name.
+    Gone,
+    /// Another one took its name; why.
+    Replaced(&'static str),
+    /// Rows came, or went and came; why.
+    Rows(&'static str),
+    /// Rows of a partition went away.
+    Partition,
+    /// Its columns may be others; those that the statement took away.
+    Altered(Vec<String>),
+}
+
+/// What is mapped of a table, and what it was when that was last looked at.
+struct Known {
+    columns: Vec<String>,
+    shape: String,
+}
+
 /// The state of reading.
 pub(crate) struct Assembler {
     place: String,
@@ -73,6 +95,13 @@ pub(crate) struct Assembler {
     catalog_version: u64,
     version: u64,
     faulted: HashSet<TableName>,
+    /// The mapped tables; ours are not among them.
+    known: HashMap<TableName, Known>,
+    touched: Vec<(TableName, Touch)>,
+    /// What came of it, until the group has ended.
+    changed: Vec<TableChanged>,
+    /// Replaced in this group: rows that it logs are of the new table, and are compared later.
+    muted: HashSet<TableName>,
     gtids: GtidSet,
     file: String,
     offset: u64,
@@ -85,7 +114,7 @@ pub(crate) struct Assembler {
 impl Assembler {
     pub fn new(
         place: String,
-        tables: Vec<TableName>,
+        (tables, own): (&[SourceTable], &[TableName]),
         found: Vec<CatalogTable>,
         charsets: Arc<HashMap<u64, Charset>>,
         (full_metadata, names_folded): (bool, bool),
@@ -94,7 +123,7 @@ impl Assembler {
         let (file, offset) = start.at.map_or((String::new(), 0), |at| (at.file, at.offset));
         Assembler {
             place,
-            wanted: tables.into_iter().collect(),
+            wanted: tables.iter().map(|t| t.name.clone()).chain(own.iter().cloned()).collect(),
             catalog: found.into_iter().map(|t| (t.table.name.clone(), t)).collect(),
             charsets,
             full_metadata,
@@ -104,6 +133,16 @@ impl Assembler {
             catalog_version: 0,
             version: 0,
             faulted: HashSet::new(),
+            known: tables
+                .iter()
+                .map(|t| {
+                    let known = Known { columns: t.columns.clone(), shape: t.shape.clone() };
+                    (t.name.clone(), known)
+                })
+                .collect(),
+            touched: Vec::new(),
+            changed: Vec::new(),
+            muted: HashSet::new(),
             gtids: start.gtids,
             file,
             offset,
@@ -119,8 +158,13 @@ impl Assembler {
         self.stale
     }
 
-    /// Takes a fresh catalog.
-    pub fn refreshed(&mut self, found: Vec<CatalogTable>, charsets: Arc<HashMap<u64, Charset>>) {
+    /// Takes a fresh catalog, the character sets by collation, and what the tables are now.
+    pub fn refreshed(
+        &mut self,
+        found: Vec<CatalogTable>,
+        charsets: Arc<HashMap<u64, Charset>>,
+        mut shapes: HashMap<TableName, String>,
+    ) {
         self.charsets = charsets;
         self.catalog = found.into_iter().map(|t| (t.table.name.clone(), t)).collect();
         self.catalog_version += 1;
@@ -128,7 +172,7 @@ impl Assembler {
         let gone: Vec<TableName> =
             self.wanted.iter().filter(|t| !self.catalog.contains_key(*t)).cloned().collect();
         for table in gone {
-            self.fault(table, "it was dropped or renamed");
+            self.gone(table);
         }
         let refused: Vec<(TableName, String)> = self
             .wanted
@@ -138,6 +182,52 @@ impl Assembler {
         for (table, why) in refused {
             self.fault(table, &why);
         }
+        for (table, touch) in std::mem::take(&mut self.touched) {
+            if self.faulted.contains(&table) {
+                continue;
+            }
+            let (Some(known), Some(now)) = (self.known.get_mut(&table), shapes.remove(&table))
+            else {
+                continue;
+            };
+            let compared = shape::change(&known.shape, &now, &known.columns);
+            let replan = compared != ShapeChange::Same;
+            let change = compared.or(what_became(known, &now, touch));
+            known.shape = now.clone();
+            // Another statement may have been about it too.
+            shapes.insert(table.clone(), now);
+            if change != ShapeChange::Same {
+                self.changed.push(TableChanged { table, change, replan });
+            }
+        }
+        self.tell_changes();
+    }
+
+    /// Tells between two groups what became of tables; first the place after the statements.
+    fn tell_changes(&mut self) {
+        if self.changed.is_empty() || self.group.is_some() {
+            return;
+        }
+        if let Some(grew) = self.idle.take() {
+            let position = self.position().to_position();
+            self.chunk.push(LogEvent::Idle(Idle { position, grew }));
+        }
+        for changed in self.changed.drain(..) {
+            self.chunk.push(LogEvent::TableChanged(changed));
+        }
+    }
+
+    /// The mapped tables, for a look at them.
+    pub fn mapped(&self) -> Vec<TableName> {
+        self.known.keys().cloned().collect()
+    }
+
+    fn touch(&mut self, table: TableName, touch: Touch) {
+        if matches!(touch, Touch::Gone | Touch::Replaced(_)) {
+            self.muted.insert(table.clone());
+        }
+        self.touched.push((table, touch));
+        self.stale = true;
     }
 
     /// Whether events now come from inside a compressed payload.
@@ -364,6 +454,8 @@ impl Assembler {
         } else {
             self.idle = Some(true);
         }
+        self.muted.clear();
+        self.tell_changes();
         Ok(())
     }
 
@@ -386,20 +478,32 @@ impl Assembler {
     }
 
     fn fault(&mut self, table: TableName, why: &str) {
-        if !self.faulted.insert(table.clone()) {
-            return;
+        let error = Error::data(Code::SchemaDrift, format!("table {table}: {why}"))
+            .with_hint("mend the mapping or the table, then `tidelock resync` the mapping");
+        self.give_up(table, error);
+    }
+
+    fn gone(&mut self, table: TableName) {
+        let error =
+            Error::data(Code::TableGone, format!("table {table}: it was dropped or renamed away"))
+                .with_hint("the mapping comes back by itself when the table does");
+        self.give_up(table, error);
+    }
+
+    fn give_up(&mut self, table: TableName, error: Error) {
+        if self.faulted.insert(table.clone()) {
+            self.chunk.push(LogEvent::TableFault(TableFault { table, error }));
         }
-        let error = Error::data(Code::SchemaDrift, format!("table {table}: {why}")).with_hint(
-            "mend the mapping or the table, then `tidelock backfill` or `tidelock resync`",
-        );
-        self.chunk.push(LogEvent::TableFault(TableFault { table, error }));
     }
 
     fn table_map(&mut self, frame: &Frame<'_>) -> Result<()> {
         // Nothing but the name is read of tables that nobody asked for: their columns may be of types not known here.
         let head = TableMap::head(frame.data).map_err(|d| self.damaged(frame, d))?;
         let name = TableName::new(head.schema, head.table);
-        if !self.wanted.contains(&name) || self.faulted.contains(&name) {
+        if !self.wanted.contains(&name)
+            || self.faulted.contains(&name)
+            || self.muted.contains(&name)
+        {
             self.maps.insert(head.id, Mapped::Other);
             return Ok(());
         }
@@ -547,21 +651,27 @@ impl Assembler {
             }
             Statement::Lossy => {
                 for table in self.lost(&query, &words, tables) {
-                    self.fault(
-                        table,
-                        "it was dropped, or rows of it were replaced without row events",
-                    );
-                    self.stale = true;
+                    let touch = match ddl::loss(&words) {
+                        Loss::Dropped => Touch::Gone,
+                        Loss::Replaced => Touch::Replaced("it was replaced by CREATE OR REPLACE"),
+                        Loss::Partition => Touch::Partition,
+                        Loss::Rows(why) => Touch::Rows(why),
+                    };
+                    self.touch(table, touch);
                 }
                 self.end_standalone(frame)?;
             }
             Statement::Alter | Statement::Rename => {
-                for table in self.renamed_away(&query, &words) {
-                    self.fault(table, "it was renamed away");
+                for (table, touch) in self.renamed(&query, &words) {
+                    self.touch(table, touch);
                 }
                 self.stale |= !tables.is_empty();
-                if !self.full_metadata {
-                    for table in tables {
+                for table in tables {
+                    if self.full_metadata {
+                        let taken =
+                            ddl::columns_taken(&words).into_iter().map(str::to_owned).collect();
+                        self.touch(table, Touch::Altered(taken));
+                    } else {
                         self.fault(
                             table,
                             "it was altered, and the log names no columns (binlog_row_metadata)",
@@ -591,14 +701,27 @@ impl Assembler {
         }
     }
 
-    /// Wanted tables that lose their name and get no other table under it at once, as online schema changers do it.
-    fn renamed_away(&self, query: &Query, words: &[Word]) -> Vec<TableName> {
+    /// Wanted tables that a renaming takes away, or gives another table's rows. An online schema changer's copy
+    /// holds the same rows in other columns.
+    fn renamed(&self, query: &Query, words: &[Word]) -> Vec<(TableName, Touch)> {
         let Some((from, to)) = ddl::renames(words) else { return Vec::new() };
-        let wanted = |names: Vec<Named<'_>>| -> Vec<TableName> {
-            names.into_iter().filter_map(|name| self.named(query, name)).collect()
-        };
-        let given = wanted(to);
-        wanted(from).into_iter().filter(|table| !given.contains(table)).collect()
+        let mut found = Vec::new();
+        for (old, new) in from.iter().zip(&to) {
+            if let Some(table) = self.named(query, *new) {
+                let touch = if ddl::is_shadow(old.table, &table.name) {
+                    Touch::Altered(Vec::new())
+                } else {
+                    Touch::Replaced("another table was given its name")
+                };
+                found.push((table, touch));
+            }
+            if let Some(table) = self.named(query, *old)
+                && !to.iter().any(|new| self.named(query, *new).as_ref() == Some(&table))
+            {
+                found.push((table, Touch::Gone));
+            }
+        }
+        found
     }
 
     fn open_group(&mut self, xa: bool) {
@@ -613,5 +736,31 @@ impl Assembler {
             self.end(frame, frame.seconds)?;
         }
         Ok(())
+    }
+}
+
+/// What became of a table that a statement was about, by its words, now that the catalog was asked.
+fn what_became(known: &Known, now: &str, touch: Touch) -> ShapeChange {
+    match touch {
+        // It is there: another one, by now.
+        Touch::Gone => {
+            ShapeChange::Replaced("it was dropped or renamed, and made again".to_owned())
+        }
+        Touch::Replaced(why) => ShapeChange::Replaced(why.to_owned()),
+        Touch::Rows(why) => ShapeChange::Rows(why.to_owned()),
+        Touch::Partition => {
+            ShapeChange::Vanished("a partition was dropped or truncated".to_owned())
+        }
+        // A mapped column that was taken away and is there.
+        Touch::Altered(taken) => {
+            match taken.into_iter().find(|t| {
+                known.columns.iter().any(|c| c.eq_ignore_ascii_case(t)) && shape::has(now, t)
+            }) {
+                Some(column) => {
+                    ShapeChange::Rows(format!("column {column} was dropped and added again"))
+                }
+                None => ShapeChange::Same,
+            }
+        }
     }
 }

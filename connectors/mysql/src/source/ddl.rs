@@ -210,6 +210,95 @@ pub(crate) fn subject(words: &[Word]) -> Option<Named<'_>> {
     name_at(words, at).map(|(name, _)| name)
 }
 
+/// What a [`Statement::Lossy`] does to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It goes away.
+    Dropped,
+    /// Another one takes its place.
+    Replaced,
+    /// A partition's rows go away.
+    Partition,
+    /// Rows come, or go and come.
+    Rows(&'static str),
+}
+
+/// What a [`Statement::Lossy`] does.
+pub(crate) fn loss(words: &[Word]) -> Loss {
+    let first = |keyword: &str| words.first().is_some_and(|w| w.is(keyword));
+    let any = |keyword: &str| words.iter().any(|w| w.is(keyword));
+    if first("DROP") {
+        Loss::Dropped
+    } else if first("CREATE") {
+        Loss::Replaced
+    } else if any("EXCHANGE") {
+        Loss::Rows("a partition was exchanged for a table")
+    } else if any("CONVERT") {
+        Loss::Rows("a partition was made of a table, or a table of a partition")
+    } else if any("PARTITION") {
+        Loss::Partition
+    } else if any("IMPORT") {
+        Loss::Rows("its file was replaced by another one")
+    } else {
+        Loss::Rows("duplicates were removed by ALTER IGNORE TABLE")
+    }
+}
+
+/// Columns that an `ALTER TABLE` takes away or gives another name.
+pub(crate) fn columns_taken(words: &[Word]) -> Vec<&str> {
+    const OTHER: [&str; 10] = [
+        "INDEX",
+        "KEY",
+        "PRIMARY",
+        "FOREIGN",
+        "CONSTRAINT",
+        "CHECK",
+        "PARTITION",
+        "SYSTEM",
+        "PERIOD",
+        "DEFAULT",
+    ];
+    let is = |at: usize, keyword: &str| words.get(at).is_some_and(|w| w.is(keyword));
+    let mut taken = Vec::new();
+    for at in 0..words.len() {
+        if words.get(at).is_none_or(|w| w.depth > 0) {
+            continue;
+        }
+        let drop = is(at, "DROP");
+        if drop && OTHER.iter().any(|other| is(at + 1, other)) {
+            continue;
+        }
+        let renamed = is(at, "RENAME") && is(at + 1, "COLUMN");
+        if !(drop || renamed || is(at, "CHANGE")) {
+            continue;
+        }
+        let mut name = at + 1;
+        if is(name, "COLUMN") {
+            name += 1;
+        }
+        if is(name, "IF") && is(name + 1, "EXISTS") {
+            name += 2;
+        }
+        let same = is(at, "CHANGE")
+            && words.get(name).zip(words.get(name + 1)).is_some_and(|(a, b)| a.text == b.text);
+        if let Some(word) = words.get(name).filter(|_| !same) {
+            taken.push(word.text.as_str());
+        }
+    }
+    taken
+}
+
+/// Whether a table of this name is the copy that an online schema changer (gh-ost, pt-online-schema-change,
+/// spirit, the older OSC) fills for another one: it holds the same rows.
+pub(crate) fn is_shadow(name: &str, of: &str) -> bool {
+    let bare = name.trim_start_matches('_');
+    let underscored = bare.len() < name.len();
+    underscored
+        && (bare == format!("{of}_gho")
+            || bare == format!("{of}_new")
+            || bare == format!("osc_new_{of}"))
+}
+
 /// What a renaming takes names from, and what it gives names to; `None` if it is not understood.
 pub(crate) fn renames(words: &[Word]) -> Option<(Vec<Named<'_>>, Vec<Named<'_>>)> {
     let (mut from, mut to) = (Vec::new(), Vec::new());
@@ -303,6 +392,33 @@ mod tests {
         assert_eq!(of("CREATE OR REPLACE TABLE x LIKE t"), bare("x"));
         assert_eq!(of("TRUNCATE"), None);
         assert_eq!(of("TRUNCATE a.b.c"), None);
+    }
+
+    #[test]
+    fn what_a_statement_takes_away_is_read_from_its_words() {
+        let taken = |s: &str| {
+            let words = words(s);
+            columns_taken(&words).join(",")
+        };
+        assert_eq!(taken("ALTER TABLE t DROP a, ADD a int DEFAULT 5, DROP INDEX i"), "a");
+        assert_eq!(taken("ALTER TABLE t DROP COLUMN IF EXISTS `b c`, DROP PRIMARY KEY"), "b c");
+        assert_eq!(taken("ALTER TABLE t CHANGE a b int, CHANGE COLUMN c c bigint"), "a");
+        assert_eq!(taken("ALTER TABLE t RENAME COLUMN a TO b, RENAME INDEX i TO j"), "a");
+        assert_eq!(taken("ALTER TABLE t ALTER c DROP DEFAULT, MODIFY d int, ADD (e int)"), "");
+        let lost = |s: &str| loss(&words(s));
+        assert_eq!(lost("DROP TABLE t"), Loss::Dropped);
+        assert_eq!(lost("CREATE OR REPLACE TABLE t (a int)"), Loss::Replaced);
+        assert_eq!(lost("ALTER TABLE t TRUNCATE PARTITION p"), Loss::Partition);
+        assert!(matches!(lost("ALTER TABLE t EXCHANGE PARTITION p WITH TABLE x"), Loss::Rows(_)));
+        assert!(matches!(lost("ALTER IGNORE TABLE t ADD UNIQUE (a)"), Loss::Rows(_)));
+    }
+
+    #[test]
+    fn shadow_tables_are_known_by_their_names() {
+        assert!(
+            is_shadow("_t_gho", "t") && is_shadow("__t_new", "t") && is_shadow("__osc_new_t", "t")
+        );
+        assert!(!is_shadow("t_new", "t") && !is_shadow("_u_gho", "t") && !is_shadow("x", "t"));
     }
 
     #[test]

@@ -59,6 +59,9 @@ impl Field {
                     joins: false,
                     name: TableName::new("public", *t),
                     key_columns: vec!["id".into()],
+                    columns: Vec::new(),
+                    shape: String::new(),
+                    optional: false,
                 })
                 .collect(),
             start_at: None,

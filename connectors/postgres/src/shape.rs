@@ -1,0 +1,287 @@
+//! What a table is now, and what became of it since an earlier look.
+//!
+//! PostgreSQL's log tells nothing of `ALTER TABLE`, and a statement that rewrites rows, attaches a
+//! partition or gives a table's name to another one logs no rows. The catalog tells it afterwards:
+//!
+//! - another oid: another table stands under the name;
+//! - a mapped column with another number: it was dropped and added again;
+//! - another file (`relfilenode`), and the row of a mapped column in `pg_attribute` written by another
+//!   transaction (`xmin`) than before: `ALTER TABLE` rewrote the table and that column with it. `VACUUM
+//!   FULL`, `CLUSTER`, `pg_repack` and `TRUNCATE` give another file too and leave the columns' rows
+//!   alone, but for those whose `atthasmissing` they clear; a new type without another file (`varchar(10)`
+//!   to `varchar(20)`) changes no value;
+//! - a partition that was not there: it came with its rows, unless it was born as one (`CREATE TABLE …
+//!   PARTITION OF`): then a column's row and that of a system column were written by one command, while
+//!   `ATTACH PARTITION` writes every column's row again;
+//! - a partition with another file: rewritten in place or truncated, which only its being empty tells
+//!   apart (a `TRUNCATE` of a single partition is not in the log of its root);
+//! - an enum's label that reads otherwise (`ALTER TYPE … RENAME VALUE`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use tidelock_core::{Look, Result, Scope, ShapeChange, TableName};
+
+use crate::lsn::Lsn;
+use crate::session::{Session, get};
+
+/// `%` stands for the condition that chooses the tables.
+const LOOK_SQL: &str = "\
+SELECT n.nspname::text, c.relname::text, json_build_object(\
+  'oid', c.oid::int8, 'kind', c.relkind, 'logged', c.relpersistence = 'p', 'file', c.relfilenode::int8, \
+  'identity', c.relreplident::text || coalesce((\
+     SELECT string_agg(i.indkey::text || CASE WHEN i.indimmediate THEN '' ELSE ' deferrable' END, '; ' \
+                       ORDER BY i.indexrelid) \
+     FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)), ''), \
+  'columns', coalesce((\
+     SELECT json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8, \
+              'modifier', a.atttypmod, 'generated', a.attgenerated <> '', 'missing', a.atthasmissing, \
+              'written', a.xmin::text, 'labels', (\
+                SELECT json_object_agg(e.oid::text, e.enumlabel) FROM pg_enum e \
+                WHERE e.enumtypid = a.atttypid)) ORDER BY a.attnum) \
+     FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'), \
+  'parts', CASE WHEN c.relkind = 'p' THEN (\
+     WITH RECURSIVE part(oid, attached) AS (\
+       SELECT i.inhrelid, i.xmin FROM pg_inherits i WHERE i.inhparent = c.oid UNION ALL \
+       SELECT i.inhrelid, i.xmin FROM pg_inherits i JOIN part p ON i.inhparent = p.oid) \
+     SELECT json_agg(json_build_object('oid', p.oid::int8, 'name', k.relname, 'file', k.relfilenode::int8, \
+              'empty', k.relpages = 0 AND k.reltuples <= 0, 'born', EXISTS (\
+                SELECT 1 FROM pg_attribute s JOIN pg_attribute a ON a.attrelid = s.attrelid AND a.attnum > 0 \
+                WHERE s.attrelid = p.oid AND s.attnum = -6 AND s.xmin = p.attached \
+                  AND a.xmin = s.xmin AND a.cmin = s.cmin)) ORDER BY p.oid) \
+     FROM part p JOIN pg_class k ON k.oid = p.oid) END)::text, \
+  pg_current_wal_insert_lsn()::text \
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+WHERE c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') AND %";
+
+#[derive(Debug, Deserialize)]
+struct Shape {
+    oid: i64,
+    kind: String,
+    logged: bool,
+    file: i64,
+    identity: String,
+    columns: Vec<Column>,
+    parts: Option<Vec<Part>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Column {
+    name: String,
+    number: i16,
+    #[serde(rename = "type")]
+    type_oid: i64,
+    modifier: i32,
+    generated: bool,
+    missing: bool,
+    written: String,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Part {
+    oid: i64,
+    name: String,
+    file: i64,
+    empty: bool,
+    born: bool,
+}
+
+/// Looks at tables.
+pub(crate) async fn look(session: &Session, scope: Scope<'_>) -> Result<Look> {
+    let doing = "looking at the tables' shapes";
+    let rows = match scope {
+        Scope::Schemas(schemas) => {
+            let sql = LOOK_SQL.replace('%', "n.nspname = ANY($1::text[])");
+            session.query(doing, &sql, &[&schemas]).await?
+        }
+        Scope::Tables(tables) => {
+            let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+            let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+            let chosen = "(n.nspname, c.relname) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
+            session.query(doing, &LOOK_SQL.replace('%', chosen), &[&schemas, &names]).await?
+        }
+    };
+    // The place of each row was taken after the statement's own snapshot.
+    let mut at = Lsn(0);
+    let mut shapes = std::collections::HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let table = TableName::new(get::<String>(row, 0)?, get::<String>(row, 1)?);
+        shapes.insert(table, get(row, 2)?);
+        at = at.max(get::<&str>(row, 3)?.parse()?);
+    }
+    if rows.is_empty() {
+        let sql = "SELECT pg_current_wal_insert_lsn()::text";
+        at = get::<&str>(&session.query_one(doing, sql, &[]).await?, 0)?.parse()?;
+    }
+    Ok(Look { at: at.to_position(), shapes })
+}
+
+/// What became of a table between two looks.
+pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange {
+    if before == now {
+        return ShapeChange::Same;
+    }
+    let parsed = |text: &str| serde_json::from_str::<Shape>(text).ok();
+    let (Some(before), Some(now)) = (parsed(before), parsed(now)) else {
+        return ShapeChange::Columns;
+    };
+    if before.oid != now.oid {
+        return ShapeChange::Replaced("another table stands under its name".to_owned());
+    }
+    let mut change = columns(&before, &now, mapped).or(parts(&before, &now));
+    if before.identity != now.identity || before.kind != now.kind || before.logged != now.logged {
+        change = change.or(ShapeChange::Columns);
+    }
+    change
+}
+
+/// Whether a table, or a partition of it that was there before, stands in another file.
+fn rewritten(before: &Shape, now: &Shape) -> bool {
+    let parts = before.parts.iter().flatten();
+    let moved = |b: &Part| now.parts.iter().flatten().any(|n| n.oid == b.oid && n.file != b.file);
+    before.file != now.file || parts.into_iter().any(moved)
+}
+
+fn columns(before: &Shape, now: &Shape, mapped: &[String]) -> ShapeChange {
+    let rewritten = rewritten(before, now);
+    let mut change = ShapeChange::Same;
+    let names = |shape: &Shape| shape.columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    if names(before) != names(now) {
+        change = ShapeChange::Columns;
+    }
+    for b in &before.columns {
+        let Some(n) = now.columns.iter().find(|n| n.name == b.name) else { continue };
+        let same_type = b.type_oid == n.type_oid && b.modifier == n.modifier;
+        if b.number != n.number || !same_type || b.labels != n.labels || b.generated != n.generated
+        {
+            change = change.or(ShapeChange::Columns);
+        }
+        if !mapped.contains(&b.name) {
+            continue;
+        }
+        let filled = b.missing && !n.missing && same_type;
+        if b.number != n.number {
+            change = change
+                .or(ShapeChange::Rows(format!("column {} was dropped and added again", b.name)));
+        } else if rewritten && b.written != n.written && !filled {
+            change = change.or(ShapeChange::Rows(format!(
+                "ALTER TABLE rewrote the rows of column {}",
+                b.name
+            )));
+        } else if relabelled(b, n) {
+            change = change.or(ShapeChange::Rows(format!(
+                "a label of the type of column {} was renamed",
+                b.name
+            )));
+        }
+    }
+    change
+}
+
+fn relabelled(before: &Column, now: &Column) -> bool {
+    let (Some(before), Some(now)) = (&before.labels, &now.labels) else { return false };
+    before.iter().any(|(oid, label)| now.get(oid).is_some_and(|now| now != label))
+}
+
+fn parts(before: &Shape, now: &Shape) -> ShapeChange {
+    let (Some(before), Some(now)) = (&before.parts, &now.parts) else {
+        // None is as good as an empty list: a root without partitions.
+        let none = Vec::new();
+        let (before, now) =
+            (before.parts.as_ref().unwrap_or(&none), now.parts.as_ref().unwrap_or(&none));
+        return compare_parts(before, now);
+    };
+    compare_parts(before, now)
+}
+
+fn compare_parts(before: &[Part], now: &[Part]) -> ShapeChange {
+    let mut change = ShapeChange::Same;
+    for n in now {
+        let said = match before.iter().find(|b| b.oid == n.oid) {
+            None if n.born => continue,
+            None => ShapeChange::Rows(format!("partition {} was attached", n.name)),
+            Some(b) if b.file == n.file => continue,
+            Some(_) if n.empty => {
+                ShapeChange::Vanished(format!("partition {} was truncated", n.name))
+            }
+            Some(_) => ShapeChange::Rows(format!(
+                "partition {} was rewritten in place, or truncated and filled again",
+                n.name
+            )),
+        };
+        change = change.or(said);
+    }
+    for b in before.iter().filter(|b| now.iter().all(|n| n.oid != b.oid)) {
+        let said = format!("partition {} was detached or dropped", b.name);
+        change = change.or(ShapeChange::Vanished(said));
+    }
+    change
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(oid: i64, file: i64, columns: &str, parts: &str) -> String {
+        format!(
+            r#"{{"oid":{oid},"kind":"r","logged":true,"file":{file},"identity":"d1","columns":[{columns}],"parts":{parts}}}"#
+        )
+    }
+
+    fn column(name: &str, number: i16, type_oid: i64, written: i64, missing: bool) -> String {
+        format!(
+            r#"{{"name":"{name}","number":{number},"type":{type_oid},"modifier":-1,"generated":false,"missing":{missing},"written":"{written}","labels":null}}"#
+        )
+    }
+
+    fn became(before: &str, now: &str) -> u8 {
+        match change(before, now, &["a".to_owned()]) {
+            ShapeChange::Same => 0,
+            ShapeChange::Columns => 1,
+            ShapeChange::Rows(_) => 2,
+            ShapeChange::Vanished(_) => 3,
+            ShapeChange::Replaced(_) => 4,
+        }
+    }
+
+    #[test]
+    fn a_rewrite_in_place_is_told_from_one_that_changed_rows() {
+        let at = |file, column: String| shape(1, file, &column, "null");
+        let base = at(7, column("a", 1, 23, 100, false));
+        assert_eq!(became(&base, &base), 0);
+        assert_eq!(became(&base, &at(8, column("a", 1, 23, 100, false))), 0, "VACUUM FULL");
+        assert_eq!(became(&base, &at(7, column("a", 1, 23, 101, false))), 0, "SET NOT NULL");
+        assert_eq!(became(&base, &at(8, column("a", 1, 23, 101, false))), 2, "USING a * 10");
+        assert_eq!(became(&base, &at(8, column("a", 1, 20, 101, false))), 2, "to bigint");
+        assert_eq!(became(&base, &at(7, column("a", 1, 20, 101, false))), 1, "varchar grows");
+        assert_eq!(became(&base, &at(7, column("a", 2, 23, 101, false))), 2, "dropped and added");
+        assert_eq!(became(&base, &at(7, column("b", 1, 23, 101, false))), 1, "renamed");
+        assert_eq!(became(&base, &shape(2, 7, &column("a", 1, 23, 100, false), "null")), 4);
+        let missing = at(7, column("a", 1, 23, 100, true));
+        assert_eq!(
+            became(&missing, &at(8, column("a", 1, 23, 101, false))),
+            0,
+            "defaults filled in"
+        );
+    }
+
+    #[test]
+    fn partitions_that_come_or_go_with_rows_are_told_from_new_ones() {
+        let part = |oid: i64, file: i64, empty: bool, born: bool| {
+            format!(
+                r#"{{"oid":{oid},"name":"p{oid}","file":{file},"empty":{empty},"born":{born}}}"#
+            )
+        };
+        let root = |parts: &[String]| {
+            shape(1, 0, &column("a", 1, 23, 100, false), &format!("[{}]", parts.join(",")))
+        };
+        let base = root(&[part(2, 5, false, true)]);
+        let with = |more: String| root(&[part(2, 5, false, true), more]);
+        assert_eq!(became(&base, &with(part(3, 6, true, true))), 0, "born as a partition");
+        assert_eq!(became(&base, &with(part(3, 6, false, false))), 2, "attached");
+        assert_eq!(became(&base, &shape(1, 0, &column("a", 1, 23, 100, false), "null")), 3, "gone");
+        assert_eq!(became(&base, &root(&[part(2, 6, true, true)])), 3, "truncated");
+        assert_eq!(became(&base, &root(&[part(2, 6, false, true)])), 2, "cannot be told");
+    }
+}
