@@ -34,7 +34,8 @@ pub use connector::{
     Tls, TlsMode,
 };
 pub use copy::{
-    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
+    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines, Piece,
+    TransactionId,
 };
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};
@@ -48,6 +49,8 @@ pub use schema::{
     Column, DataType, Generated, Index, RowIdentity, StreamColumn, Table, TableKind, TableName,
     TableSchema,
 };
-pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
+pub use sink::{
+    Lease, Load, LoadRows, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp,
+};
 pub use source::{Source, SourceSpec, SourceTable};
 pub use value::{Date, Instant, Time, Timestamp, Value};

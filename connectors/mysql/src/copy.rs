@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
@@ -280,12 +280,16 @@ impl MySqlCopier {
         let mut rows = within(SILENCE, &place, rows).await?;
         let mut cut = false;
         loop {
-            let next = tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
-                Error::transient(
-                    Code::ServerBusy,
-                    format!("{place}: no row of {} for {} s", shape.name, SILENCE.as_secs()),
-                )
-            })?;
+            // Most rows are here already; the clock is only asked for those that are not.
+            let next = match rows.next().now_or_never() {
+                Some(next) => next,
+                None => tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
+                    Error::transient(
+                        Code::ServerBusy,
+                        format!("{place}: no row of {} for {} s", shape.name, SILENCE.as_secs()),
+                    )
+                })?,
+            };
             let Some(row) = next else { return Ok(cut) };
             let row = row.map_err(|e| error::map(&place, e))?;
             // Once cut, the rest of the answer is read and dropped: the session stays usable.
@@ -404,7 +408,7 @@ impl Copier for MySqlCopier {
                 bytes < bytes_max
             })
             .await?;
-        Ok(Piece { table: shape, rows, cut })
+        Ok(Piece { table: shape, rows, lines: None, bytes, cut })
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {

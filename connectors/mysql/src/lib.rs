@@ -17,6 +17,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 pub mod gtid;
+mod load;
 mod meta;
 mod preflight;
 mod retention;
