@@ -25,8 +25,7 @@ use std::time::{Duration, Instant};
 use tidelock_core::{
     Change, Code, CopyPhase, CopyRow, Error, HopList, Load, LoadRows, LogEvent, Mark, Op, Piece,
     Position, Result, Row, Sink, StateRow, StoredState, SystemId, TableName, TableSchema,
-    TransactionId, Value,
-    progress::HOP_LIST_COLUMN,
+    TransactionId, Value, progress::HOP_LIST_COLUMN,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -133,7 +132,8 @@ impl LoadRows for Loading {
     }
 
     fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()> {
-        let row = self.rows.get(row).ok_or_else(|| Error::bug("a piece is shorter than it says"))?;
+        let row =
+            self.rows.get(row).ok_or_else(|| Error::bug("a piece is shorter than it says"))?;
         self.bound.load(row, cells)
     }
 }

@@ -787,11 +787,7 @@ fn merged(mut piece: Piece, kept: Vec<Kept>, table: &CopyTable) -> Result<Option
 }
 
 /// Takes the rows out of a piece that changes name by their keys.
-fn take_out(
-    piece: &mut Piece,
-    kept: &[Kept],
-    table: &CopyTable,
-) -> Result<BTreeMap<String, Row>> {
+fn take_out(piece: &mut Piece, kept: &[Kept], table: &CopyTable) -> Result<BTreeMap<String, Row>> {
     let named = |change: &'_ Kept| {
         let old = change.old.as_ref().filter(|old| old.1).map(|old| old.0.clone());
         let new = change.new.as_ref().filter(|new| new.1).map(|new| new.0.clone());

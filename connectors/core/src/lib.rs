@@ -34,8 +34,8 @@ pub use connector::{
     Tls, TlsMode,
 };
 pub use copy::{
-    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines, Piece,
-    TransactionId,
+    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines,
+    Piece, TransactionId,
 };
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableFault, Truncate};

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
@@ -126,9 +127,27 @@ fn param(value: &Value) -> Result<Param> {
     })
 }
 
+/// Puts small texts of many rows side by side: an allocation each would cost more than all the rest.
+#[derive(Default)]
+struct Packer(BytesMut);
+
+impl Packer {
+    fn bytes(&mut self, cell: Vec<u8>) -> Bytes {
+        const CHUNK: usize = 64 << 10;
+        if cell.len() > CHUNK / 16 {
+            return cell.into();
+        }
+        if self.0.capacity() < cell.len() {
+            self.0 = BytesMut::with_capacity(CHUNK);
+        }
+        self.0.extend_from_slice(&cell);
+        self.0.split().freeze()
+    }
+}
+
 /// A cell of the binary protocol in canonical form; `None` if it is none of its type.
-fn value(data_type: &DataType, cell: Param) -> Option<Value> {
-    let text = |bytes: Vec<u8>| ByteString::try_from(bytes).ok();
+fn value(data_type: &DataType, cell: Param, packer: &mut Packer) -> Option<Value> {
+    let mut text = |bytes: Vec<u8>| ByteString::try_from(packer.bytes(bytes)).ok();
     Some(match (data_type, cell) {
         (_, Param::NULL) => Value::Null,
         (DataType::Int { unsigned: true, .. }, Param::Int(i)) => {
@@ -143,7 +162,7 @@ fn value(data_type: &DataType, cell: Param) -> Option<Value> {
         (DataType::Float64 | DataType::RoundedFloat { .. }, Param::Double(f)) => Value::Float64(f),
         (DataType::Decimal { .. }, Param::Bytes(b)) => Value::Decimal(text(b)?),
         (DataType::Text { .. }, Param::Bytes(b)) => Value::Text(text(b)?),
-        (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(b.into()),
+        (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(packer.bytes(b)),
         (DataType::Json, Param::Bytes(b)) => Value::Json(text(b)?),
         (DataType::Uuid, Param::Bytes(b)) => Value::Uuid(uuid(&b)?),
         (DataType::Enum { labels }, Param::Bytes(b)) => {
@@ -279,6 +298,7 @@ impl MySqlCopier {
         let rows = self.session.conn.exec_stream::<mysql_async::Row, _, _>(sql, params);
         let mut rows = within(SILENCE, &place, rows).await?;
         let mut cut = false;
+        let mut packer = Packer::default();
         loop {
             // Most rows are here already; the clock is only asked for those that are not.
             let next = match rows.next().now_or_never() {
@@ -301,7 +321,7 @@ impl MySqlCopier {
                 .into_iter()
                 .zip(&types)
                 .map(|(cell, column)| {
-                    value(&column.data_type, cell).ok_or_else(|| {
+                    value(&column.data_type, cell, &mut packer).ok_or_else(|| {
                         Error::data(
                             Code::DamagedEvent,
                             format!(
@@ -505,6 +525,7 @@ mod tests {
 
     #[test]
     fn days_outside_the_calendar_keep_the_servers_text() {
+        let value = |data_type: &DataType, cell| value(data_type, cell, &mut Packer::default());
         let stamp = DataType::Timestamp { fsp: 3 };
         assert_eq!(
             value(&stamp, Param::Date(0, 0, 0, 0, 0, 0, 0)),

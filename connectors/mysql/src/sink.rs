@@ -17,7 +17,7 @@ use mysql_async::{Row, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Load, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, WriteBatch, WriteOp,
+    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
 };
 use tokio::sync::mpsc;
 
@@ -61,6 +61,8 @@ pub(crate) struct MySqlSink {
     local_infile: bool,
     /// Tables of which a load was refused: for how many pieces it is not tried again.
     refused: HashMap<u64, u8>,
+    /// The cell of each table loaded that goes into an AUTO_INCREMENT column.
+    counted: HashMap<u64, Option<usize>>,
 }
 
 /// Takes the flow's lock and raises its epoch.
@@ -75,12 +77,12 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     settle(&mut session).await?;
     let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
     // Below that even a message of a load might be too large.
-    let local_infile =
-        packet as usize >= BYTES_MAX && session.is_on("local_infile").await?;
+    let local_infile = packet as usize >= BYTES_MAX && session.is_on("local_infile").await?;
     let mut sink = MySqlSink {
         session,
         local_infile,
         refused: HashMap::new(),
+        counted: HashMap::new(),
         packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
         meta: quote(&endpoint.meta),
         spec: spec.clone(),
@@ -305,8 +307,9 @@ impl MySqlSink {
             return Ok(false);
         }
         let sql = load::statement(&load.table, &load.columns)?;
+        let counted = self.counted(load).await?;
         self.session.run("SAVEPOINT tidelock_load").await?;
-        match self.send_load(&sql, load).await {
+        match self.send_load(&sql, load, counted).await {
             Ok(true) => {
                 self.session.run("RELEASE SAVEPOINT tidelock_load").await?;
                 return Ok(true);
@@ -320,8 +323,35 @@ impl MySqlSink {
         Ok(false)
     }
 
+    /// Which cell of a row goes into an AUTO_INCREMENT column: a load makes the next number of a 0 there
+    /// without a word, whatever the mode says.
+    async fn counted(&mut self, load: &Load<'_>) -> Result<Option<usize>> {
+        if let Some(cell) = self.counted.get(&load.table.id) {
+            return Ok(*cell);
+        }
+        let name = &load.table.name;
+        let found: Vec<String> = self
+            .session
+            .rows(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = ? \
+                 AND table_name = ? AND extra LIKE '%auto_increment%'",
+                (name.schema.as_str(), name.name.as_str()),
+            )
+            .await?;
+        let cell = load.columns.iter().position(|&i| {
+            load.table.columns.get(i).is_some_and(|column| found.contains(&column.name))
+        });
+        self.counted.insert(load.table.id, cell);
+        Ok(cell)
+    }
+
     /// Encodes rows while the server takes those before. Whether it took them all as they are.
-    async fn send_load(&mut self, sql: &str, load: &Load<'_>) -> Result<bool> {
+    async fn send_load(
+        &mut self,
+        sql: &str,
+        load: &Load<'_>,
+        counted: Option<usize>,
+    ) -> Result<bool> {
         let (sender, receiver) = mpsc::channel::<Bytes>(LOAD_CHUNKS);
         // Asked for once, by our own statement, and whatever file the server names. If it is never asked
         // for, a later request of any kind finds it empty.
@@ -338,13 +368,14 @@ impl MySqlSink {
                 cells.clear();
                 load.rows.put(row, &mut cells)?;
                 load::put_row(&load.table, &load.columns, &cells, &mut text)?;
-                if text.len() - start > row_bytes_max {
+                let counted = counted.and_then(|cell| cells.get(cell));
+                let renumbered = matches!(counted, Some(Value::Int(0) | Value::UInt(0)));
+                if renumbered || text.len() - start > row_bytes_max {
                     // The server counts fewer rows than there are.
                     return Ok(());
                 }
                 if text.len() >= LOAD_BYTES {
-                    let full =
-                        std::mem::replace(&mut text, Vec::with_capacity(LOAD_BYTES + 1024));
+                    let full = std::mem::replace(&mut text, Vec::with_capacity(LOAD_BYTES + 1024));
                     if sender.send(full.into()).await.is_err() {
                         return Ok(());
                     }

@@ -228,14 +228,12 @@ impl PgCopier {
             // Most rows are here already; the clock is only asked for those that are not.
             let next = match stream.try_next().now_or_never() {
                 Some(next) => next,
-                None => {
-                    tokio::time::timeout(SILENCE, stream.try_next()).await.map_err(|_| {
-                        Error::transient(
-                            Code::ServerBusy,
-                            format!("{doing}: no row for {} s", SILENCE.as_secs()),
-                        )
-                    })?
-                }
+                None => tokio::time::timeout(SILENCE, stream.try_next()).await.map_err(|_| {
+                    Error::transient(
+                        Code::ServerBusy,
+                        format!("{doing}: no row for {} s", SILENCE.as_secs()),
+                    )
+                })?,
             };
             match next.map_err(|e| fault(&e))? {
                 None => return Ok(false),
@@ -292,10 +290,7 @@ fn conditions(wanted: &CopyTable, facts: &Facts, range: &KeyRange) -> Result<Str
 }
 
 fn damaged(schema: &TableSchema) -> Error {
-    Error::transient(
-        Code::Unreachable,
-        format!("a row of table {} cannot be read", schema.name),
-    )
+    Error::transient(Code::Unreachable, format!("a row of table {} cannot be read", schema.name))
 }
 
 /// A row of a `COPY` line.
