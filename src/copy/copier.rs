@@ -218,6 +218,9 @@ impl Task {
         let mut after = Cursor::decode(&job.row.cursor, &job.table.key);
         let mut done = after.clone();
         let mut size = ROWS_FIRST;
+        // No piece is more than a second's worth.
+        let rate = self.copying.rows_per_second.filter(|rate| *rate > 0);
+        let rows_max = rate.map_or(ROWS_MAX, |rate| rate.min(ROWS_MAX as u64) as usize);
         let mut sent: Option<Sent> = None;
         let total = self.reader.estimate(&job.table).await?;
         let (began, mut copied) = (Instant::now(), 0u64);
@@ -262,7 +265,7 @@ impl Task {
             after = range.upto;
             if bytes > 0 {
                 let fitting = rows.saturating_mul(PIECE_BYTES) / bytes.max(1);
-                size = fitting.clamp(1, ROWS_MAX).min(size.saturating_mul(4));
+                size = fitting.clamp(1, rows_max).min(size.saturating_mul(4));
             }
             copied += rows as u64;
             self.copying.throttle(began, copied).await;

@@ -316,22 +316,20 @@ impl MySqlCopier {
             if cut {
                 continue;
             }
-            let cells = row
-                .unwrap()
-                .into_iter()
-                .zip(&types)
-                .map(|(cell, column)| {
-                    value(&column.data_type, cell, &mut packer).ok_or_else(|| {
-                        Error::data(
-                            Code::DamagedEvent,
-                            format!(
-                                "a value of column {} of table {} is not of its type",
-                                column.name, shape.name
-                            ),
-                        )
-                    })
-                })
-                .collect::<Result<Box<[Value]>>>()?;
+            let mut cells = Vec::with_capacity(types.len());
+            for (cell, column) in row.unwrap().into_iter().zip(&types) {
+                let value = value(&column.data_type, cell, &mut packer).ok_or_else(|| {
+                    Error::data(
+                        Code::DamagedEvent,
+                        format!(
+                            "a value of column {} of table {} is not of its type",
+                            column.name, shape.name
+                        ),
+                    )
+                })?;
+                cells.push(value);
+            }
+            let cells = cells.into_boxed_slice();
             cut = !take(cells);
         }
     }
