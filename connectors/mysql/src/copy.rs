@@ -2,7 +2,10 @@
 //!
 //! **What a snapshot shows.** MariaDB tells the binlog place of a consistent snapshot itself
 //! (`binlog_snapshot_position`), and that place leaves out what semi-synchronous replication has
-//! logged and not yet shown. MySQL does not: there `gtid_executed`, read before, names only what is
+//! logged and not yet shown. Only the GTIDs of that place are dear: the server finds them by reading the
+//! binlog file up to there. So they are asked for only if the snapshot does not reach the place where the
+//! log ended right before it. If it does, everything logged by then is shown, and the GTIDs logged right
+//! after it cover what is. MySQL does not: there `gtid_executed`, read before, names only what is
 //! shown (a GTID is added after the engine has committed), and read after, it lacks at most the one
 //! commit group that is being completed. Transactions of one group never touch the same row, so laying
 //! such a change over a row that shows it already changes nothing.
@@ -28,7 +31,7 @@ use tidelock_core::{
 use crate::catalog;
 use crate::config::Endpoint;
 use crate::error;
-use crate::gtid::BinlogPosition;
+use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
 use crate::session::{Session, quote, within};
 use crate::{source, stream, upsert};
 
@@ -42,6 +45,8 @@ pub(crate) struct MySqlCopier {
     session: Session,
     shapes: HashMap<(TableName, Vec<String>), Arc<TableSchema>>,
     versions: u64,
+    /// The last place of a snapshot whose GTIDs were asked for.
+    scanned: Option<(FileOffset, GtidSet)>,
 }
 
 fn table(name: &TableName) -> String {
@@ -244,7 +249,7 @@ impl MySqlCopier {
                 .run("SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0")
                 .await?;
         }
-        Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0 })
+        Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0, scanned: None })
     }
 
     async fn shape(&mut self, wanted: &CopyTable) -> Result<Arc<TableSchema>> {
@@ -388,10 +393,25 @@ impl Copier for MySqlCopier {
         self.session.run("ROLLBACK").await?;
         let ours: BinlogPosition = reached.as_str().parse()?;
         if self.session.maria() {
+            // In this order: the end is not before the place of these GTIDs.
+            let logged = source::logged(&mut self.session).await?;
+            let (file, offset) = self.session.log_end().await?;
             self.session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-            let place = stream::snapshot_place(&mut self.session).await?;
-            let shows = place.gtids.contains(&ours.gtids);
-            return Ok(shows.then(|| place.to_position()));
+            let shown = stream::snapshot_offset(&mut self.session).await?;
+            if shown.reaches(&FileOffset { file, offset }) {
+                if !logged.contains(&ours.gtids) {
+                    return Ok(None);
+                }
+                let gtids = source::logged(&mut self.session).await?;
+                return Ok(Some(BinlogPosition { gtids, at: None }.to_position()));
+            }
+            let gtids = match &self.scanned {
+                Some((at, gtids)) if *at == shown => gtids.clone(),
+                _ => stream::gtids_at(&mut self.session, &shown).await?,
+            };
+            self.scanned = Some((shown, gtids.clone()));
+            let shows = gtids.contains(&ours.gtids);
+            return Ok(shows.then(|| BinlogPosition { gtids, at: None }.to_position()));
         }
         let before = source::logged(&mut self.session).await?;
         if !before.contains(&ours.gtids) {

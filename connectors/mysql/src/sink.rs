@@ -76,8 +76,11 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     }
     settle(&mut session).await?;
     let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
-    // Below that even a message of a load might be too large.
-    let local_infile = packet as usize >= BYTES_MAX && session.is_on("local_infile").await?;
+    // In a smaller packet even a message of a load might not fit. Galera may be told to commit a load in
+    // parts, which would end our transaction.
+    let local_infile = packet as usize >= BYTES_MAX
+        && session.is_on("local_infile").await?
+        && !session.is_on("wsrep_load_data_splitting").await?;
     let mut sink = MySqlSink {
         session,
         local_infile,

@@ -1499,3 +1499,43 @@ async fn a_load_never_cuts_skips_or_replaces_a_row_unnoticed() {
     assert_eq!(loads(&server).await, before);
     assert_eq!(server.one("crm", "SELECT n + 0 FROM y").await.unwrap(), "0");
 }
+
+#[tokio::test]
+async fn a_snapshot_that_does_not_show_what_is_logged_is_told_from_one_that_does() {
+    let server = server().await;
+    if !server.one("crm", "SELECT VERSION()").await.unwrap().contains("MariaDB") {
+        return;
+    }
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut copier = c.copier().await.unwrap();
+    let end = async || c.probe(&source_spec(&[]), None).await.unwrap().end;
+    let before = end().await;
+    assert!(copier.snapshot(&before, &[]).await.unwrap().is_some());
+    // A commit that no replica answers for is logged, and shown only when the server gives up waiting.
+    server
+        .sql("crm", "SET GLOBAL rpl_semi_sync_master_enabled = ON, GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC, \
+             GLOBAL rpl_semi_sync_master_wait_no_slave = ON, GLOBAL rpl_semi_sync_master_timeout = 4000")
+        .await
+        .unwrap();
+    let hanging = server.sql("crm", "INSERT INTO t VALUES (1)");
+    let looking = async {
+        let mut logged = end().await;
+        while c.compare(&before, &logged).unwrap().reached() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            logged = end().await;
+        }
+        assert!(copier.snapshot(&logged, &[]).await.unwrap().is_none(), "it is not shown yet");
+        let upto = copier.snapshot(&before, &[]).await.unwrap().expect("that is shown");
+        assert!(c.compare(&upto, &before).unwrap().reached());
+        logged
+    };
+    let (inserted, logged) = tokio::join!(hanging, looking);
+    inserted.unwrap();
+    for _ in 0..2 {
+        let upto = copier.snapshot(&logged, &[]).await.unwrap().expect("now it is shown");
+        assert!(c.compare(&upto, &logged).unwrap().reached());
+        // A new file without a transaction in it changes nothing.
+        server.sql("crm", "FLUSH BINARY LOGS").await.unwrap();
+    }
+}

@@ -299,7 +299,11 @@ fn row(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Box<[Val
     if cells.len() != columns.len() {
         return Err(damaged(schema));
     }
-    cells.into_iter().zip(columns).map(|(cell, &i)| one(schema, i, cell)).collect()
+    let mut row = Vec::with_capacity(columns.len());
+    for (cell, &i) in cells.into_iter().zip(columns) {
+        row.push(one(schema, i, cell)?);
+    }
+    Ok(row.into())
 }
 
 /// Some cells of a `COPY` line that holds all columns of the shape.
