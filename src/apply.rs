@@ -23,9 +23,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Change, Code, CopyPhase, CopyRow, Error, HopList, LogEvent, Mark, Op, Position, Result, Row,
-    Sink, StateRow, StoredState, SystemId, TableChanged, TableName, TableSchema, TransactionId,
-    Value, progress::HOP_LIST_COLUMN,
+    Change, Code, CopyPhase, CopyRow, Error, HopList, Load, LoadRows, LogEvent, Mark, Op, Piece,
+    Position, Result, Row, Sink, StateRow, StoredState, SystemId, TableChanged, TableName,
+    TableSchema, TransactionId, Value, progress::HOP_LIST_COLUMN,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -125,6 +125,24 @@ pub struct Applier {
     rows: HashMap<String, CopyRow>,
     /// The mappings must be planned anew.
     replan: bool,
+}
+
+/// The rows of a piece, converted as they are asked for.
+struct Loading {
+    bound: BoundPlan,
+    rows: Vec<Row>,
+}
+
+impl LoadRows for Loading {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()> {
+        let row =
+            self.rows.get(row).ok_or_else(|| Error::bug("a piece is shorter than it says"))?;
+        self.bound.load(row, cells)
+    }
 }
 
 struct OpenTransaction {
@@ -499,15 +517,11 @@ impl Applier {
             self.finish().await?;
             self.in_piece = true;
             let (mapping, row, reply) = match ready {
-                Ready::Rows { mapping, table, rows, row, reply } => {
+                Ready::Rows { mapping, piece, row, reply } => {
                     self.blame = Some(mapping.to_string());
                     self.open_transaction().await?;
                     let plan = self.plan_of(&mapping)?;
-                    let bound = BoundPlan::new(&plan, &table)?;
-                    for source in &rows {
-                        let write = bound.load(source)?;
-                        self.batcher.push(&plan, write);
-                    }
+                    self.load(&plan, piece, &row).await?;
                     (mapping, row, reply)
                 }
                 Ready::Sweep { mapping, keys, row, reply } => {
@@ -525,23 +539,57 @@ impl Applier {
                     if removed > 0 {
                         tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
                     }
+                    self.flush().await?;
+                    self.blame = None;
+                    self.sink.record_copy(&row).await?;
+                    self.sink.commit(&self.reached, 0).await?;
                     (mapping, row, reply)
                 }
             };
-            self.flush().await?;
-            self.blame = None;
-            self.sink.record_copy(&row).await?;
             self.open = None;
-            let position = self.reached.clone();
-            self.sink.commit(&position, 0).await?;
             self.in_piece = false;
-            self.after_commit(position, None);
+            self.after_commit(self.reached.clone(), None);
             self.regions.committed(&mapping, row.clone());
             self.rows.insert(mapping.to_string(), row.clone());
             self.shared.show_copy(&mapping, &row);
             self.show_copies();
             // A copier that has gone away is not told; the attempt ends then.
             let _gone = reply.send(Outcome::Written);
+        }
+    }
+
+    /// Loads a piece, and commits it with the cursor and the position. The copier is answered
+    /// meanwhile, so that the next piece is read while this one is written: the flow stands still
+    /// until then, and its position is what this transaction commits.
+    async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<()> {
+        let Piece { table, rows, mut lines, .. } = piece;
+        let bound = BoundPlan::new(plan, &table)?;
+        let mut loading = Loading { bound, rows };
+        let Applier { sink, regions, requests, reached, blame, .. } = self;
+        let written = async {
+            if let Some(lines) = lines.take()
+                && !(loading.bound.is_identity(&table)
+                    && sink.load_lines(&plan.target, loading.bound.columns(), &lines).await?)
+            {
+                loading.rows.extend(lines.rows()?);
+            }
+            if !loading.rows.is_empty() {
+                let columns = loading.bound.columns().clone();
+                let (mapping, table) = (plan.name.clone(), plan.target.clone());
+                sink.load(&Load { mapping, table, columns, rows: &loading }).await?;
+            }
+            // What fails from here on is not about the rows.
+            *blame = None;
+            sink.record_copy(row).await?;
+            sink.commit(reached, 0).await
+        };
+        tokio::pin!(written);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut written => return outcome,
+                Some(request) = requests.recv() => regions.take(request, reached),
+            }
         }
     }
 

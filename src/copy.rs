@@ -16,6 +16,10 @@
 //! resurrected, no state of the past is ever written over a later one, and unique and foreign keys
 //! that hold at the source hold at the target ([`tidelock_core::copy`] argues why a piece is exact).
 //!
+//! **Side by side.** While a piece is being written the flow stands still, so a range can be watched from
+//! there just as well: the next piece is read meanwhile. Its rows are converted as the target asks for
+//! them, and where source and target are of one family and type they stay the text that the source wrote.
+//!
 //! **One mechanism.** A first copy begins with no key copied and the stream already open. A restart goes
 //! on at the cursor, which was committed with the rows. A mapping added later, one that had stopped and
 //! comes back, and a whole flow that lost its log go the same way; the last two end with a sweep, which

@@ -52,14 +52,13 @@ impl Batcher {
         self.rows += 1;
         self.bytes += bytes;
         let joins = !self.careful
-            && (write.op == WriteOp::Load || self.open_bytes + bytes <= BYTES_A_BATCH_MAX)
+            && self.open_bytes + bytes <= BYTES_A_BATCH_MAX
             && !write.keys.iter().any(|k| self.open_keys.contains(k))
             && self.open.as_ref().is_some_and(|open| {
                 open.table.id == plan.target.id
                     && open.op == write.op
                     && open.columns == write.columns
-                    // A piece of a copy is loaded in one go.
-                    && (open.op == WriteOp::Load || open.rows.len() < ROWS_A_BATCH_MAX)
+                    && open.rows.len() < ROWS_A_BATCH_MAX
             });
         if !joins {
             self.close();

@@ -17,10 +17,10 @@ use crate::mapping::convert::{Conversion, Target};
 
 /// Rows of the first piece; later ones follow the width of the rows.
 const ROWS_FIRST: usize = 1_000;
-/// Rows of a piece at most.
-const ROWS_MAX: usize = 50_000;
-/// Memory that a piece should take.
-const PIECE_BYTES: usize = 8 << 20;
+/// Rows of a piece at most: what the log brings waits while a piece is written.
+const ROWS_MAX: usize = 100_000;
+/// Memory that a piece should take. Three are about at most: one written, one waiting, one being read.
+const PIECE_BYTES: usize = 16 << 20;
 /// Memory beyond which a piece is cut smaller.
 const PIECE_BYTES_MAX: usize = 32 << 20;
 /// Keys of the target asked for at the source at a time.
@@ -41,6 +41,8 @@ pub struct Job {
     pub table: CopyTable,
     /// Whether its keys can be compared here.
     pub alike: bool,
+    /// Whether the target takes the source's rows as they are, so that they may stay text.
+    pub as_lines: bool,
     /// How far it has come.
     pub row: CopyRow,
 }
@@ -224,6 +226,9 @@ impl Task {
         let mut after = Cursor::decode(&job.row.cursor, &job.table.key);
         let mut done = after.clone();
         let mut size = ROWS_FIRST;
+        // No piece is more than a second's worth.
+        let rate = self.copying.rows_per_second.filter(|rate| *rate > 0);
+        let rows_max = rate.map_or(ROWS_MAX, |rate| rate.min(ROWS_MAX as u64) as usize);
         let mut sent: Option<Sent> = None;
         let total = self.reader.estimate(&job.table).await?;
         let (began, mut copied) = (Instant::now(), 0u64);
@@ -247,8 +252,7 @@ impl Task {
                 after = done.clone();
                 continue;
             };
-            let (rows, bytes) =
-                (piece.rows.len(), piece.rows.iter().map(|r| r.bytes()).sum::<usize>());
+            let (rows, bytes) = (piece.count(), piece.bytes);
             let (reply, outcome) = oneshot::channel();
             let request =
                 Request::Rows { mapping: job.mapping.clone(), piece, upto: covered, total, reply };
@@ -269,7 +273,7 @@ impl Task {
             after = range.upto;
             if bytes > 0 {
                 let fitting = rows.saturating_mul(PIECE_BYTES) / bytes.max(1);
-                size = fitting.clamp(1, ROWS_MAX).min(size.saturating_mul(4));
+                size = fitting.clamp(1, rows_max).min(size.saturating_mul(4));
             }
             copied += rows as u64;
             self.copying.throttle(began, copied).await;
@@ -288,9 +292,12 @@ impl Task {
         let watching = self.copying.ask(watch, answer).await?;
         let upto = self.snapshot(watching).await?;
         let limit = if *size == 1 { usize::MAX } else { PIECE_BYTES_MAX };
-        let piece = self.reader.read(&job.table, range, limit).await?;
+        let piece = match job.as_lines {
+            true => self.reader.read_lines(&job.table, range, limit).await?,
+            false => self.reader.read(&job.table, range, limit).await?,
+        };
         if piece.cut {
-            *size = (piece.rows.len() / 2).max(1);
+            *size = (piece.count() / 2).max(1);
             self.copying.unwatch(job, false).await?;
             return Ok((None, upto));
         }

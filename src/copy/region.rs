@@ -177,10 +177,8 @@ pub enum Ready {
     Rows {
         /// The mapping.
         mapping: Arc<str>,
-        /// Their shape.
-        table: Arc<TableSchema>,
-        /// The rows.
-        rows: Vec<Row>,
+        /// The rows, with what changed meanwhile laid over them.
+        piece: Piece,
         /// How far the copy has come with them.
         row: CopyRow,
         /// Whom to tell.
@@ -225,7 +223,7 @@ impl Regions {
     ) -> Regions {
         let regions = copies
             .into_iter()
-            .map(|Job { mapping, table, alike, row }| {
+            .map(|Job { mapping, table, alike, row, .. }| {
                 let overlaid = row.reason == tidelock_core::CopyReason::Backfill;
                 let reach = match row.phase {
                     CopyPhase::Sweep | CopyPhase::Done => Reach::All,
@@ -422,8 +420,11 @@ impl Regions {
                 && let (Some(waiting), Some(watched)) =
                     (region.waiting.pop_front(), region.watched.pop_front())
             {
-                let Piece { table, rows, .. } = waiting.piece;
-                let Some(rows) = merged(rows, watched.kept, watched.spoiled, &region.table) else {
+                let piece = match watched.spoiled {
+                    true => None,
+                    false => merged(waiting.piece, watched.kept, &region.table)?,
+                };
+                let Some(piece) = piece else {
                     // What follows it was cut at its end: all begin anew there.
                     let _gone = waiting.reply.send(Outcome::Spoiled);
                     region.watched.clear();
@@ -432,14 +433,9 @@ impl Regions {
                     }
                     continue;
                 };
-                let row = region.after(&watched.range, rows.len() as u64, waiting.total)?;
-                return Ok(Some(Ready::Rows {
-                    mapping: mapping.clone(),
-                    table,
-                    rows,
-                    row,
-                    reply: waiting.reply,
-                }));
+                let row = region.after(&watched.range, piece.count() as u64, waiting.total)?;
+                let mapping = mapping.clone();
+                return Ok(Some(Ready::Rows { mapping, piece, row, reply: waiting.reply }));
             }
             let due = match &region.sweeping {
                 Some(sweeping) => come(&sweeping.upto)?,
@@ -779,46 +775,84 @@ impl Places {
     }
 }
 
-/// The rows of a piece with the changes laid over them; `None` if they do not fit together, which a
-/// new reading mends.
-fn merged(rows: Vec<Row>, kept: Vec<Kept>, spoiled: bool, table: &CopyTable) -> Option<Vec<Row>> {
-    if spoiled {
-        return None;
-    }
+/// A piece with the changes laid over it; `None` if they do not fit together, which a new reading
+/// mends. Only the rows that a change is about are taken out and read; lines stay lines else.
+fn merged(mut piece: Piece, kept: Vec<Kept>, table: &CopyTable) -> Result<Option<Piece>> {
     if kept.is_empty() {
-        return Some(rows);
+        return Ok(Some(piece));
     }
-    let key: Vec<usize> =
-        table.key.iter().filter_map(|name| table.columns.iter().position(|c| c == name)).collect();
-    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
-    let mut at: HashMap<String, usize> = HashMap::with_capacity(rows.len());
-    for (i, row) in rows.iter().enumerate() {
-        let cells: Option<Key> = key.iter().map(|&k| row.as_ref()?.0.get(k).cloned()).collect();
-        at.insert(Cursor::new(&table.key, &cells?)?.encode(), i);
-    }
+    let mut changed = take_out(&mut piece, &kept, table)?;
     for change in kept {
         if change.clear {
-            rows.clear();
-            at.clear();
+            piece.rows.clear();
+            piece.lines = None;
+            changed.clear();
             continue;
         }
         let before = match &change.old {
-            Some((text, true)) => at.remove(text).and_then(|i| rows.get_mut(i)?.take()),
+            Some((text, true)) => changed.remove(text),
             Some((_, false)) | None => None,
         };
         let Some((text, true, new)) = change.new else { continue };
-        let base = before.or_else(|| at.get(&text).and_then(|&i| rows.get(i)?.clone()));
-        let row = overlaid(base, new);
-        match at.get(&text).and_then(|&i| rows.get_mut(i)) {
-            Some(there) => *there = Some(row),
-            None => {
-                at.insert(text, rows.len());
-                rows.push(Some(row));
-            }
+        let base = before.or_else(|| changed.get(&text).cloned());
+        changed.insert(text, overlaid(base, new));
+    }
+    if !changed.values().all(Row::is_full) {
+        return Ok(None);
+    }
+    piece.rows.extend(changed.into_values());
+    Ok(Some(piece))
+}
+
+/// Takes the rows out of a piece that changes name by their keys.
+fn take_out(piece: &mut Piece, kept: &[Kept], table: &CopyTable) -> Result<BTreeMap<String, Row>> {
+    let named = |change: &'_ Kept| {
+        let old = change.old.as_ref().filter(|old| old.1).map(|old| old.0.clone());
+        let new = change.new.as_ref().filter(|new| new.1).map(|new| new.0.clone());
+        old.into_iter().chain(new)
+    };
+    let named: HashSet<String> = kept.iter().flat_map(named).collect();
+    let text = |key: &[Value]| {
+        let cursor = Cursor::new(&table.key, key).map(|cursor| cursor.encode());
+        cursor.ok_or_else(|| Error::bug("a key to copy by holds NULL"))
+    };
+    let places: Vec<usize> =
+        table.key.iter().filter_map(|name| table.columns.iter().position(|c| c == name)).collect();
+    let mut taken = BTreeMap::new();
+    let rows = std::mem::take(&mut piece.rows);
+    piece.rows.reserve(rows.len());
+    for row in rows {
+        let key: Key = places.iter().filter_map(|&at| row.0.get(at).cloned()).collect();
+        let text = text(&key)?;
+        if named.contains(&text) {
+            taken.insert(text, row);
+        } else {
+            piece.rows.push(row);
         }
     }
-    let rows: Vec<Row> = rows.into_iter().flatten().collect();
-    rows.iter().all(Row::is_full).then_some(rows)
+    if let Some(lines) = &mut piece.lines {
+        let before = std::mem::take(&mut lines.text);
+        for chunk in before {
+            // What stays between two rows that are taken out is one slice.
+            let mut start = 0;
+            let mut at = 0;
+            for line in chunk.split_inclusive(|byte| *byte == b'\n') {
+                let line = chunk.slice_ref(line);
+                let text = text(&lines.reader.key(&line)?)?;
+                let end = at + line.len();
+                if named.contains(&text) {
+                    taken.insert(text, lines.reader.row(&line)?);
+                    lines.count -= 1;
+                    lines.text.push(chunk.slice(start..at));
+                    start = end;
+                }
+                at = end;
+            }
+            lines.text.push(chunk.slice(start..));
+        }
+        lines.text.retain(|chunk| !chunk.is_empty());
+    }
+    Ok(taken)
 }
 
 /// A row with what a change tells of it; cells it does not tell stay.
@@ -836,7 +870,7 @@ fn overlaid(base: Option<Row>, mut new: Row) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidelock_core::TableName;
+    use tidelock_core::{Bytes, LineReader, Lines, TableName};
 
     fn table() -> CopyTable {
         CopyTable {
@@ -862,6 +896,60 @@ mod tests {
 
     fn int(n: i64) -> Value {
         Value::Int(n)
+    }
+
+    fn piece(rows: Vec<Row>) -> Piece {
+        let shape = TableSchema { name: table().name, version: 1, columns: Vec::new() };
+        Piece { table: Arc::new(shape), rows, lines: None, bytes: 0, cut: false }
+    }
+
+    /// Lines of the form `id a b`.
+    struct Spaced;
+
+    impl LineReader for Spaced {
+        fn key(&self, line: &Bytes) -> Result<Key> {
+            Ok(self.row(line)?.0.first().cloned().into_iter().collect())
+        }
+
+        fn row(&self, line: &Bytes) -> Result<Row> {
+            let text = std::str::from_utf8(line).map_err(|_| Error::bug("no text"))?;
+            let cells: Vec<Value> =
+                text.split_whitespace().map(|cell| int(cell.parse().unwrap_or(-1))).collect();
+            Ok(Row(cells.into()))
+        }
+    }
+
+    /// The same rows left as text, in chunks of two lines.
+    fn lined(rows: &[Row]) -> Piece {
+        let number = |v: &Value| match v {
+            Value::Int(n) => n.to_string(),
+            _ => "-1".to_owned(),
+        };
+        let line = |row: &Row| row.0.iter().map(number).collect::<Vec<_>>().join(" ") + "\n";
+        let text =
+            rows.chunks(2).map(|two| two.iter().map(line).collect::<String>().into()).collect();
+        let lines = Lines { text, count: rows.len(), reader: Arc::new(Spaced) };
+        Piece { lines: Some(lines), ..piece(Vec::new()) }
+    }
+
+    /// The rows that come of a piece, in key order, whether they were read as values or left as lines.
+    fn outcome(rows: Vec<Row>, kept: impl Fn() -> Vec<Kept>) -> Option<Vec<Row>> {
+        let both = [lined(&rows), piece(rows)].map(|piece| {
+            let mut piece = merged(piece, kept(), &table()).unwrap_or(None)?;
+            let count = piece.count();
+            if let Some(lines) = piece.lines.take() {
+                piece.rows.extend(lines.rows().unwrap_or_default());
+            }
+            assert_eq!(piece.rows.len(), count, "counted wrongly");
+            piece.rows.sort_by_key(|r| match r.0.first() {
+                Some(Value::Int(i)) => *i,
+                _ => 0,
+            });
+            Some(piece.rows)
+        });
+        let [as_lines, as_rows] = both;
+        assert_eq!(as_lines, as_rows);
+        as_rows
     }
 
     #[test]
@@ -902,43 +990,35 @@ mod tests {
             vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))],
         ];
         for state in states {
-            let mut rows = merged(state, changes(), false, &table()).unwrap_or_default();
-            rows.sort_by_key(|r| match r.0.first() {
-                Some(Value::Int(i)) => *i,
-                _ => 0,
-            });
             assert_eq!(
-                rows,
-                vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))]
+                outcome(state, changes),
+                Some(vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))])
             );
         }
     }
 
     #[test]
     fn a_row_that_leaves_the_range_is_not_in_it() {
-        let rows = merged(
-            vec![row(1, int(1), int(1))],
-            vec![update(1, row(99, int(1), int(1)), false)],
-            false,
-            &table(),
-        );
+        let rows = outcome(vec![row(1, int(1), int(1))], || {
+            vec![update(1, row(99, int(1), int(1)), false)]
+        });
         assert_eq!(rows, Some(Vec::new()));
     }
 
     #[test]
     fn a_partial_change_without_its_row_asks_for_a_new_reading_unless_it_went_away() {
         let partial = || update(7, row(7, int(1), Value::Unchanged), true);
-        assert_eq!(merged(vec![], vec![partial()], false, &table()), None);
-        let gone = Kept { old: Some((text(7), true)), new: None, clear: false };
-        assert_eq!(merged(vec![], vec![partial(), gone], false, &table()), Some(vec![]));
+        assert_eq!(outcome(vec![], || vec![partial()]), None);
+        let gone = || Kept { old: Some((text(7), true)), new: None, clear: false };
+        assert_eq!(outcome(vec![], || vec![partial(), gone()]), Some(vec![]));
     }
 
     #[test]
     fn a_truncate_empties_what_was_read() {
-        let clear = Kept { old: None, new: None, clear: true };
+        let clear = || Kept { old: None, new: None, clear: true };
         let insert =
-            Kept { old: None, new: Some((text(2), true, row(2, int(2), int(2)))), clear: false };
-        let rows = merged(vec![row(1, int(1), int(1))], vec![clear, insert], false, &table());
+            || Kept { old: None, new: Some((text(2), true, row(2, int(2), int(2)))), clear: false };
+        let rows = outcome(vec![row(1, int(1), int(1))], || vec![clear(), insert()]);
         assert_eq!(rows, Some(vec![row(2, int(2), int(2))]));
     }
 }

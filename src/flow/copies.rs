@@ -598,7 +598,9 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
     row.sweep &= plan.on_delete == OnDelete::Delete;
     table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());
     let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
-    Ok(Job { mapping: plan.name.clone(), table, alike, row })
+    // Lines hold what the target's columns hold, in their order, and nothing else.
+    let as_lines = plan.as_lines && table.columns == plan.sources;
+    Ok(Job { mapping: plan.name.clone(), table, alike, as_lines, row })
 }
 
 /// A mapping met for the first time. `started_micros` 0 says: followed from here on without a copy.

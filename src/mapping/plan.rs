@@ -43,6 +43,9 @@ pub struct MappingPlan {
     pub source_types: Vec<DataType>,
     /// How the source table is read in pieces; `None` if it has no key for it.
     pub copy: Option<CopyTable>,
+    /// Whether every pair of columns is of one type that source and target write and read alike, so
+    /// that a copy may hand the rows on as text.
+    pub as_lines: bool,
     /// The types of the key that pieces are cut by.
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
@@ -399,6 +402,33 @@ struct Pair<'a> {
     rule: Rule,
 }
 
+impl Pair<'_> {
+    /// Whether both columns are of one type, by the server's own name too, and its text means the
+    /// same to every server and session of a family.
+    fn is_plain(&self) -> bool {
+        let plain = matches!(
+            self.source.data_type,
+            DataType::Bool
+                | DataType::Int { .. }
+                | DataType::Decimal { .. }
+                | DataType::Float32
+                | DataType::Float64
+                | DataType::Text { .. }
+                | DataType::Bytes { .. }
+                | DataType::Date
+                | DataType::Time { .. }
+                | DataType::Timestamp { .. }
+                | DataType::Instant { .. }
+                | DataType::Uuid
+                | DataType::Json
+                | DataType::Enum { .. }
+        );
+        plain
+            && self.source.data_type == self.target.data_type
+            && self.source.native == self.target.native
+    }
+}
+
 fn pair_columns<'a>(
     mapping: &MappingConfig,
     source: &'a Table,
@@ -739,6 +769,7 @@ fn build(
         source: source.name.clone(),
         source_types: pairs.iter().map(|p| p.source.data_type.clone()).collect(),
         copy,
+        as_lines: catalogs.same_family && pairs.iter().all(Pair::is_plain),
         copy_key_types,
         references: target.references.clone(),
         rule: format!("{:?}", mapping.columns),

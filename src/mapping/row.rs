@@ -84,11 +84,30 @@ impl BoundPlan {
         })
     }
 
-    /// A row that a copy brings.
-    pub fn load(&self, row: &Row) -> Result<Write> {
-        let mut write = self.insert(row)?;
-        write.op = WriteOp::Load;
-        Ok(write)
+    /// Whether the target's columns have exactly the types of the source's, as the shape has them.
+    pub fn is_identity(&self, shape: &TableSchema) -> bool {
+        self.cells.len() == shape.columns.len()
+            && self.cells.iter().enumerate().all(|(i, cell)| {
+                let target = self.plan.target.columns.get(i).map(|c| &c.data_type);
+                cell.source == i && shape.columns.get(i).map(|c| &c.data_type) == target
+            })
+    }
+
+    /// All mapped columns: what the cells of a loaded row are.
+    pub fn columns(&self) -> &Arc<[usize]> {
+        &self.all
+    }
+
+    /// The cells of a row that a copy brings.
+    pub fn load(&self, row: &Row, cells: &mut Vec<Value>) -> Result<()> {
+        for cell in 0..self.cells.len() {
+            let value = self.convert(cell, row)?;
+            if value.is_unchanged() {
+                return Err(Error::bug(format!("{}: a copied row lacks a cell", self.plan.source)));
+            }
+            cells.push(value);
+        }
+        Ok(())
     }
 
     /// The plan.

@@ -597,13 +597,10 @@ async fn a_column_that_comes_at_the_source_is_noted_or_added() {
         };
         pair.daemon.wait("the note is gone", SOON, gone).await;
         pair.others_flow().await;
-        // A type without one clear likeness is noted even so.
+        // A type that only one kind of server has comes as its text or its bytes.
         let odd = if postgres { "point" } else { "geometry" };
         pair.source.sql(&format!("ALTER TABLE item ADD COLUMN place {odd}")).await;
-        let place = |flows: &[serde_json::Value]| {
-            Pair::mapping(flows, "item")["notes"].to_string().contains("place")
-        };
-        pair.daemon.wait("noted", SOON, place).await;
+        pair.target_has(&there.replace("'came'", "'place'"), "1").await;
         pair.others_flow().await;
         pair.daemon.stop();
     }
@@ -786,7 +783,9 @@ async fn computed_columns_and_character_sets_that_change_rows_are_answered() {
             .await;
         pair.source.sql("UPDATE item SET qty = 10 WHERE id = 3").await;
         pair.equal("SELECT sum(qty) FROM item", "13").await;
-        if postgres {
+        let maria =
+            matches!(&pair.source, Side::My(server) if server.flavour() == Flavour::MariaDb);
+        if postgres || maria {
             // Not in the log, so not mapped, and nothing stops for it.
             pair.others_flow().await;
             tokio::time::sleep(Duration::from_secs(6)).await;
@@ -798,6 +797,8 @@ async fn computed_columns_and_character_sets_that_change_rows_are_answered() {
                 .sql("ALTER TABLE item MODIFY g int GENERATED ALWAYS AS (qty + 2) STORED")
                 .await;
             pair.equal("SELECT sum(g) FROM item", "19").await;
+        }
+        if !postgres {
             let before = pair.compared();
             pair.source.sql("ALTER TABLE item CONVERT TO CHARACTER SET latin1").await;
             let began = Instant::now();

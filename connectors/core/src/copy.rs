@@ -18,6 +18,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::change::Row;
@@ -56,15 +57,68 @@ pub struct KeyRange {
     pub upto: Option<Key>,
 }
 
-/// The rows of a range in one snapshot.
+/// The rows of a range in one snapshot: each is either in `rows` or in `lines`.
 #[derive(Debug)]
 pub struct Piece {
     /// The shape of the rows: the columns asked for, in that order.
     pub table: Arc<TableSchema>,
     /// The rows in key order.
     pub rows: Vec<Row>,
+    /// The rows that are left in the source's own text.
+    pub lines: Option<Lines>,
+    /// Memory that the rows take, about.
+    pub bytes: usize,
     /// Set if the rows would have taken more memory than allowed: the piece ends at the last row.
     pub cut: bool,
+}
+
+impl Piece {
+    /// How many rows there are.
+    pub fn count(&self) -> usize {
+        self.rows.len() + self.lines.as_ref().map_or(0, |lines| lines.count)
+    }
+}
+
+/// Rows as lines of text that the source itself wrote, for a target of the same family to take as
+/// they are. Each line ends with a newline and holds no other.
+#[derive(Clone)]
+pub struct Lines {
+    /// The text, cut between lines.
+    pub text: Vec<Bytes>,
+    /// How many lines there are.
+    pub count: usize,
+    /// What can read them.
+    pub reader: Arc<dyn LineReader>,
+}
+
+/// Reads lines that its own connector made.
+pub trait LineReader: Send + Sync {
+    /// The key of a row.
+    fn key(&self, line: &Bytes) -> Result<Key>;
+
+    /// The whole row.
+    fn row(&self, line: &Bytes) -> Result<Row>;
+}
+
+impl Lines {
+    /// Each line, with its newline.
+    pub fn each(&self) -> impl Iterator<Item = Bytes> {
+        self.text.iter().flat_map(|text| {
+            text.split_inclusive(|byte| *byte == b'\n').map(|line| text.slice_ref(line))
+        })
+    }
+
+    /// The rows as values.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        self.each().map(|line| self.reader.row(&line)).collect()
+    }
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // No row's values.
+        f.debug_struct("Lines").field("count", &self.count).finish_non_exhaustive()
+    }
 }
 
 /// A connection that reads tables of a system.
@@ -105,6 +159,17 @@ pub trait Copier: Send {
         range: &KeyRange,
         bytes_max: usize,
     ) -> Result<Piece>;
+
+    /// Like `read`, with the rows left as [`Lines`] where the connector can do that: asked for only
+    /// where a target of the same family has the same columns with the same types.
+    async fn read_lines(
+        &mut self,
+        table: &CopyTable,
+        range: &KeyRange,
+        bytes_max: usize,
+    ) -> Result<Piece> {
+        self.read(table, range, bytes_max).await
+    }
 
     /// Which of these keys the open snapshot has a row for. Keys are over `table.key`.
     async fn present(&mut self, table: &CopyTable, keys: &[Key]) -> Result<Vec<bool>>;

@@ -37,7 +37,8 @@ pub use connector::{
     Tls, TlsMode,
 };
 pub use copy::{
-    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, Piece, TransactionId,
+    Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines,
+    Piece, TransactionId,
 };
 pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
@@ -53,6 +54,8 @@ pub use schema::{
     Table, TableKind, TableName, TableSchema,
 };
 pub use shape::{Look, Scope, ShapeChange};
-pub use sink::{Lease, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp};
+pub use sink::{
+    Lease, Load, LoadRows, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp,
+};
 pub use source::{Source, SourceSpec, SourceTable};
 pub use value::{Date, Instant, Interval, Time, Timestamp, Value};

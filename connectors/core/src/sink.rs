@@ -3,7 +3,7 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | record | record_copy } ─> commit | save_position | ping }
+//! open_sink ─> [create_progress] ─> { begin ─> { write | load | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
 //! After **any** error the session is dropped: the server rolls back, and the flow starts over from
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::copy::CopyRow;
-use crate::error::Result;
+use crate::copy::{CopyRow, Lines};
+use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::progress::{Mark, Progress, StateRow};
 use crate::schema::{DataType, TableName};
@@ -70,9 +70,6 @@ pub enum WriteOp {
     /// Insert, or update the row of the same mapping key. `columns` holds all key columns. A row that
     /// meets another row by any other unique key is an error, never an update of that other row.
     Upsert,
-    /// Like `Upsert`, for rows that are believed to be new: the sink may try its fastest way first, as
-    /// long as a row that is there after all is upserted.
-    Load,
     /// Update `columns` of the row whose key follows them in the row; every row must be there
     /// ([`crate::Code::UpdateMissing`]). Used for partial images; may set key columns (a move).
     Update,
@@ -100,6 +97,62 @@ pub struct WriteBatch {
     /// The rows: the cells of `columns`; for `Update` and `Move` followed by the old key's cells in
     /// key order. Never [`Value::Unchanged`].
     pub rows: Vec<Box<[Value]>>,
+}
+
+/// Rows to be loaded, given out one after the other and as often as they are asked for: they are
+/// converted while the server is taking those before.
+pub trait LoadRows: Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Appends the cells of a row: those of `columns`, none of them [`Value::Unchanged`].
+    fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()>;
+}
+
+impl LoadRows for Vec<Box<[Value]>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()> {
+        let row = self.get(row).ok_or_else(|| Error::bug("a load has fewer rows than it says"))?;
+        cells.extend_from_slice(row);
+        Ok(())
+    }
+}
+
+/// Rows of a copy for one table: believed to be new, each key once.
+#[derive(Clone)]
+pub struct Load<'a> {
+    /// Which mapping it belongs to: for messages.
+    pub mapping: Arc<str>,
+    /// The table.
+    pub table: Arc<TargetTable>,
+    /// Indexes into `table.columns`: what the cells of each row are.
+    pub columns: Arc<[usize]>,
+    /// The rows.
+    pub rows: &'a dyn LoadRows,
+}
+
+impl Load<'_> {
+    /// So many rows from `from` on, as a batch to be upserted.
+    pub fn upsert(&self, from: usize, rows: usize) -> Result<WriteBatch> {
+        let upto = from.saturating_add(rows).min(self.rows.count());
+        let rows = (from..upto)
+            .map(|row| {
+                let mut cells = Vec::with_capacity(self.columns.len());
+                self.rows.put(row, &mut cells)?;
+                Ok(cells.into())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(WriteBatch {
+            mapping: self.mapping.clone(),
+            table: self.table.clone(),
+            op: WriteOp::Upsert,
+            columns: self.columns.clone(),
+            rows,
+        })
+    }
 }
 
 /// A target session that holds the flow.
@@ -135,6 +188,22 @@ pub trait Sink: Send {
     /// Executes the batches in order inside the open transaction, pipelined. An error that is about
     /// the data names its batch ([`crate::Error::batch`]).
     async fn write(&mut self, batches: &[WriteBatch]) -> Result<()>;
+
+    /// Loads rows inside the open transaction, in the server's fastest way that cannot change a value
+    /// unnoticed; a row that is there after all is upserted.
+    async fn load(&mut self, load: &Load<'_>) -> Result<()>;
+
+    /// Loads lines of a source of the same family, whose columns have the types of `columns`. `false`:
+    /// the server did not take them all, and none of them is there; [`Sink::load`] may tell why.
+    async fn load_lines(
+        &mut self,
+        table: &Arc<TargetTable>,
+        columns: &[usize],
+        lines: &Lines,
+    ) -> Result<bool> {
+        let _not_in_this_family = (table, columns, lines);
+        Ok(false)
+    }
 
     /// Writes a lasting state inside the open transaction.
     async fn record(&mut self, row: &StateRow) -> Result<()>;

@@ -2,7 +2,10 @@
 //!
 //! **What a snapshot shows.** MariaDB tells the binlog place of a consistent snapshot itself
 //! (`binlog_snapshot_position`), and that place leaves out what semi-synchronous replication has
-//! logged and not yet shown. MySQL does not: there `gtid_executed`, read before, names only what is
+//! logged and not yet shown. Only the GTIDs of that place are dear: the server finds them by reading the
+//! binlog file up to there. So they are asked for only if the snapshot does not reach the place where the
+//! log ended right before it. If it does, everything logged by then is shown, and the GTIDs logged right
+//! after it cover what is. MySQL does not: there `gtid_executed`, read before, names only what is
 //! shown (a GTID is added after the engine has committed), and read after, it lacks at most the one
 //! commit group that is being completed. Transactions of one group never touch the same row, so laying
 //! such a change over a row that shows it already changes nothing.
@@ -16,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, StreamExt};
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
@@ -30,7 +34,7 @@ use crate::catalog;
 use crate::charset::Charset;
 use crate::config::Endpoint;
 use crate::error;
-use crate::gtid::BinlogPosition;
+use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
 use crate::session::{Session, quote, within};
 use crate::{source, stream, upsert};
 
@@ -44,6 +48,8 @@ pub(crate) struct MySqlCopier {
     session: Session,
     shapes: HashMap<(TableName, Vec<String>), Shape>,
     versions: u64,
+    /// The last place of a snapshot whose GTIDs were asked for.
+    scanned: Option<(FileOffset, GtidSet)>,
 }
 
 /// The columns that are read of a table.
@@ -150,9 +156,32 @@ fn param(value: &Value) -> Result<Param> {
     })
 }
 
+/// Puts small texts of many rows side by side: an allocation each would cost more than all the rest.
+#[derive(Default)]
+struct Packer(BytesMut);
+
+impl Packer {
+    fn bytes(&mut self, cell: Vec<u8>) -> Bytes {
+        const CHUNK: usize = 64 << 10;
+        if cell.len() > CHUNK / 16 {
+            return cell.into();
+        }
+        if self.0.capacity() < cell.len() {
+            self.0 = BytesMut::with_capacity(CHUNK);
+        }
+        self.0.extend_from_slice(&cell);
+        self.0.split().freeze()
+    }
+}
+
 /// A cell of the binary protocol in canonical form; `None` if it is none of its type.
-fn value(data_type: &DataType, raw: Option<&Charset>, cell: Param) -> Option<Value> {
-    let text = |bytes: Vec<u8>| ByteString::try_from(bytes).ok();
+fn value(
+    data_type: &DataType,
+    raw: Option<&Charset>,
+    cell: Param,
+    packer: &mut Packer,
+) -> Option<Value> {
+    let mut text = |bytes: Vec<u8>| ByteString::try_from(packer.bytes(bytes)).ok();
     Some(match (data_type, cell) {
         (DataType::Text { .. } | DataType::Json, Param::Bytes(b)) if raw.is_some() => {
             match (raw?.decode(&b), data_type) {
@@ -186,7 +215,7 @@ fn value(data_type: &DataType, raw: Option<&Charset>, cell: Param) -> Option<Val
         (DataType::Float64 | DataType::RoundedFloat { .. }, Param::Double(f)) => Value::Float64(f),
         (DataType::Decimal { .. }, Param::Bytes(b)) => Value::Decimal(text(b)?),
         (DataType::Text { .. }, Param::Bytes(b)) => Value::Text(text(b)?),
-        (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(b.into()),
+        (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(packer.bytes(b)),
         (DataType::Json, Param::Bytes(b)) => Value::Json(text(b)?),
         (DataType::Uuid, Param::Bytes(b)) => Value::Uuid(uuid(&b)?),
         (DataType::Enum { labels }, Param::Bytes(b)) => {
@@ -268,7 +297,7 @@ impl MySqlCopier {
                 .run("SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0")
                 .await?;
         }
-        Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0 })
+        Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0, scanned: None })
     }
 
     async fn shape(&mut self, wanted: &CopyTable) -> Result<Shape> {
@@ -337,35 +366,38 @@ impl MySqlCopier {
         let rows = self.session.conn.exec_stream::<mysql_async::Row, _, _>(sql, params);
         let mut rows = within(SILENCE, &place, rows).await?;
         let mut cut = false;
+        let mut packer = Packer::default();
         loop {
-            let next = tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
-                Error::transient(
-                    Code::ServerBusy,
-                    format!("{place}: no row of {} for {} s", table.name, SILENCE.as_secs()),
-                )
-            })?;
+            // Most rows are here already; the clock is only asked for those that are not.
+            let next = match rows.next().now_or_never() {
+                Some(next) => next,
+                None => tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
+                    Error::transient(
+                        Code::ServerBusy,
+                        format!("{place}: no row of {} for {} s", table.name, SILENCE.as_secs()),
+                    )
+                })?,
+            };
             let Some(row) = next else { return Ok(cut) };
             let row = row.map_err(|e| error::map(&place, e))?;
             // Once cut, the rest of the answer is read and dropped: the session stays usable.
             if cut {
                 continue;
             }
-            let cells = row
-                .unwrap()
-                .into_iter()
-                .zip(&types)
-                .map(|(cell, (column, raw))| {
-                    value(&column.data_type, *raw, cell).ok_or_else(|| {
-                        Error::data(
-                            Code::DamagedEvent,
-                            format!(
-                                "a value of column {} of table {} is not of its type",
-                                column.name, table.name
-                            ),
-                        )
-                    })
-                })
-                .collect::<Result<Box<[Value]>>>()?;
+            let mut cells = Vec::with_capacity(types.len());
+            for (cell, (column, raw)) in row.unwrap().into_iter().zip(&types) {
+                let value = value(&column.data_type, *raw, cell, &mut packer).ok_or_else(|| {
+                    Error::data(
+                        Code::DamagedEvent,
+                        format!(
+                            "a value of column {} of table {} is not of its type",
+                            column.name, table.name
+                        ),
+                    )
+                })?;
+                cells.push(value);
+            }
+            let cells = cells.into_boxed_slice();
             cut = !take(cells);
         }
     }
@@ -425,10 +457,25 @@ impl Copier for MySqlCopier {
         self.session.run("ROLLBACK").await?;
         let ours: BinlogPosition = reached.as_str().parse()?;
         if self.session.maria() {
+            // In this order: the end is not before the place of these GTIDs.
+            let logged = source::logged(&mut self.session).await?;
+            let (file, offset) = self.session.log_end().await?;
             self.session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-            let place = stream::snapshot_place(&mut self.session).await?;
-            let shows = place.gtids.contains(&ours.gtids);
-            return Ok(shows.then(|| place.to_position()));
+            let shown = stream::snapshot_offset(&mut self.session).await?;
+            if shown.reaches(&FileOffset { file, offset }) {
+                if !logged.contains(&ours.gtids) {
+                    return Ok(None);
+                }
+                let gtids = source::logged(&mut self.session).await?;
+                return Ok(Some(BinlogPosition { gtids, at: None }.to_position()));
+            }
+            let gtids = match &self.scanned {
+                Some((at, gtids)) if *at == shown => gtids.clone(),
+                _ => stream::gtids_at(&mut self.session, &shown).await?,
+            };
+            self.scanned = Some((shown, gtids.clone()));
+            let shows = gtids.contains(&ours.gtids);
+            return Ok(shows.then(|| BinlogPosition { gtids, at: None }.to_position()));
         }
         let before = source::logged(&mut self.session).await?;
         if !before.contains(&ours.gtids) {
@@ -463,7 +510,7 @@ impl Copier for MySqlCopier {
                 bytes < bytes_max
             })
             .await?;
-        Ok(Piece { table: shape.table, rows, cut })
+        Ok(Piece { table: shape.table, rows, lines: None, bytes, cut })
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {
@@ -567,21 +614,19 @@ mod tests {
 
     #[test]
     fn days_outside_the_calendar_keep_the_servers_text() {
+        let value =
+            |data_type: &DataType, cell| value(data_type, None, cell, &mut Packer::default());
         let stamp = DataType::Timestamp { fsp: 3 };
         assert_eq!(
-            value(&stamp, None, Param::Date(0, 0, 0, 0, 0, 0, 0)),
+            value(&stamp, Param::Date(0, 0, 0, 0, 0, 0, 0)),
             Some(Value::Foreign("0000-00-00 00:00:00.000".into()))
         );
         assert_eq!(
-            value(&DataType::Date, None, Param::Date(2024, 2, 30, 0, 0, 0, 0)),
+            value(&DataType::Date, Param::Date(2024, 2, 30, 0, 0, 0, 0)),
             Some(Value::Foreign("2024-02-30".into()))
         );
         assert_eq!(
-            value(
-                &DataType::Time { fsp: 0, span: true },
-                None,
-                Param::Time(true, 34, 22, 59, 59, 0)
-            ),
+            value(&DataType::Time { fsp: 0, span: true }, Param::Time(true, 34, 22, 59, 59, 0)),
             Some(Value::Time(Time(-3_020_399_000_000)))
         );
     }

@@ -249,6 +249,22 @@ pub struct FileOffset {
     pub offset: u64,
 }
 
+impl FileOffset {
+    /// Whether this place is not before another of the same server.
+    pub(crate) fn reaches(&self, other: &FileOffset) -> bool {
+        let (Some(ours), Some(theirs)) = (self.file.rsplit_once('.'), other.file.rsplit_once('.'))
+        else {
+            return false;
+        };
+        match (ours.1.parse::<u64>(), theirs.1.parse::<u64>()) {
+            (Ok(our), Ok(their)) => {
+                ours.0 == theirs.0 && (our, self.offset) >= (their, other.offset)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A position: the GTID set, and the file and offset where known (`0-1-5|bin.000003:1234`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BinlogPosition {
@@ -305,6 +321,16 @@ mod tests {
     use proptest::prelude::*;
 
     const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn places_of_one_log_are_ordered_by_file_then_offset() {
+        let at = |file: &str, offset| FileOffset { file: file.into(), offset };
+        assert!(at("b.000010", 4).reaches(&at("b.000009", 900)));
+        assert!(at("b.1000000", 4).reaches(&at("b.999999", 900)));
+        assert!(at("b.000009", 900).reaches(&at("b.000009", 900)));
+        assert!(!at("b.000009", 899).reaches(&at("b.000009", 900)));
+        assert!(!at("c.000010", 4).reaches(&at("b.000009", 900)));
+    }
 
     #[test]
     fn sets_order_by_containment() {

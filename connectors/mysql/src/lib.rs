@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 pub mod gtid;
+mod load;
 mod meta;
 mod preflight;
 mod retention;

@@ -6,26 +6,37 @@
 //! statement would commit by itself: the engine drops the session after any error, and the session
 //! refuses to go on by itself (`broken`).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, Lease, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, WriteBatch, WriteOp,
+    Code, CopyRow, Error, ErrorKind, Lease, Load, Mark, OpenSink, Position, Progress, Result, Sink,
+    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
 };
+use tokio::sync::mpsc;
 
 use crate::config::Endpoint;
 use crate::session::{Flavour, Session, quote, within};
-use crate::{meta, upsert};
+use crate::{load, meta, upsert};
 
 const WRITE: Duration = Duration::from_secs(300);
 /// A live holder pings every ten seconds.
 const HOLDER_SILENT_SECONDS: u64 = 30;
 /// Rows a statement or bulk packet.
 const ROWS_MAX: usize = 500;
+/// Rows of a load that go into one upsert where they could not be loaded.
+const UPSERT_ROWS: usize = 2_000;
+/// Pieces that are upserted at once after one of a table was refused.
+const REFUSED_PIECES: u8 = 8;
+/// Bytes of one message of a load, and messages that wait for the server.
+const LOAD_BYTES: usize = 64 << 10;
+const LOAD_CHUNKS: usize = 4;
 /// Parameters a statement; the protocol ends at 65,535.
 const PARAMS_MAX: usize = 60_000;
 /// Payload a statement or bulk packet, or a quarter of the server's max_allowed_packet where that is less: the
@@ -46,6 +57,12 @@ pub(crate) struct MySqlSink {
     seq: u64,
     open: bool,
     broken: bool,
+    /// Whether the server takes `LOAD DATA LOCAL`.
+    local_infile: bool,
+    /// Tables of which a load was refused: for how many pieces it is not tried again.
+    refused: HashMap<u64, u8>,
+    /// The cell of each table loaded that goes into an AUTO_INCREMENT column.
+    counted: HashMap<u64, Option<usize>>,
 }
 
 /// Takes the flow's lock and raises its epoch.
@@ -59,8 +76,16 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     }
     settle(&mut session).await?;
     let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
+    // In a smaller packet even a message of a load might not fit. Galera may be told to commit a load in
+    // parts, which would end our transaction.
+    let local_infile = packet as usize >= BYTES_MAX
+        && session.is_on("local_infile").await?
+        && !session.is_on("wsrep_load_data_splitting").await?;
     let mut sink = MySqlSink {
         session,
+        local_infile,
+        refused: HashMap::new(),
+        counted: HashMap::new(),
         packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
         meta: quote(&endpoint.meta),
         spec: spec.clone(),
@@ -127,6 +152,7 @@ async fn settle(session: &mut Session) -> Result<()> {
         .run(
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,\
              ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
+             SESSION sql_notes = 1, \
              SESSION time_zone = '+00:00', SESSION autocommit = 1, SESSION foreign_key_checks = 1, \
              SESSION unique_checks = 1, SESSION innodb_lock_wait_timeout = 50, \
              SESSION net_read_timeout = 30, SESSION net_write_timeout = 30, \
@@ -228,7 +254,7 @@ impl MySqlSink {
 
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
         match batch.op {
-            WriteOp::Upsert | WriteOp::Load => self.upserts(batch, &batch.rows).await,
+            WriteOp::Upsert => self.upserts(batch, &batch.rows).await,
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,
@@ -268,6 +294,115 @@ impl MySqlSink {
             }
         }
         Ok(())
+    }
+
+    /// Loads rows by `LOAD DATA LOCAL INFILE`, below a savepoint. `false`: it could not be tried, or the
+    /// server did not take all rows exactly, and none is there.
+    async fn try_load(&mut self, load: &Load<'_>) -> Result<bool> {
+        let id = load.table.id;
+        if let Some(pieces) = self.refused.get_mut(&id)
+            && *pieces > 0
+        {
+            *pieces -= 1;
+            return Ok(false);
+        }
+        if !self.local_infile || !load::takes(&load.table, &load.columns) {
+            return Ok(false);
+        }
+        let sql = load::statement(&load.table, &load.columns)?;
+        let counted = self.counted(load).await?;
+        self.session.run("SAVEPOINT tidelock_load").await?;
+        match self.send_load(&sql, load, counted).await {
+            Ok(true) => {
+                self.session.run("RELEASE SAVEPOINT tidelock_load").await?;
+                return Ok(true);
+            }
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::Data => {}
+            Err(error) => return Err(error),
+        }
+        self.session.run("ROLLBACK TO SAVEPOINT tidelock_load").await?;
+        self.refused.insert(id, REFUSED_PIECES);
+        Ok(false)
+    }
+
+    /// Which cell of a row goes into an AUTO_INCREMENT column: a load makes the next number of a 0 there
+    /// without a word, whatever the mode says.
+    async fn counted(&mut self, load: &Load<'_>) -> Result<Option<usize>> {
+        if let Some(cell) = self.counted.get(&load.table.id) {
+            return Ok(*cell);
+        }
+        let name = &load.table.name;
+        let found: Vec<String> = self
+            .session
+            .rows(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = ? \
+                 AND table_name = ? AND extra LIKE '%auto_increment%'",
+                (name.schema.as_str(), name.name.as_str()),
+            )
+            .await?;
+        let cell = load.columns.iter().position(|&i| {
+            load.table.columns.get(i).is_some_and(|column| found.contains(&column.name))
+        });
+        self.counted.insert(load.table.id, cell);
+        Ok(cell)
+    }
+
+    /// Encodes rows while the server takes those before. Whether it took them all as they are.
+    async fn send_load(
+        &mut self,
+        sql: &str,
+        load: &Load<'_>,
+        counted: Option<usize>,
+    ) -> Result<bool> {
+        let (sender, receiver) = mpsc::channel::<Bytes>(LOAD_CHUNKS);
+        // Asked for once, by our own statement, and whatever file the server names. If it is never asked
+        // for, a later request of any kind finds it empty.
+        let chunks = stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|chunk| (Ok(chunk), receiver))
+        });
+        self.session.conn.set_infile_handler(async { Ok(chunks.boxed()) });
+        let row_bytes_max = self.packet_bytes_max / 4;
+        let encoding = async move {
+            let mut cells = Vec::new();
+            let mut text = Vec::with_capacity(LOAD_BYTES + 1024);
+            for row in 0..load.rows.count() {
+                let start = text.len();
+                cells.clear();
+                load.rows.put(row, &mut cells)?;
+                load::put_row(&load.table, &load.columns, &cells, &mut text)?;
+                let counted = counted.and_then(|cell| cells.get(cell));
+                let renumbered = matches!(counted, Some(Value::Int(0) | Value::UInt(0)));
+                if renumbered || text.len() - start > row_bytes_max {
+                    // The server counts fewer rows than there are.
+                    return Ok(());
+                }
+                if text.len() >= LOAD_BYTES {
+                    let full = std::mem::replace(&mut text, Vec::with_capacity(LOAD_BYTES + 1024));
+                    if sender.send(full.into()).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            // The server may have ended the statement already.
+            let _ended = sender.send(text.into()).await;
+            Ok(())
+        };
+        let place = self.session.place.clone();
+        {
+            let loading = within(WRITE, &place, self.session.conn.query_drop(sql));
+            tokio::pin!(loading, encoding);
+            tokio::select! {
+                answer = &mut loading => answer?,
+                encoded = &mut encoding => {
+                    let answer = loading.await;
+                    encoded?;
+                    answer?;
+                }
+            }
+        }
+        let taken = self.session.conn.affected_rows();
+        Ok(taken == load.rows.count() as u64 && self.session.conn.get_warnings() == 0)
     }
 
     async fn deletes(&mut self, batch: &WriteBatch) -> Result<()> {
@@ -475,6 +610,19 @@ impl Sink for MySqlSink {
                 e.at(format_args!("mapping {}, table {}", batch.mapping, batch.table.name))
             });
             self.guarded(result).await?;
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self, load: &Load<'_>) -> Result<()> {
+        self.ready(true)?;
+        let loaded = self.try_load(load).await;
+        if self.guarded(loaded).await? {
+            return Ok(());
+        }
+        // Whatever it was, the ordinary way finds the same fault and names it.
+        for from in (0..load.rows.count()).step_by(UPSERT_ROWS) {
+            self.write(&[load.upsert(from, UPSERT_ROWS)?]).await?;
         }
         Ok(())
     }

@@ -34,7 +34,14 @@ pub(crate) async fn create(
 }
 
 /// The binlog place of the open snapshot.
-pub(crate) async fn snapshot_place(session: &mut Session) -> Result<BinlogPosition> {
+async fn snapshot_place(session: &mut Session) -> Result<BinlogPosition> {
+    let at = snapshot_offset(session).await?;
+    let gtids = gtids_at(session, &at).await?;
+    Ok(BinlogPosition { gtids, at: Some(at) })
+}
+
+/// File and offset of the open snapshot.
+pub(crate) async fn snapshot_offset(session: &mut Session) -> Result<FileOffset> {
     let rows: Vec<(String, String)> = session.query("SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
     let get = |name: &str| {
         rows.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())
@@ -48,8 +55,13 @@ pub(crate) async fn snapshot_place(session: &mut Session) -> Result<BinlogPositi
         )
         .with_hint("set log_bin in the server's configuration and restart it"));
     };
+    Ok(FileOffset { file, offset })
+}
+
+/// The GTIDs at a place. The server reads the whole file up to there.
+pub(crate) async fn gtids_at(session: &mut Session, at: &FileOffset) -> Result<GtidSet> {
     let gtids: Option<String> = session
-        .rows("SELECT BINLOG_GTID_POS(?, ?)", (file.as_str(), offset))
+        .rows("SELECT BINLOG_GTID_POS(?, ?)", (at.file.as_str(), at.offset))
         .await?
         .into_iter()
         .next()
@@ -60,7 +72,7 @@ pub(crate) async fn snapshot_place(session: &mut Session) -> Result<BinlogPositi
             format!("{}: the server cannot tell the GTIDs of its snapshot", session.place),
         )
     })?;
-    Ok(BinlogPosition { gtids: GtidSet::MariaDb(gtids), at: Some(FileOffset { file, offset }) })
+    Ok(GtidSet::MariaDb(gtids))
 }
 
 /// The log's end: GTIDs first, so that the file's offset is never before them.

@@ -13,18 +13,23 @@
 //!
 //! **One decoder.** Values come as text under the same pinned settings as in the log, and are read by
 //! the same code.
+//!
+//! **Lines as they are.** For a target of the same family with the same types the lines are not read at
+//! all ([`Copier::read_lines`]): they are what `COPY … FROM STDIN` takes, and an output function's text
+//! under these settings is the same value to the input function of the same type. What the types are is
+//! asked again behind the `COPY`, whose lock then keeps them as they are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::TryStreamExt;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, TryStreamExt};
 use rustls::ClientConfig;
 use tidelock_core::{
-    Code, Copier, CopyTable, DataType, Error, Key, KeyRange, Piece, Position, Result, Row,
-    StreamColumn, TableSchema, TransactionId, Value,
+    Code, Copier, CopyTable, DataType, Error, Key, KeyRange, LineReader, Lines, Piece, Position,
+    Result, Row, StreamColumn, TableSchema, TransactionId, Value,
 };
 use tokio::time::{Instant, sleep};
 
@@ -32,12 +37,14 @@ use crate::config::Address;
 use crate::error::{Stage, from_client};
 use crate::lsn::Lsn;
 use crate::quote::{ident, literal, table};
-use crate::session::{PINNED, Session, get};
+use crate::session::{CALL_TIMEOUT, PINNED, Session, get};
 use crate::text;
 use crate::types::{TypeMap, value};
 
 /// How long no row may come before the server is taken for gone.
 const SILENCE: Duration = Duration::from_secs(300);
+/// Bytes of text that lie together in a piece of lines, and so go to the target in one message.
+const LINES_BYTES: usize = 64 << 10;
 /// How long running transactions are waited for before it is told.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
 
@@ -45,6 +52,25 @@ const NOTICE_AFTER: Duration = Duration::from_secs(5);
 struct Facts {
     schema: Arc<TableSchema>,
     key_types: Vec<String>,
+    /// The columns as the server describes a query of them.
+    described: Vec<(u32, i32)>,
+}
+
+/// Reads the lines of a piece.
+struct Reader {
+    schema: Arc<TableSchema>,
+    all: Vec<usize>,
+    key: Vec<usize>,
+}
+
+impl LineReader for Reader {
+    fn key(&self, line: &Bytes) -> Result<Key> {
+        picked(&self.schema, &self.key, line)
+    }
+
+    fn row(&self, line: &Bytes) -> Result<Row> {
+        row(&self.schema, &self.all, line).map(Row)
+    }
 }
 
 /// A connection that reads tables.
@@ -148,9 +174,37 @@ impl PgCopier {
         self.versions += 1;
         let schema =
             Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
-        let facts = Arc::new(Facts { schema, key_types });
+        let described = self.described(wanted).await?;
+        let facts = Arc::new(Facts { schema, key_types, described });
         self.facts.insert(at, facts.clone());
         Ok(facts)
+    }
+
+    /// The types of the columns as a query would have them now.
+    async fn described(&self, wanted: &CopyTable) -> Result<Vec<(u32, i32)>> {
+        let doing = format!("looking at the columns of {}", wanted.name);
+        let sql = format!("SELECT {} FROM {}", names(&wanted.columns), table(&wanted.name));
+        let prepared = self.session.client.prepare(&sql);
+        let statement = self.session.call(&doing, Stage::Admin, CALL_TIMEOUT, prepared).await?;
+        Ok(statement.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).collect())
+    }
+
+    /// The query for a range, in key order.
+    fn selected(wanted: &CopyTable, facts: &Facts, range: &KeyRange) -> Result<String> {
+        Ok(format!(
+            "COPY (SELECT {} FROM {}{} ORDER BY {}) TO STDOUT",
+            names(&wanted.columns),
+            table(&wanted.name),
+            conditions(wanted, facts, range)?,
+            names(&wanted.key),
+        ))
+    }
+
+    /// After a piece was cut: the rest of the answer is still on its way on this connection.
+    async fn renew(&mut self) -> Result<()> {
+        self.session = reading_session(&self.address, self.tls.as_ref()).await?;
+        self.open = false;
+        Ok(())
     }
 
     async fn end_snapshot(&mut self) -> Result<()> {
@@ -171,12 +225,16 @@ impl PgCopier {
         let stream = self.session.client.copy_out(sql).await.map_err(|e| fault(&e))?;
         tokio::pin!(stream);
         loop {
-            let next = tokio::time::timeout(SILENCE, stream.try_next()).await.map_err(|_| {
-                Error::transient(
-                    Code::ServerBusy,
-                    format!("{doing}: no row for {} s", SILENCE.as_secs()),
-                )
-            })?;
+            // Most rows are here already; the clock is only asked for those that are not.
+            let next = match stream.try_next().now_or_never() {
+                Some(next) => next,
+                None => tokio::time::timeout(SILENCE, stream.try_next()).await.map_err(|_| {
+                    Error::transient(
+                        Code::ServerBusy,
+                        format!("{doing}: no row for {} s", SILENCE.as_secs()),
+                    )
+                })?,
+            };
             match next.map_err(|e| fault(&e))? {
                 None => return Ok(false),
                 Some(line) => {
@@ -231,37 +289,44 @@ fn conditions(wanted: &CopyTable, facts: &Facts, range: &KeyRange) -> Result<Str
     Ok(if tests.is_empty() { String::new() } else { format!(" WHERE {}", tests.join(" AND ")) })
 }
 
+fn damaged(schema: &TableSchema) -> Error {
+    Error::transient(Code::Unreachable, format!("a row of table {} cannot be read", schema.name))
+}
+
 /// A row of a `COPY` line.
 fn row(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Box<[Value]>> {
-    let damaged = || {
-        Error::transient(
-            Code::Unreachable,
-            format!("a row of table {} cannot be read", schema.name),
-        )
-    };
-    let cells = text::cells(line).ok_or_else(damaged)?;
+    let cells = text::cells(line).ok_or_else(|| damaged(schema))?;
     if cells.len() != columns.len() {
-        return Err(damaged());
+        return Err(damaged(schema));
     }
-    cells
-        .into_iter()
-        .zip(columns)
-        .map(|(cell, &i)| {
-            let column = schema.columns.get(i).ok_or_else(damaged)?;
-            match cell {
-                None => Ok(Value::Null),
-                Some(text) => value(&column.data_type, &text).ok_or_else(|| {
-                    Error::data(
-                        Code::DamagedEvent,
-                        format!(
-                            "a value of column {} of table {} is not written as its type demands",
-                            column.name, schema.name
-                        ),
-                    )
-                }),
-            }
-        })
+    let mut row = Vec::with_capacity(columns.len());
+    for (cell, &i) in cells.into_iter().zip(columns) {
+        row.push(one(schema, i, cell)?);
+    }
+    Ok(row.into())
+}
+
+/// Some cells of a `COPY` line that holds all columns of the shape.
+fn picked(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Key> {
+    let cells = text::cells(line).ok_or_else(|| damaged(schema))?;
+    columns
+        .iter()
+        .map(|&i| one(schema, i, cells.get(i).cloned().ok_or_else(|| damaged(schema))?))
         .collect()
+}
+
+fn one(schema: &TableSchema, column: usize, cell: Option<Bytes>) -> Result<Value> {
+    let column = schema.columns.get(column).ok_or_else(|| damaged(schema))?;
+    let Some(text) = cell else { return Ok(Value::Null) };
+    value(&column.data_type, &text).ok_or_else(|| {
+        Error::data(
+            Code::DamagedEvent,
+            format!(
+                "a value of column {} of table {} is not written as its type demands",
+                column.name, schema.name
+            ),
+        )
+    })
 }
 
 fn places(facts: &Facts, columns: &[String]) -> Result<Vec<usize>> {
@@ -391,13 +456,7 @@ impl Copier for PgCopier {
         bytes_max: usize,
     ) -> Result<Piece> {
         let facts = self.facts(wanted).await?;
-        let sql = format!(
-            "COPY (SELECT {} FROM {}{} ORDER BY {}) TO STDOUT",
-            names(&wanted.columns),
-            table(&wanted.name),
-            conditions(wanted, &facts, range)?,
-            names(&wanted.key),
-        );
+        let sql = Self::selected(wanted, &facts, range)?;
         let all = places(&facts, &wanted.columns)?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let cut = self
@@ -409,11 +468,50 @@ impl Copier for PgCopier {
             })
             .await?;
         if cut {
-            // The rest of the answer is still on its way on this connection.
-            self.session = reading_session(&self.address, self.tls.as_ref()).await?;
-            self.open = false;
+            self.renew().await?;
         }
-        Ok(Piece { table: facts.schema.clone(), rows, cut })
+        Ok(Piece { table: facts.schema.clone(), rows, lines: None, bytes, cut })
+    }
+
+    async fn read_lines(
+        &mut self,
+        wanted: &CopyTable,
+        range: &KeyRange,
+        bytes_max: usize,
+    ) -> Result<Piece> {
+        let facts = self.facts(wanted).await?;
+        let sql = Self::selected(wanted, &facts, range)?;
+        let (mut text, mut count, mut bytes) = (Vec::new(), 0, 0);
+        // The client hands over slices of what it has read from the network: copied, they do not keep that.
+        let mut chunk = BytesMut::with_capacity(LINES_BYTES);
+        let cut = self
+            .lines(&format!("reading {}", wanted.name), &sql, |line| {
+                if chunk.len() + line.len() > chunk.capacity() {
+                    text.push(chunk.split().freeze());
+                    chunk = BytesMut::with_capacity(LINES_BYTES.max(line.len()));
+                }
+                chunk.extend_from_slice(&line);
+                bytes += line.len();
+                count += 1;
+                Ok(bytes < bytes_max)
+            })
+            .await?;
+        text.push(chunk.freeze());
+        if cut {
+            self.renew().await?;
+        } else if self.described(wanted).await? != facts.described {
+            return Err(Error::transient(
+                Code::SchemaDrift,
+                format!("the columns of {} have changed while it was being read", wanted.name),
+            ));
+        }
+        let reader = Arc::new(Reader {
+            all: places(&facts, &wanted.columns)?,
+            key: places(&facts, &wanted.key)?,
+            schema: facts.schema.clone(),
+        });
+        let lines = Some(Lines { text, count, reader });
+        Ok(Piece { table: facts.schema.clone(), rows: Vec::new(), lines, bytes, cut })
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {

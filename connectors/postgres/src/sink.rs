@@ -18,14 +18,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt;
 use futures_util::future::{MaybeDone, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, JsonForm, Lease, Mark, OpenSink, Position, Progress, Result,
-    Sink, SinkSpec, StateRow, Value, WriteBatch, WriteOp, json_loss,
+    Code, CopyRow, DataType, Error, ErrorKind, JsonForm, Lease, Lines, Load, Mark, OpenSink,
+    Position, Progress, Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
+    json_loss,
 };
 use tokio_postgres::types::ToSql;
 
@@ -41,6 +42,8 @@ use crate::upsert::{self, Encoded};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Prepared statements kept at the server; more, and all are prepared anew.
 const STATEMENTS_MAX: usize = 500;
+/// Pieces that are upserted at once after one of a table was refused.
+const REFUSED_PIECES: u8 = 8;
 /// Rows of a load that go into one upsert where `COPY` could not take them.
 const LOAD_ROWS: usize = 2_000;
 /// Bytes of one message of a `COPY`.
@@ -72,6 +75,8 @@ pub(crate) struct PgSink {
     position_statement: tokio_postgres::Statement,
     /// The mark of the open transaction.
     open: Option<Mark>,
+    /// Tables that refused a `COPY`: for how many pieces it is not tried again.
+    refused: HashMap<u64, u8>,
 }
 
 /// Tries to become the flow's writer.
@@ -225,6 +230,7 @@ impl PgSink {
             mark_statement,
             position_statement,
             open: None,
+            refused: HashMap::new(),
         })
     }
 
@@ -339,73 +345,122 @@ impl PgSink {
 }
 
 impl PgSink {
-    /// Loads rows by `COPY`, below a savepoint: if one of them is there after all, or the table takes
-    /// no `COPY`, they are upserted.
-    async fn run_load(&mut self, index: usize, batch: &WriteBatch) -> Result<()> {
-        let at = |error: Error| attribute(error, index);
-        let doing = doing(batch);
-        self.session.batch(&doing, "SAVEPOINT tidelock_load").await?;
-        let sql = upsert::copy(&batch.table, &batch.columns).map_err(at)?;
-        let copying = copy_in(&self.session.client, &sql, batch);
-        match self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, copying).await {
-            Ok(rows) if rows == batch.rows.len() as u64 => {
-                return self.session.batch(&doing, "RELEASE SAVEPOINT tidelock_load").await;
+    /// Runs a `COPY` below a savepoint. `false`: the server did not take all rows, and none is there.
+    async fn copied<F: Future<Output = Result<u64>>>(
+        &self,
+        doing: &str,
+        rows: usize,
+        copying: F,
+    ) -> Result<bool> {
+        self.session.batch(doing, "SAVEPOINT tidelock_load").await?;
+        match copying.await {
+            Ok(taken) if taken == rows as u64 => {
+                self.session.batch(doing, "RELEASE SAVEPOINT tidelock_load").await?;
+                return Ok(true);
             }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::Data => {}
             Err(error) => return Err(error),
         }
-        // Whatever it was, the ordinary way finds the same fault and names it.
-        self.session.batch(&doing, "ROLLBACK TO SAVEPOINT tidelock_load").await?;
-        let upsert = self.prepared(batch, WriteOp::Upsert, &batch.columns).await.map_err(at)?;
-        for rows in batch.rows.chunks(LOAD_ROWS) {
-            let rows: Vec<&[Value]> = rows.iter().map(|r| &**r).collect();
-            let params = arrays(batch, WriteOp::Upsert, &batch.columns, &rows).map_err(at)?;
-            let answer = execute(&self.session.client, &upsert, &params);
-            self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, answer).await.map_err(at)?;
+        self.session.batch(doing, "ROLLBACK TO SAVEPOINT tidelock_load").await?;
+        Ok(false)
+    }
+
+    /// Whether a load may try its fast way: not for a while after rows turned out to be there.
+    fn may_copy(&mut self, table: u64) -> bool {
+        match self.refused.get_mut(&table) {
+            Some(pieces) if *pieces > 0 => {
+                *pieces -= 1;
+                false
+            }
+            Some(_) | None => true,
         }
-        Ok(())
     }
 }
 
-/// Sends the rows of a batch through `COPY … FROM STDIN`; tells how many the server took.
-async fn copy_in(
-    client: &tokio_postgres::Client,
-    sql: &str,
-    batch: &WriteBatch,
-) -> std::result::Result<u64, tokio_postgres::Error> {
-    let sink = client.copy_in::<_, bytes::Bytes>(sql).await?;
-    tokio::pin!(sink);
-    let mut buffer = BytesMut::with_capacity(COPY_BYTES + 1024);
-    for row in &batch.rows {
-        text::put_row(&mut buffer, row.iter());
-        if buffer.len() >= COPY_BYTES {
-            sink.send(buffer.split().freeze()).await?;
+/// Sends rows through `COPY … FROM STDIN`, encoding them while the server takes those before; tells
+/// how many the server took.
+async fn copy_in(session: &Session, doing: &str, sql: &str, load: &Load<'_>) -> Result<u64> {
+    let checked = checked_documents(&load.table, &load.columns);
+    let mut encoder = Encoder { load, checked, cells: Vec::new(), row: 0 };
+    let sending = async {
+        let sink = session.client.copy_in::<_, Bytes>(sql).await?;
+        tokio::pin!(sink);
+        loop {
+            match encoder.next() {
+                Ok(Some(text)) => sink.send(text).await?,
+                Ok(None) => return sink.finish().await.map(Ok),
+                Err(error) => return Ok(Err(error)),
+            }
         }
+    };
+    session.call(doing, Stage::Write, WRITE_TIMEOUT, sending).await?
+}
+
+struct Encoder<'a, 'b> {
+    load: &'a Load<'b>,
+    checked: Vec<(usize, String)>,
+    cells: Vec<Value>,
+    row: usize,
+}
+
+impl Encoder<'_, '_> {
+    /// The next message's worth of rows.
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let count = self.load.rows.count();
+        if self.row == count {
+            return Ok(None);
+        }
+        let mut buffer = BytesMut::with_capacity(COPY_BYTES + 1024);
+        while self.row < count && buffer.len() < COPY_BYTES {
+            self.cells.clear();
+            self.load.rows.put(self.row, &mut self.cells)?;
+            for (cell, name) in &self.checked {
+                keeps_document(self.cells.get(*cell), name)
+                    .map_err(|error| error.at(load_doing(self.load)))?;
+            }
+            text::put_row(&mut buffer, self.cells.iter());
+            self.row += 1;
+        }
+        Ok(Some(buffer.freeze()))
     }
-    if !buffer.is_empty() {
-        sink.send(buffer.freeze()).await?;
-    }
-    sink.finish().await
+}
+
+fn load_doing(load: &Load<'_>) -> String {
+    format!("mapping {}: writing to {}", load.mapping, load.table.name)
 }
 
 fn doing(batch: &WriteBatch) -> String {
     format!("mapping {}: writing to {}", batch.mapping, batch.table.name)
 }
 
-/// `jsonb`, or a domain over it, would drop all but one of equal keys without a word.
-fn keeps_documents(batch: &WriteBatch) -> Result<()> {
-    for (cell, &column) in batch.columns.iter().enumerate() {
-        let Some(column) = batch.table.columns.get(column).filter(|c| c.native != "json") else {
-            continue;
-        };
-        for row in &batch.rows {
-            if let Some(Value::Json(text)) = row.get(cell)
-                && let Some(why) = json_loss(text, JsonForm::Exact)
-            {
-                let message = format!("{}: column {}: {why}", doing(batch), column.name);
-                return Err(Error::data(Code::NotRepresentable, message));
+/// The cells that must be looked at before they go into `jsonb`, or a domain over it: it would drop
+/// all but one of equal keys without a word.
+fn checked_documents(table: &TargetTable, columns: &[usize]) -> Vec<(usize, String)> {
+    let column = |(cell, &column): (usize, &usize)| {
+        let column = table.columns.get(column)?;
+        let checked = column.data_type == DataType::Json && column.native != "json";
+        checked.then(|| (cell, column.name.clone()))
+    };
+    columns.iter().enumerate().filter_map(column).collect()
+}
+
+fn keeps_document(cell: Option<&Value>, column: &str) -> Result<()> {
+    match cell {
+        Some(Value::Json(text)) => match json_loss(text, JsonForm::Exact) {
+            Some(why) => {
+                Err(Error::data(Code::NotRepresentable, format!("column {column}: {why}")))
             }
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn keeps_documents(batch: &WriteBatch) -> Result<()> {
+    for (cell, name) in checked_documents(&batch.table, &batch.columns) {
+        for row in &batch.rows {
+            keeps_document(row.get(cell), &name).map_err(|error| error.at(doing(batch)))?;
         }
     }
     Ok(())
@@ -503,17 +558,63 @@ impl Sink for PgSink {
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
             keeps_documents(batch).map_err(|error| attribute(error, index))?;
-            if matches!(batch.op, WriteOp::Move | WriteOp::Load) {
+            if batch.op == WriteOp::Move {
                 self.run(start, batches.get(start..index).unwrap_or(&[])).await?;
-                if batch.op == WriteOp::Move {
-                    self.run_move(index, batch).await?;
-                } else {
-                    self.run_load(index, batch).await?;
-                }
+                self.run_move(index, batch).await?;
                 start = index + 1;
             }
         }
         self.run(start, batches.get(start..).unwrap_or(&[])).await
+    }
+
+    async fn load(&mut self, load: &Load<'_>) -> Result<()> {
+        if self.open.is_none() {
+            return Err(Error::bug("a load outside a transaction"));
+        }
+        if self.may_copy(load.table.id) {
+            let doing = load_doing(load);
+            let sql = upsert::copy(&load.table, &load.columns)?;
+            let copying = copy_in(&self.session, &doing, &sql, load);
+            if self.copied(&doing, load.rows.count(), copying).await? {
+                return Ok(());
+            }
+            self.refused.insert(load.table.id, REFUSED_PIECES);
+        }
+        // Whatever it was, the ordinary way finds the same fault and names it.
+        for from in (0..load.rows.count()).step_by(LOAD_ROWS) {
+            self.write(&[load.upsert(from, LOAD_ROWS)?]).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_lines(
+        &mut self,
+        table: &Arc<TargetTable>,
+        columns: &[usize],
+        lines: &Lines,
+    ) -> Result<bool> {
+        if self.open.is_none() {
+            return Err(Error::bug("a load outside a transaction"));
+        }
+        if !self.may_copy(table.id) {
+            return Ok(false);
+        }
+        let doing = format!("writing to {}", table.name);
+        let sql = upsert::copy(table, columns)?;
+        let sending = async {
+            let sink = self.session.client.copy_in::<_, Bytes>(&sql).await?;
+            tokio::pin!(sink);
+            for text in &lines.text {
+                sink.send(text.clone()).await?;
+            }
+            sink.finish().await
+        };
+        let copying = self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, sending);
+        let taken = self.copied(&doing, lines.count, copying).await?;
+        if !taken {
+            self.refused.insert(table.id, REFUSED_PIECES);
+        }
+        Ok(taken)
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -113,7 +113,7 @@ fn put_escaped(out: &mut BytesMut, text: &[u8]) {
 /// for NULL. `None` in all if it is no such line.
 pub(crate) fn cells(line: &Bytes) -> Option<Vec<Option<Bytes>>> {
     let line = line.strip_suffix(b"\n").map(|rest| line.slice_ref(rest))?;
-    let mut cells = Vec::new();
+    let mut cells = Vec::with_capacity(16);
     let mut start = 0;
     loop {
         let rest = line.get(start..)?;

@@ -86,7 +86,7 @@ pub(crate) fn cells<'a>(
 ) -> Result<Vec<&'a TargetColumn>> {
     let old_key: &[usize] = match op {
         WriteOp::Update | WriteOp::Move => &table.key,
-        WriteOp::Upsert | WriteOp::Load | WriteOp::Delete | WriteOp::DeleteAll => &[],
+        WriteOp::Upsert | WriteOp::Delete | WriteOp::DeleteAll => &[],
     };
     columns.iter().chain(old_key).map(|&i| column(table, i)).collect()
 }
@@ -164,7 +164,7 @@ fn differs(column: &TargetColumn, other: &str) -> String {
 pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) -> Result<Statement> {
     let all = cells(target, op, columns)?;
     match op {
-        WriteOp::Upsert | WriteOp::Load => upsert(target, columns, &all),
+        WriteOp::Upsert => upsert(target, columns, &all),
         WriteOp::Update | WriteOp::Move => update(target, columns, &all),
         WriteOp::Delete => delete(target, columns, &all),
         WriteOp::DeleteAll => Ok(Statement {
@@ -177,7 +177,7 @@ pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) ->
 
 /// The statement that loads such rows from the client.
 pub(crate) fn copy(target: &TargetTable, columns: &[usize]) -> Result<String> {
-    let names = cells(target, WriteOp::Load, columns)?;
+    let names = cells(target, WriteOp::Upsert, columns)?;
     let names: Vec<String> = names.iter().map(|c| ident(&c.name)).collect();
     Ok(format!("COPY {} ({}) FROM STDIN", table(&target.name), names.join(", ")))
 }

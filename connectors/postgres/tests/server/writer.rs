@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Code, DataType, ErrorKind, HopList, Lease, Mark, OpenSink, Position, Progress, StateRow,
-    StoredState, TargetColumn, TargetTable, Value, WriteBatch, WriteOp,
+    Code, CopyTable, DataType, ErrorKind, HopList, KeyRange, Lease, Load, Mark, OpenSink, Position,
+    Progress, StateRow, StoredState, TableName, TargetColumn, TargetTable, Value, WriteBatch,
+    WriteOp,
 };
 
 use crate::field::{Field, until};
@@ -66,6 +67,10 @@ fn batch(
         columns: columns.into(),
         rows: rows.iter().map(|r| r.to_vec().into()).collect(),
     }
+}
+
+fn load<'a>(table: &Arc<TargetTable>, columns: &[usize], rows: &'a Vec<Box<[Value]>>) -> Load<'a> {
+    Load { mapping: "m".into(), table: table.clone(), columns: columns.into(), rows }
 }
 
 async fn started(field: &Field) -> OpenSink {
@@ -398,21 +403,27 @@ async fn a_document_that_jsonb_would_shorten_is_refused_and_json_keeps_it() {
     open.sink.begin(&mark(1, 1)).await.expect("begin");
     let whole = json(r#"{"a": {"a": 1}, "b": "a"}"#);
     let row = [INT(1), json(twice), whole.clone(), whole];
-    open.sink.write(&[batch(&table, WriteOp::Load, &[0, 1, 2, 3], &[&row])]).await.expect("write");
+    let rows: Vec<Box<[Value]>> = vec![row.into()];
+    open.sink.load(&load(&table, &[0, 1, 2, 3], &rows)).await.expect("load");
     open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
     assert_eq!(field.one("SELECT j FROM t").await, twice);
     drop(open);
     for (column, document, words) in
         [(2, twice, "same key twice"), (3, twice, "same key twice"), (2, r#"["\u0000"]"#, "NUL")]
     {
-        for op in [WriteOp::Upsert, WriteOp::Load] {
+        for loaded in [false, true] {
             wait_free(&field).await;
             let mut open = field.sink().await;
             let progress = open.progress.expect("progress");
             open.sink.begin(&mark(progress.epoch, progress.seq + 1)).await.expect("begin");
             let row = [INT(2), json(document)];
-            let bad = batch(&table, op, &[0, column], &[&row]);
-            let error = open.sink.write(&[bad]).await.expect_err("a shortened document");
+            let written = if loaded {
+                let rows: Vec<Box<[Value]>> = vec![row.into()];
+                open.sink.load(&load(&table, &[0, column], &rows)).await
+            } else {
+                open.sink.write(&[batch(&table, WriteOp::Upsert, &[0, column], &[&row])]).await
+            };
+            let error = written.expect_err("a shortened document");
             assert_eq!((error.code(), error.batch()), (Code::NotRepresentable, Some(0)), "{error}");
             assert!(error.message().contains(words), "{error}");
         }
@@ -429,4 +440,102 @@ async fn a_role_that_reads_only_by_default_still_writes() {
     open.sink.write(&[batch(&table, WriteOp::Upsert, &[0], &[&[INT(1)]])]).await.expect("write");
     open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
     assert_eq!(field.one("SELECT count(*) FROM t").await, "1");
+}
+
+#[tokio::test]
+async fn lines_left_as_they_are_bring_the_same_rows_as_values() {
+    let columns = "b bool, i2 int2, i4 int4, i8 int8, n numeric, m numeric(12,2), f4 float4, f8 float8, t text, v varchar(5), \
+         c char(5), y bytea, d date, ti time, ts timestamp, tz timestamptz, u uuid, j json, jb jsonb, mo mood, do_ amount";
+    let field = Field::new(&format!(
+        "CREATE TYPE mood AS ENUM ('so \\ so', 'ok'); CREATE DOMAIN amount AS numeric(6,3) CHECK (value > 0); \
+         CREATE TABLE source (id int PRIMARY KEY, {columns}); \
+         CREATE TABLE by_line (LIKE source INCLUDING ALL); CREATE TABLE by_value (LIKE source INCLUDING ALL); \
+         INSERT INTO source VALUES \
+         (1, true, -32768, -2147483648, -9223372036854775808, 'NaN', -0.10, 'NaN', '-0', E'a\\tb\\nc\\\\N\\r\\b\\f\\v', E'\\\\.', \
+          'a', '\\x00ff5c0a', '-infinity', '24:00:00', '-infinity', 'infinity', gen_random_uuid(), '{{\"a\": 1, \"a\": 2}}', \
+          '{{\"b\": 1.50}}', 'so \\ so', 0.001), \
+         (2, false, 32767, 2147483647, 9223372036854775807, 1e100, 9999999999.99, 1.1754944e-38, 5e-324, '', '', '', '', \
+          '0044-03-15 BC', '00:00:00.000001', '0044-03-15 01:02:03.5 BC', '0044-03-15 01:02:03+00 BC', \
+          'ffffffff-ffff-ffff-ffff-ffffffffffff', '[1.0,\"\\\\n\"]', '[\"\\\\n\"]', 'ok', 999.999), \
+         (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL), \
+         (4, true, 0, 0, 0, 0.000, 0, 'Infinity', 0.1::float8 + 0.2::float8, '\u{1F600} 漢字 \\N', '漢字漢字漢', '漢', '\\x', '5874897-12-31', \
+          '12:00', '9999-12-31 23:59:59.999999', '1883-11-18 12:03:57-07:52:58', '00000000-0000-0000-0000-000000000000', 'null', \
+          '{{}}', 'ok', 1)"
+    ))
+    .await;
+    // What a role or a database sets must mean nothing to either end.
+    field
+        .sql(
+            "ALTER DATABASE erp SET datestyle = 'German, DMY'; ALTER DATABASE erp SET timezone = 'Asia/Kolkata'; \
+             ALTER DATABASE erp SET bytea_output = escape; ALTER DATABASE erp SET extra_float_digits = 0",
+        )
+        .await;
+    let by_line = target(&field, "by_line", false).await;
+    let by_value = target(&field, "by_value", false).await;
+    let names: Vec<String> = by_line.columns.iter().map(|c| c.name.clone()).collect();
+    let all: Vec<usize> = (0..names.len()).collect();
+    let wanted = CopyTable {
+        name: TableName::new("public", "source"),
+        columns: names,
+        key: vec!["id".to_owned()],
+        filter: None,
+    };
+    let everything = KeyRange { after: None, upto: None };
+    let mut copier = field.connector.copier().await.expect("copier");
+    copier.snapshot(&Position::new("0/1"), &[]).await.expect("snapshot").expect("all is shown");
+    let rows = copier.read(&wanted, &everything, usize::MAX).await.expect("rows").rows;
+    let piece = copier.read_lines(&wanted, &everything, usize::MAX).await.expect("lines");
+    let lines = piece.lines.as_ref().expect("lines");
+    assert_eq!((piece.count(), lines.count, piece.rows.len()), (4, 4, 0));
+    // As text, because NaN is not equal to itself.
+    assert_eq!(format!("{:?}", lines.rows().expect("rows of lines")), format!("{rows:?}"));
+    for (line, row) in lines.each().zip(&rows) {
+        assert_eq!(lines.reader.key(&line).expect("key").first(), row.0.first());
+    }
+    let rows: Vec<Box<[Value]>> = rows.into_iter().map(|row| row.0).collect();
+    let mut open = started(&field).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    assert!(open.sink.load_lines(&by_line, &all, lines).await.expect("load of lines"));
+    open.sink.load(&load(&by_value, &all, &rows)).await.expect("load of values");
+    open.sink.commit(&Position::new("0/2"), 1).await.expect("commit");
+    for copy in ["by_line", "by_value"] {
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT s::text FROM source s EXCEPT ALL SELECT whole::text FROM {copy} whole) x"
+        );
+        assert_eq!(field.one(&sql).await, "0", "{copy}");
+        assert_eq!(field.one(&format!("SELECT count(*) FROM {copy}")).await, "4");
+    }
+
+    // A row that is there already: nothing of the lines stays, and the rows are upserted.
+    field.sql("DELETE FROM by_line WHERE id <> 3; UPDATE by_line SET t = 'old'").await;
+    open.sink.begin(&mark(1, 2)).await.expect("begin");
+    assert!(!open.sink.load_lines(&by_line, &all, lines).await.expect("no load of lines"));
+    open.sink.load(&load(&by_line, &all, &rows)).await.expect("upserts");
+    open.sink.commit(&Position::new("0/3"), 1).await.expect("commit");
+    assert_eq!(field.one("SELECT count(*) FROM by_line WHERE t IS NULL").await, "1");
+    assert_eq!(field.one("SELECT count(*) FROM by_line").await, "4");
+}
+
+#[tokio::test]
+async fn lines_of_a_column_that_has_changed_its_type_are_not_handed_on() {
+    let field = Field::new(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamp); INSERT INTO t VALUES (1, now())",
+    )
+    .await;
+    let wanted = CopyTable {
+        name: TableName::new("public", "t"),
+        columns: vec!["id".to_owned(), "at".to_owned()],
+        key: vec!["id".to_owned()],
+        filter: None,
+    };
+    let everything = KeyRange { after: None, upto: None };
+    let mut copier = field.connector.copier().await.expect("copier");
+    let reached = Position::new("0/1");
+    copier.snapshot(&reached, &[]).await.expect("snapshot").expect("all is shown");
+    copier.read_lines(&wanted, &everything, usize::MAX).await.expect("lines");
+    assert_eq!(copier.bound(&wanted, None, 2).await.expect("the snapshot ends here"), None);
+    field.sql("ALTER TABLE t ALTER at TYPE timestamptz").await;
+    copier.snapshot(&reached, &[]).await.expect("snapshot").expect("all is shown");
+    let error = copier.read_lines(&wanted, &everything, usize::MAX).await.expect_err("drift");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Transient, Code::SchemaDrift), "{error}");
 }
