@@ -127,8 +127,8 @@ pub fn compatible(from: &DataType, to: &DataType, rule: &Rule) -> Result<(), Str
         (T::Native { name: from, modifier }, T::Native { name: to, modifier: other }) => {
             from == to && (*other < 0 || modifier == other)
         }
-        // An explicit length would cut a longer value off without a word.
-        (T::Text { .. }, T::Native { modifier, .. }) => *modifier < 0,
+        // An explicit length would cut a longer value off without a word, and so would one byte in an array.
+        (T::Text { .. }, T::Native { name, modifier }) => *modifier < 0 && name != "\"char\"[]",
         (T::Bytes { .. }, T::Uuid) | (T::Uuid, T::Bytes { .. }) => {
             return Err("bytes and uuid do not convert by themselves: the byte order of a binary \
                         uuid is the application's own"
@@ -290,7 +290,11 @@ impl Conversion {
                 Value::Text(text) => fit::address(text, *v4, *v6, *network).map(|()| value.clone()),
                 _ => Err(UNEXPECTED),
             },
-            DataType::Native { .. } => match value {
+            DataType::Native { name, .. } => match value {
+                // PostgreSQL cuts what is longer than its one byte without a word.
+                Value::Text(text) if name == "\"char\"" && text.len() > 1 => {
+                    Err(Misfit("the text is longer than the target column"))
+                }
                 Value::Text(text) => fit::no_nul(text).map(|()| value.clone()),
                 _ => Err(UNEXPECTED),
             },
@@ -591,6 +595,12 @@ mod tests {
         assert!(compatible(&native("character varying[]", -1), &short, &rule).is_err());
         assert!(compatible(&text(None, false), &short, &rule).is_err());
         assert!(compatible(&short, &native("character varying[]", -1), &rule).is_ok());
+        let one_byte = native("\"char\"", -1);
+        let letter =
+            |t: &'static str| convert(&text(None, false), &one_byte, Value::Text(t.into()));
+        assert!(letter("x").is_ok() && letter("").is_ok());
+        assert!(letter("xy").is_err() && letter("é").is_err());
+        assert!(compatible(&text(None, false), &native("\"char\"[]", -1), &rule).is_err());
         let point = DataType::Opaque { name: "point".into() };
         let bytes = DataType::Bytes { bytes_max: None, fixed: None };
         assert!(compatible(&point, &bytes, &rule).is_ok());

@@ -436,6 +436,8 @@ fn pair_columns<'a>(
     problems: &mut Vec<Finding>,
 ) -> Vec<Pair<'a>> {
     let mut pairs: Vec<Pair<'a>> = Vec::new();
+    let key = mapping.key.as_deref().or(target.primary_key()).unwrap_or_default();
+    let in_key = |column: &Column| key.contains(&column.name);
     let listed = mapping.columns.as_ref();
     for column in listed.iter().flat_map(|c| &c.columns) {
         let (source_name, target_name) = (&column.source, &column.target);
@@ -448,7 +450,8 @@ fn pair_columns<'a>(
             problems.push(no_column(target, target_name, "target"));
         }
         if let (Some(source), Some(target)) = (from, to) {
-            let rule = rule_of(&column.rule, &mapping.rule, (source, target), problems);
+            let rule =
+                rule_of(&column.rule, &mapping.rule, (source, target), in_key(target), problems);
             pairs.push(Pair { source, target, rule });
         }
     }
@@ -465,7 +468,13 @@ fn pair_columns<'a>(
                 && source.logged
                 && column.generated != Generated::Always
             {
-                let rule = rule_of(&ColumnRule::default(), &whole, (source, column), problems);
+                let rule = rule_of(
+                    &ColumnRule::default(),
+                    &whole,
+                    (source, column),
+                    in_key(column),
+                    problems,
+                );
                 pairs.push(Pair { source, target: column, rule });
             }
         }
@@ -516,6 +525,7 @@ fn rule_of(
     own: &ColumnRule,
     whole: &ColumnRule,
     (source, target): (&Column, &Column),
+    in_key: bool,
     problems: &mut Vec<Finding>,
 ) -> Rule {
     let is_text = matches!(target.data_type, DataType::Text { .. });
@@ -525,6 +535,14 @@ fn rule_of(
             | (DataType::Timestamp { .. }, DataType::Instant { .. })
     );
     match own.on_unrepresentable {
+        // Two rows of the source would become one.
+        Some(OnUnrepresentable::Clamp) if in_key => problems.push(
+            Finding::problem(format!(
+                "column {}: on_unrepresentable = \"clamp\", but it is in the key, where two values may not become one",
+                target.name
+            ))
+            .hint("choose another policy, or give the key a type that holds all values"),
+        ),
         Some(OnUnrepresentable::Null) if !target.nullable => problems.push(
             Finding::problem(format!(
                 "column {}: on_unrepresentable = \"null\", but it is NOT NULL",
@@ -552,7 +570,8 @@ fn rule_of(
     }
     let policy =
         own.on_unrepresentable.or(whole.on_unrepresentable.filter(|policy| match policy {
-            OnUnrepresentable::Error | OnUnrepresentable::Clamp => true,
+            OnUnrepresentable::Error => true,
+            OnUnrepresentable::Clamp => !in_key,
             OnUnrepresentable::Null => target.nullable,
             OnUnrepresentable::Text => is_text,
         }));

@@ -152,7 +152,7 @@ impl BoundPlan {
                 row[i] = old.clone();
             }
         }
-        let moved = self.key.iter().zip(&old_key).any(|(&i, old)| &row[i] != old);
+        let moved = self.key.iter().zip(&old_key).any(|(&i, old)| !same(&row[i], old));
         let keys = [self.hash_key(|i| &row[i]), hash(old_key.iter())];
         let full = !row.iter().any(Value::is_unchanged);
         if full && !moved {
@@ -275,6 +275,15 @@ impl BoundPlan {
 
     fn error(&self, code: Code, message: &str) -> Error {
         Error::data(code, format!("{}: {message}", self.plan.source))
+    }
+}
+
+/// Whether two values are the same to the bit: -0 is not 0, and NaN is itself.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Float32(a), Value::Float32(b)) => a.to_bits() == b.to_bits(),
+        (Value::Float64(a), Value::Float64(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
     }
 }
 

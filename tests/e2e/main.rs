@@ -7,6 +7,7 @@ mod continuity;
 mod daemon;
 mod echo;
 mod folder;
+mod hostile;
 mod lag;
 mod mappings;
 mod plan;

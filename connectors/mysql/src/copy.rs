@@ -64,12 +64,22 @@ struct Shape {
 impl Shape {
     /// The columns as a query names them.
     fn selected(&self, columns: &[String]) -> String {
+        let by_number = |name: &String| {
+            let found = self.table.columns.iter().find(|c| &c.name == name);
+            found.is_some_and(|c| has_empty_label(&c.data_type))
+        };
         let one = |name: &String| match self.raw.contains_key(name) {
             true => format!("CAST({} AS BINARY)", quote(name)),
+            false if by_number(name) => format!("CAST({} AS UNSIGNED)", quote(name)),
             false => quote(name),
         };
         columns.iter().map(one).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Whether the empty text is a label of an enum, and not only its invalid value: the number tells which.
+fn has_empty_label(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Enum { labels } if labels.iter().any(String::is_empty))
 }
 
 fn table(name: &TableName) -> String {
@@ -218,15 +228,13 @@ fn value(
         (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(packer.bytes(b)),
         (DataType::Json, Param::Bytes(b)) => Value::Json(text(b)?),
         (DataType::Uuid, Param::Bytes(b)) => Value::Uuid(uuid(&b)?),
-        (DataType::Enum { labels }, Param::Bytes(b)) => {
+        (DataType::Enum { .. }, Param::Bytes(b)) => {
             let label = text(b)?;
-            // The empty text that stands for an invalid value, unless it is a label itself.
-            if label.is_empty() && !labels.iter().any(String::is_empty) {
-                Value::Foreign(label)
-            } else {
-                Value::Enum(label)
-            }
+            // The empty text that stands for an invalid value; where it is a label, the number was asked for.
+            if label.is_empty() { Value::Foreign(label) } else { Value::Enum(label) }
         }
+        (DataType::Enum { labels }, Param::UInt(number)) => label(labels, number)?,
+        (DataType::Enum { labels }, Param::Int(number)) => label(labels, number.try_into().ok()?)?,
         (DataType::Date, Param::Date(y, m, d, ..)) => {
             match Date::from_ymd(i32::from(y), u32::from(m), u32::from(d)).filter(|_| y > 0) {
                 Some(date) => Value::Date(date),
@@ -272,6 +280,14 @@ fn at(
             }
             Value::Foreign(text.into())
         }
+    }
+}
+
+/// The value of an enum by its number; 0 is the invalid value.
+fn label(labels: &[String], number: u64) -> Option<Value> {
+    match usize::try_from(number).ok()?.checked_sub(1) {
+        None => Some(Value::Foreign("".into())),
+        Some(i) => labels.get(i).map(|label| Value::Enum(label.as_str().into())),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::net;
 /// database has set: they decide the text form of values and names, and how long a call may take.
 pub(crate) const PINNED: &str = "-c datestyle=ISO -c intervalstyle=postgres \
      -c extra_float_digits=3 -c TimeZone=UTC -c bytea_output=hex -c lc_monetary=C \
-     -c row_security=off -c search_path=pg_catalog -c statement_timeout=0 \
+     -c quote_all_identifiers=off -c row_security=off -c search_path=pg_catalog -c statement_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on \
      -c default_transaction_read_only=off";
 

@@ -52,9 +52,10 @@ const COPY_BYTES: usize = 64 << 10;
 const STUCK_SECONDS: f64 = 30.0;
 
 /// Startup settings of an apply session. Search path and time zone stay the role's own: triggers
-/// and defaults of the target may rely on them.
+/// and defaults of the target may rely on them. What decides how a text is read as a value is pinned
+/// (`array_nulls = off` would store a NULL in an array as the text NULL).
 const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c lc_monetary=C \
-     -c extra_float_digits=3 -c standard_conforming_strings=on \
+     -c extra_float_digits=3 -c standard_conforming_strings=on -c array_nulls=on -c xmloption=content \
      -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s \
      -c default_transaction_read_only=off";
 

@@ -78,8 +78,10 @@ impl TypeMap {
     pub(crate) async fn load(&mut self, session: &Session, oids: &[u32]) -> Result<()> {
         let mut wanted: Vec<u32> = oids.iter().copied().filter(|&o| self.lacks(o)).collect();
         while !wanted.is_empty() {
+            // Without a modifier (-1, not NULL) `char(n)[]` is `bpchar[]`: `character[]` would be a cast to one
+            // character each.
             let sql = "SELECT t.oid, t.typtype::text, t.typbasetype, t.typtypmod, t.typnotnull, \
-                       format_type(t.oid, NULL), \
+                       format_type(t.oid, -1), \
                        array(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid \
                              ORDER BY e.enumsortorder), t.typname::text \
                        FROM pg_type t WHERE t.oid = ANY($1)";

@@ -40,7 +40,7 @@ fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
         DataType::Int { .. } => (Type::INT8_ARRAY, None),
         DataType::Float32 => (Type::FLOAT4_ARRAY, None),
         DataType::Float64 => (Type::FLOAT8_ARRAY, None),
-        DataType::Text { padded: true, .. } => {
+        DataType::Text { padded, .. } if *padded || column.native == "bpchar" => {
             (Type::TEXT_ARRAY, Some("pg_catalog.bpchar".to_owned()))
         }
         DataType::Text { bytes_max: Some(63), .. } => {
@@ -122,6 +122,11 @@ fn rows(cells: &[&TargetColumn]) -> Rows {
 fn differs(column: &TargetColumn, other: &str) -> String {
     let name = ident(&column.name);
     match &column.data_type {
+        // As a text it loses the blanks at its end.
+        DataType::Text { .. } if column.native == "bpchar" => {
+            let bytes = |x: &str| format!("pg_catalog.bpcharsend({x})");
+            format!("{} IS DISTINCT FROM {}", bytes(&format!("t.{name}")), bytes(other))
+        }
         DataType::Text { .. } => {
             format!(
                 "t.{name}::text COLLATE pg_catalog.\"C\" IS DISTINCT FROM {other}::text COLLATE pg_catalog.\"C\""
@@ -131,9 +136,13 @@ fn differs(column: &TargetColumn, other: &str) -> String {
         DataType::Decimal { .. } if column.native == "money" => {
             format!("t.{name} IS DISTINCT FROM {other}")
         }
-        // '1 mon' and '30 days' are equal to the server, and so are 1.0 and 1.00.
+        // '1 mon' and '30 days' are equal to the server, and so are 1.0 and 1.00, and -0 and 0.
+        // A domain over an enumeration has no equality of its own.
         DataType::Json
         | DataType::Decimal { .. }
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Enum { .. }
         | DataType::Interval { .. }
         | DataType::Bits { .. }
         | DataType::Native { .. }
@@ -145,8 +154,6 @@ fn differs(column: &TargetColumn, other: &str) -> String {
         }
         DataType::Bool
         | DataType::Int { .. }
-        | DataType::Float32
-        | DataType::Float64
         | DataType::RoundedFloat { .. }
         | DataType::Bytes { .. }
         | DataType::Date
@@ -154,8 +161,7 @@ fn differs(column: &TargetColumn, other: &str) -> String {
         | DataType::Timestamp { .. }
         | DataType::Instant { .. }
         | DataType::Uuid
-        | DataType::Address { .. }
-        | DataType::Enum { .. } => format!("t.{name} IS DISTINCT FROM {other}"),
+        | DataType::Address { .. } => format!("t.{name} IS DISTINCT FROM {other}"),
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn nearest(value: &Value, from: &DataType, to: &DataType) -> Option<V
         },
         DataType::Year => match value {
             Value::Int(year) => Some(Value::Int((*year).clamp(1901, 2155))),
-            Value::UInt(_) => Some(Value::Int(2155)),
+            Value::UInt(year) => i64::try_from((*year).clamp(1901, 2155)).ok().map(Value::Int),
             _ => None,
         },
         DataType::Bool
@@ -245,6 +245,14 @@ mod tests {
         assert_eq!(near("-1000"), Some(Value::Decimal("-99.99".into())));
         assert_eq!(near("-Infinity"), Some(Value::Decimal("-99.99".into())));
         assert_eq!(near("NaN"), None);
+    }
+
+    #[test]
+    fn years_go_to_the_nearer_end() {
+        let from = DataType::Int { bits: 32, unsigned: true };
+        let near = |year| nearest(&Value::UInt(year), &from, &DataType::Year);
+        assert_eq!(near(5), Some(Value::Int(1901)));
+        assert_eq!(near(u64::MAX), Some(Value::Int(2155)));
     }
 
     #[test]

@@ -125,8 +125,9 @@ impl TableMap {
                     column.name = Some(text(value.take(n)?));
                 }
             }
-            6 => {
-                for column in self.columns.iter_mut().filter(|c| c.wire == wire::ENUM) {
+            5 | 6 => {
+                let of = if field == 5 { wire::SET } else { wire::ENUM };
+                for column in self.columns.iter_mut().filter(|c| c.wire == of) {
                     let count = value.len()?;
                     let mut labels = Vec::new();
                     for _ in 0..count {
@@ -153,7 +154,7 @@ impl TableMap {
                     column.collation = Some(value.lenenc()?);
                 }
             }
-            // Set labels, geometry kinds, visibility, vectors: nothing that rows need.
+            // Geometry kinds, visibility, vectors: nothing that rows need.
             _ => {}
         }
         Ok(())
