@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::disposition::{Care, Scene};
-use super::shapes::{self, Watched};
+use super::shapes::{self, Noted, Watched};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
@@ -166,7 +166,10 @@ pub async fn attempt(
         .plans
         .iter()
         .filter(|p| context.shared.has_notes(&p.name))
-        .map(|p| p.target.name.clone())
+        .map(|p| Noted {
+            table: p.target.name.clone(),
+            lacks: p.unmapped.iter().map(|c| c.name.clone()).collect(),
+        })
         .collect();
     let shapes = systems.look.shapes.clone();
     let watching =

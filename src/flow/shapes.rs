@@ -143,6 +143,14 @@ fn keep(
     }
 }
 
+/// A target table of which something was noted.
+pub struct Noted {
+    /// The table.
+    pub table: TableName,
+    /// Columns of the source that it did not have when the mapping was planned.
+    pub lacks: Vec<String>,
+}
+
 /// Looks at the source's tables until one of them is another than it was, or one that was not there is;
 /// then waits until the log has been followed up to that look, and ends the attempt. So it does when a
 /// target table is altered of which something was `noted`.
@@ -150,7 +158,7 @@ pub async fn watch(
     context: FlowContext,
     mut tables: Vec<Watched>,
     absent: Vec<TableName>,
-    noted: Vec<TableName>,
+    noted: Vec<Noted>,
     mut known: HashMap<TableName, String>,
     end: CancellationToken,
 ) {
@@ -194,24 +202,34 @@ pub async fn watch(
 /// have done what a note says.
 async fn target_altered(
     context: &FlowContext,
-    noted: &[TableName],
+    noted: &[Noted],
     known: &mut Option<HashMap<TableName, String>>,
 ) -> bool {
     if noted.is_empty() {
         return false;
     }
-    let Ok(look) = context.target.look(Scope::Tables(noted)).await else { return false };
+    let names: Vec<TableName> = noted.iter().map(|n| n.table.clone()).collect();
+    let Ok(look) = context.target.look(Scope::Tables(&names)).await else { return false };
     let Some(known) = known else {
+        // It may have been altered since it was planned with: from now on every change shows.
+        let mut schemas: Vec<String> = names.into_iter().map(|n| n.schema).collect();
+        schemas.sort();
+        schemas.dedup();
+        let Ok(catalog) = context.target.catalog(&schemas).await else { return false };
         *known = Some(look.shapes);
-        return false;
+        return noted.iter().any(|n| {
+            let table = catalog.iter().find(|t| t.name == n.table);
+            table.is_some_and(|t| n.lacks.iter().any(|column| t.column(column).is_some()))
+        });
     };
     // No column of it counts as mapped here: what its rows are is the source's business.
-    let altered = noted.iter().any(|table| match (known.get(table), look.shapes.get(table)) {
-        (Some(before), Some(now)) => {
-            context.target.shape_change(before, now, &[]) != ShapeChange::Same
-        }
-        _ => false,
-    });
+    let altered =
+        noted.iter().any(|Noted { table, .. }| match (known.get(table), look.shapes.get(table)) {
+            (Some(before), Some(now)) => {
+                context.target.shape_change(before, now, &[]) != ShapeChange::Same
+            }
+            _ => false,
+        });
     if altered {
         tracing::info!(flow = %context.config.name, "a target table was altered; planning anew");
     }

@@ -114,7 +114,7 @@ async fn metrics_are_there_from_the_start_and_each_has_a_help_text() {
         "tidelock_rows_captured_total{flow=\"b:a\",mapping=\"item\",op=\"delete\"} 0",
         "tidelock_exceptions_open{flow=\"a:b\",mapping=\"item\"} 0",
     ] {
-        assert!(answer.contains(line), "{line} not in {answer}");
+        assert!(answer.contains(line), "{line} not in {answer}\n{}", daemon.log());
     }
     for name in answer.lines().filter_map(|l| l.strip_prefix("# TYPE ")) {
         let name = name.split(' ').next().unwrap_or_default();

@@ -17,10 +17,11 @@ use crate::error::{Stage, from_client};
 use crate::net;
 
 /// Settings that a session for administration and reading pins, against whatever the role or the
-/// database has set: they decide the text form of values and names, and how long a call may take.
+/// database has set: they decide the text form of values and names, and how long a call may take (compiling a question
+/// to the catalog costs more than answering it).
 pub(crate) const PINNED: &str = "-c datestyle=ISO -c intervalstyle=postgres \
      -c extra_float_digits=3 -c TimeZone=UTC -c bytea_output=hex -c lc_monetary=C \
-     -c quote_all_identifiers=off -c row_security=off -c search_path=pg_catalog -c statement_timeout=0 \
+     -c quote_all_identifiers=off -c jit=off -c row_security=off -c search_path=pg_catalog -c statement_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on \
      -c default_transaction_read_only=off";
 
