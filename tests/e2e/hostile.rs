@@ -177,6 +177,30 @@ async fn labels_are_those_of_the_moment_and_an_invalid_one_is_not_an_empty_one()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_refuses_composites_of_one_name_that_round_differently() {
+    let pg = Postgres::start().await.expect("postgres");
+    for (db, scale) in [("db", 3), ("other", 1)] {
+        pg.create_database(db).await.expect(db);
+        let sql = format!(
+            "CREATE TYPE same AS (t varchar(5), n numeric(8,2)); CREATE TYPE item AS (t varchar(5), n numeric(8,{scale})); \
+             CREATE TABLE good (id int PRIMARY KEY, v same, w same[]); CREATE TABLE bad (id int PRIMARY KEY, v item); \
+             CREATE TABLE worse (id int PRIMARY KEY, v item[])"
+        );
+        pg.sql(db, &sql).await.expect(db);
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", pg.url("db")), ("b", pg.url("other"))];
+    let config = folder.path().join("tidelock.toml");
+    for (table, code) in [("good", 0), ("bad", 1), ("worse", 1)] {
+        let text = super::config(folder.path(), &systems, &[("a", "b")])
+            .replace(".item", &format!(".{table}"));
+        std::fs::write(&config, text).expect("config");
+        let (got, said) = command(&config, &["check"]);
+        assert!(got == code && (code == 0 || said.contains("cannot be written to")), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_refuses_to_clamp_a_key() {
     let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");

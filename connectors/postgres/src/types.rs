@@ -57,7 +57,35 @@ enum Named {
     Enum(Arc<[String]>),
     /// `citext`: text to anybody but an index.
     Text,
-    Other(String),
+    Other {
+        name: String,
+        /// Stands for the lengths and precisions inside a composite, or in an array of such; -1 for none.
+        limits: i32,
+    },
+}
+
+/// The lengths and precisions of what types consist of: two types of one name may differ in them, and the server
+/// rounds to them without a word.
+const LIMITS_SQL: &str = "\
+WITH RECURSIVE parts(root, type, modifier, path) AS ( \
+    SELECT t.oid, t.oid, -1, '' COLLATE \"C\" FROM pg_type t WHERE t.oid = ANY($1) \
+  UNION ALL \
+    SELECT p.root, x.type, x.modifier, p.path || x.step \
+    FROM parts p JOIN pg_type t ON t.oid = p.type CROSS JOIN LATERAL ( \
+        SELECT a.atttypid, a.atttypmod, '.' || a.attnum || a.attname::text FROM pg_attribute a \
+        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped \
+      UNION ALL SELECT t.typelem, -1, '[]' WHERE t.typcategory = 'A' AND t.typelem <> 0 \
+      UNION ALL SELECT t.typbasetype, t.typtypmod, '=' WHERE t.typtype = 'd' \
+    ) x(type, modifier, step)) \
+SELECT root, string_agg(path || ' ' || format_type(type, modifier), ',' ORDER BY path) \
+FROM parts WHERE modifier >= 0 GROUP BY root";
+
+/// A number for a text, the same on every machine (FNV-1a), not negative.
+fn fingerprint(text: &str) -> i32 {
+    let hash = text
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash >> 1) as i32
 }
 
 /// The types of a server that are not built in, as far as they were looked up.
@@ -69,7 +97,7 @@ impl TypeMap {
     pub(crate) fn lacks(&self, type_oid: u32) -> bool {
         match self.0.get(&type_oid) {
             Some(Named::Domain { base, .. }) => self.lacks(*base),
-            Some(Named::Enum(_) | Named::Text | Named::Other(_)) => false,
+            Some(Named::Enum(_) | Named::Text | Named::Other { .. }) => false,
             None => built_in(type_oid, -1).is_none(),
         }
     }
@@ -86,9 +114,16 @@ impl TypeMap {
                              ORDER BY e.enumsortorder), t.typname::text \
                        FROM pg_type t WHERE t.oid = ANY($1)";
             let rows = session.query("reading types", sql, &[&wanted]).await?;
+            let mut limits = HashMap::new();
+            for row in &session.query("reading types", LIMITS_SQL, &[&wanted]).await? {
+                limits.insert(get::<u32>(row, 0)?, fingerprint(get(row, 1)?));
+            }
             // A type dropped meanwhile still needs an entry, or we would ask for ever.
             for missing in wanted.drain(..) {
-                self.0.entry(missing).or_insert_with(|| Named::Other(format!("type {missing}")));
+                self.0.entry(missing).or_insert_with(|| Named::Other {
+                    name: format!("type {missing}"),
+                    limits: -1,
+                });
             }
             for row in &rows {
                 let type_oid: u32 = get(row, 0)?;
@@ -100,7 +135,10 @@ impl TypeMap {
                     },
                     "e" => Named::Enum(get::<Vec<String>>(row, 6)?.into()),
                     _ if get::<&str>(row, 7)? == "citext" => Named::Text,
-                    _ => Named::Other(get(row, 5)?),
+                    _ => Named::Other {
+                        name: get(row, 5)?,
+                        limits: limits.get(&type_oid).copied().unwrap_or(-1),
+                    },
                 };
                 if let Named::Domain { base, .. } = named
                     && !self.0.contains_key(&base)
@@ -123,7 +161,10 @@ impl TypeMap {
             Some(Named::Domain { base, modifier, .. }) => self.data_type(*base, *modifier),
             Some(Named::Enum(labels)) => DataType::Enum { labels: labels.clone() },
             Some(Named::Text) => unlimited_text(),
-            Some(Named::Other(name)) => DataType::Native { name: name.clone(), modifier },
+            Some(Named::Other { name, limits }) => {
+                let modifier = if modifier < 0 { *limits } else { modifier };
+                DataType::Native { name: name.clone(), modifier }
+            }
             None => DataType::Unsupported { name: format!("type {type_oid}") },
         }
     }
