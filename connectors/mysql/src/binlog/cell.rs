@@ -170,7 +170,13 @@ impl Cell {
                 if mask.checked_shr(labels.len() as u32).unwrap_or(0) != 0 {
                     return Err(Damage("a set has no such label"));
                 }
-                let on = labels.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
+                let is_on = |i: usize| {
+                    u32::try_from(i)
+                        .ok()
+                        .and_then(|i| mask.checked_shr(i))
+                        .is_some_and(|m| m & 1 == 1)
+                };
+                let on = labels.iter().enumerate().filter(|(i, _)| is_on(*i));
                 let on: Vec<&str> = on.map(|(_, label)| &**label).collect();
                 Value::Text(on.join(",").into())
             }

@@ -282,7 +282,7 @@ fn by_wire(
         wire::BIT => {
             let (bytes, bits) = ((meta >> 8) as u8, u64::from(meta & 0xff));
             let length = u64::from(bytes) * 8 + bits;
-            let bytes = bytes + u8::from(bits != 0);
+            let bytes = bytes.saturating_add(u8::from(bits != 0));
             (Cell::Bits { bytes, length }, DataType::Bits { length: Some(length), varying: false })
         }
         wire::GEOMETRY => opaque(column, "geometry"),
