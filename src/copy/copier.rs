@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::region::{Outcome, Request, Watching};
 use crate::flow::{FlowContext, FlowShared, shapes};
 use crate::mapping::MappingPlan;
-use crate::mapping::convert::{Conversion, Target};
+use crate::mapping::convert::{Conversion, Target, compatible};
 
 /// Rows of the first piece; later ones follow the width of the rows.
 const ROWS_FIRST: usize = 1_000;
@@ -314,6 +314,11 @@ impl Task {
             .cloned()
             .ok_or_else(|| Error::bug("a copy without its mapping"))?;
         let (theirs, ours, back) = sweep_tables(&plan)?;
+        let leads_back = leads_back(&plan);
+        if !leads_back {
+            tracing::warn!(flow = %self.copying.flow, mapping = %job.mapping,
+                "rows that only the target has stay: its keys cannot be led back to the types of the source's");
+        }
         let mut target = self.copying.target.copier().await?;
         let resumed = job.row.phase == CopyPhase::Sweep;
         let mut after = resumed.then(|| Cursor::decode(&job.row.cursor, &theirs.key)).flatten();
@@ -340,7 +345,7 @@ impl Task {
             let mut absent = Vec::new();
             for (key, asked) in keys.into_iter().zip(asked) {
                 // A key that the source's columns could not hold is not there.
-                if asked.is_none() || !found.next().unwrap_or(false) {
+                if leads_back && (asked.is_none() || !found.next().unwrap_or(false)) {
                     absent.push(key);
                 }
             }
@@ -410,6 +415,19 @@ fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Convers
         })
         .collect();
     Ok((theirs, ours, back))
+}
+
+/// Whether every key of the target can be led back to the source's types. One that cannot says nothing about what
+/// the source has: a text does not tell which number it was made of, nor a civil time which hour that came twice.
+fn leads_back(plan: &MappingPlan) -> bool {
+    plan.target.key.iter().all(|&i| {
+        let (Some(target), Some(from), Some(column)) =
+            (plan.target.columns.get(i), plan.source_types.get(i), plan.columns.get(i))
+        else {
+            return false;
+        };
+        column.rule.zone.is_none() && compatible(&target.data_type, from, &column.rule).is_ok()
+    })
 }
 
 fn source_key(key: &Key, back: &[Conversion]) -> Option<Key> {

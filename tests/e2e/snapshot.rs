@@ -399,3 +399,29 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
     let lines: Vec<&str> = text.lines().filter(|l| l.contains("copied flow=")).collect();
     assert!(lines.len() == 1 && lines[0].trim_end().ends_with("mapping=item"), "{lines:?}");
 }
+
+/// The key is a number at the source and a text at the target: a sweep cannot ask the source for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_keeps_rows_whose_keys_it_cannot_lead_back() {
+    let (source, target) = (Side::new(true).await, Side::new(true).await);
+    source.sql("CREATE TABLE code (id int PRIMARY KEY, n int)").await;
+    target.sql("CREATE TABLE code (id varchar(20) PRIMARY KEY, n int)").await;
+    source.sql("INSERT INTO code SELECT i, i FROM generate_series(1, 50) i").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text =
+        super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[("a", "b")])
+            .replace("\"never\"", "\"initial\"")
+            .replace(".item", ".code");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    assert_eq!(daemon.command(&["resync", "code"]).0, 0);
+    daemon
+        .wait("compared", SOON, |flows| {
+            let copy = &flows[0]["mappings"][0]["snapshot"];
+            copy["reason"] == "resync" && copy["phase"] == "done"
+        })
+        .await;
+    assert_eq!(target.one("SELECT count(*) FROM code").await, "50", "{}", daemon.log());
+    assert!(daemon.log().contains("rows that only the target has stay"), "{}", daemon.log());
+    daemon.stop();
+}
