@@ -370,7 +370,7 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
     std::fs::write(&config, text).expect("config");
     let shown = folder.path().join("shown");
     let command =
-        format!("stty cols 120; {} run -c {}", env!("CARGO_BIN_EXE_tidelock"), config.display());
+        format!("stty cols 120; exec {} run -c {}", env!("CARGO_BIN_EXE_tidelock"), config.display());
     let mut child = std::process::Command::new("script")
         .args(["-qefc", &command])
         .arg(&shown)
@@ -392,7 +392,9 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
     assert!(code == 0, "{said}");
     let mut keys = child.stdin.take().expect("stdin");
     std::io::Write::write_all(&mut keys, b"\x03").expect("Ctrl-C");
-    assert!(child.wait().expect("end").success(), "{text}");
+    let ended = child.wait().expect("end");
+    let all = String::from_utf8_lossy(&std::fs::read(&shown).expect("shown")).into_owned();
+    assert!(ended.success(), "{ended} {all}");
     assert!(text.contains("a:b item ") && text.contains("/"), "{text}");
     assert!(text.contains(" s left"), "{text}");
     // Log lines stand by themselves.
