@@ -137,7 +137,7 @@ impl BoundPlan {
         }
         let key = self.hash_key(|i| &row[i]);
         Ok(Write {
-            op: WriteOp::Upsert,
+            op: WriteOp::Insert,
             columns: self.all.clone(),
             row: row.into(),
             keys: [key, key],
@@ -157,7 +157,7 @@ impl BoundPlan {
         let full = !row.iter().any(Value::is_unchanged);
         if full && !moved {
             return Ok(Some(Write {
-                op: WriteOp::Upsert,
+                op: WriteOp::Overwrite,
                 columns: self.all.clone(),
                 row: row.into(),
                 keys,

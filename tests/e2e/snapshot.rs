@@ -369,8 +369,11 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
     let config = folder.path().join("tidelock.toml");
     std::fs::write(&config, text).expect("config");
     let shown = folder.path().join("shown");
-    let command =
-        format!("stty cols 120; exec {} run -c {}", env!("CARGO_BIN_EXE_tidelock"), config.display());
+    let command = format!(
+        "stty cols 120; exec {} run -c {}",
+        env!("CARGO_BIN_EXE_tidelock"),
+        config.display()
+    );
     let mut child = std::process::Command::new("script")
         .args(["-qefc", &command])
         .arg(&shown)

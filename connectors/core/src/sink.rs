@@ -65,8 +65,16 @@ pub struct TargetTable {
 }
 
 /// What to do with the rows of a batch.
+///
+/// [`WriteOp::Insert`], [`WriteOp::Upsert`] and [`WriteOp::Overwrite`] mean the same: afterwards the row is there as given.
+/// They differ in what is believed of the target, so that a sink may try the cheaper statement first; a replay, or
+/// a copy that was here before, makes the belief wrong, and then the row is upserted all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WriteOp {
+    /// An upsert of rows that should not be there yet.
+    Insert,
+    /// An upsert of rows that should be there.
+    Overwrite,
     /// Insert, or update the row of the same mapping key. `columns` holds all key columns. A row that
     /// meets another row by any other unique key is an error, never an update of that other row.
     Upsert,

@@ -254,7 +254,9 @@ impl MySqlSink {
 
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
         match batch.op {
-            WriteOp::Upsert => self.upserts(batch, &batch.rows).await,
+            WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
+                self.upserts(batch, &batch.rows).await
+            }
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,

@@ -86,7 +86,11 @@ pub(crate) fn cells<'a>(
 ) -> Result<Vec<&'a TargetColumn>> {
     let old_key: &[usize] = match op {
         WriteOp::Update | WriteOp::Move => &table.key,
-        WriteOp::Upsert | WriteOp::Delete | WriteOp::DeleteAll => &[],
+        WriteOp::Insert
+        | WriteOp::Overwrite
+        | WriteOp::Upsert
+        | WriteOp::Delete
+        | WriteOp::DeleteAll => &[],
     };
     columns.iter().chain(old_key).map(|&i| column(table, i)).collect()
 }
@@ -170,7 +174,7 @@ fn differs(column: &TargetColumn, other: &str) -> String {
 pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) -> Result<Statement> {
     let all = cells(target, op, columns)?;
     match op {
-        WriteOp::Upsert => upsert(target, columns, &all),
+        WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => upsert(target, columns, &all),
         WriteOp::Update | WriteOp::Move => update(target, columns, &all),
         WriteOp::Delete => delete(target, columns, &all),
         WriteOp::DeleteAll => Ok(Statement {
