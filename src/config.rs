@@ -70,6 +70,8 @@ pub struct MappingConfig {
     pub on_delete: OnDelete,
     /// What a truncate becomes.
     pub on_truncate: OnTruncate,
+    /// Whether several changes of a row in one batch may become one; as the target's triggers ask for if absent.
+    pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
     pub schema_changes: SchemaChanges,
     /// Whether rows that are there at first start must be copied.

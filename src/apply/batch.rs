@@ -1,42 +1,119 @@
-//! Grouping writes into statements. Pure.
+//! From changes in log order to the statements of one group. Pure.
 //!
-//! Writes that follow each other and are of one mapping, one operation and one column set become one
-//! [`WriteBatch`], as long as no two of them can be about the same row: then the order inside the
-//! statement does not matter, and the order between batches is kept. So the grouping changes nothing
-//! but the number of statements.
+//! Changes are collected in a *group*, which holds each key of a table once: what became of the row in the end. An insert and
+//! its updates are one insert, updates are one update over the union of their columns, and whatever ends in a delete is
+//! that delete, never nothing: a replay, or a copy that was here before, may have left the row. The group
+//! becomes statements table by table ([`super::place`]), so that their number grows with the tables and not with
+//! the changes. What was replaced by a later change counts as superseded.
+//!
+//! A *barrier* ends the group and begins another behind it, whose statements come later:
+//!
+//! - a key moves, or a table is emptied;
+//! - a key may be another one's equal at the target (a collation, a number written otherwise) without being it;
+//! - a unique value is taken that another row of the group has or had, or an insert follows a delete of a row whose values the
+//!   log does not tell;
+//! - a deleted row comes back, and its delete does more than be replaced: foreign keys point to its table, or it gave a unique
+//!   value up;
+//! - a key of a table that points to itself is met again.
+//!
+//! Where the target refuses the order all the same (a unique value was handed over that the log did not tell of), the
+//! transactions are replayed one by one, and from then on the mapping is written in order ([`super::Applier`]).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use tidelock_core::{Value, WriteBatch, WriteOp};
+use tidelock_core::{OpKind, TargetTable, Value, WriteBatch, WriteOp};
 
+use super::place::{Place, Places};
 use crate::mapping::{MappingPlan, Write};
 
-/// Most rows in one statement: beyond some thousand nothing is gained on either server.
-pub const ROWS_A_BATCH_MAX: usize = 2_000;
+/// Most rows in one statement.
+pub const ROWS_A_BATCH_MAX: usize = 4_000;
 /// Most bytes in one statement: far below the smallest usual `max_allowed_packet` (16 MiB).
 pub const BYTES_A_BATCH_MAX: usize = 4 << 20;
 
-/// Collects writes in order.
+/// Hashes that are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
+
+/// Collects writes in log order.
 #[derive(Default)]
 pub struct Batcher {
+    places: Arc<Places>,
     done: Vec<WriteBatch>,
-    open: Option<WriteBatch>,
-    open_bytes: usize,
-    open_keys: HashSet<u64>,
+    group: Group,
+    line: Line,
     rows: usize,
     bytes: usize,
-    /// One row a batch: to find the row that the target refuses.
+    /// One row a batch, in log order: to find the row that the target refuses.
     careful: bool,
 }
 
+/// What becomes statements together.
+#[derive(Default)]
+struct Group {
+    tables: Vec<TableGroup>,
+    by_id: ByHash<usize>,
+}
+
+struct TableGroup {
+    plan: Arc<MappingPlan>,
+    place: Place,
+    entries: Vec<Entry>,
+    by_key: ByHash<usize>,
+    /// Values of other unique indexes, and whose they are or were.
+    uniques: ByHash<u64>,
+    /// A row was deleted whose unique values the log does not tell.
+    given_up: bool,
+}
+
+struct Entry {
+    op: WriteOp,
+    columns: Arc<[usize]>,
+    row: Box<[Value]>,
+    /// The kind of the last change in it.
+    kind: OpKind,
+}
+
+/// Writes that follow each other in log order: neighbours of one table, operation and column set share
+/// a statement, as long as no two of them can be about one row.
+#[derive(Default)]
+struct Line {
+    open: Option<WriteBatch>,
+    bytes: usize,
+    keys: ByHash<()>,
+}
+
+fn weight(row: &[Value]) -> usize {
+    row.iter().map(|v| size_of::<Value>() + v.heap_bytes()).sum()
+}
+
 impl Batcher {
-    /// An empty one. `careful`: every row is a batch of its own.
-    pub fn new(careful: bool) -> Self {
-        Batcher { careful, ..Batcher::default() }
+    /// An empty one. `careful`: every row is a batch of its own, in log order.
+    pub fn new(places: Arc<Places>, careful: bool) -> Self {
+        Batcher { places, careful, ..Batcher::default() }
     }
 
-    /// Rows waiting.
+    /// Rows waiting, each key once.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -46,14 +123,283 @@ impl Batcher {
         self.bytes
     }
 
-    /// Adds a write.
-    pub fn push(&mut self, plan: &Arc<MappingPlan>, write: Write) {
-        let bytes = write.row.iter().map(|v| size_of::<Value>() + v.heap_bytes()).sum::<usize>();
+    /// Adds a write; tells the kind of the change that it replaces, if it does.
+    pub fn push(&mut self, plan: &Arc<MappingPlan>, write: Write, kind: OpKind) -> Option<OpKind> {
+        let place = self.places.of(plan.target.id);
+        let bytes = weight(&write.row);
+        if self.careful || place.strict || moves(&write, &plan.target) {
+            self.barrier();
+            self.rows += 1;
+            self.bytes += bytes;
+            self.line.push(plan, write, bytes, self.careful, &mut self.done);
+            return None;
+        }
+        self.line.close(&mut self.done);
+        let mut at = self.group.table(plan, place);
+        if !self.group.tables[at].takes(&write) {
+            self.barrier();
+            at = self.group.table(plan, place);
+        }
+        let table = &mut self.group.tables[at];
+        let Added { replaced, before, after } = table.add(write, kind);
+        self.bytes = self.bytes.saturating_sub(before) + after;
+        self.rows += usize::from(replaced.is_none());
+        replaced
+    }
+
+    /// Adds the deletion of every row of a table.
+    pub fn delete_all(&mut self, plan: &Arc<MappingPlan>) {
+        self.barrier();
+        self.line.close(&mut self.done);
+        self.done.push(batch(plan, WriteOp::DeleteAll, Arc::from([])));
         self.rows += 1;
-        self.bytes += bytes;
-        let joins = !self.careful
-            && self.open_bytes + bytes <= BYTES_A_BATCH_MAX
-            && !write.keys.iter().any(|k| self.open_keys.contains(k))
+    }
+
+    /// What comes next is written after all that came before.
+    fn barrier(&mut self) {
+        std::mem::take(&mut self.group).emit(&mut self.done);
+    }
+
+    /// Everything collected, in the order in which it must take effect; empty afterwards.
+    pub fn take(&mut self) -> Vec<WriteBatch> {
+        self.barrier();
+        self.line.close(&mut self.done);
+        self.rows = 0;
+        self.bytes = 0;
+        std::mem::take(&mut self.done)
+    }
+}
+
+impl Group {
+    fn table(&mut self, plan: &Arc<MappingPlan>, place: Place) -> usize {
+        *self.by_id.entry(plan.target.id).or_insert_with(|| {
+            self.tables.push(TableGroup {
+                plan: plan.clone(),
+                place,
+                entries: Vec::new(),
+                by_key: ByHash::default(),
+                uniques: ByHash::default(),
+                given_up: false,
+            });
+            self.tables.len() - 1
+        })
+    }
+
+    fn emit(mut self, done: &mut Vec<WriteBatch>) {
+        self.tables.sort_by_key(|t| t.place.rank);
+        let mut last: Vec<Vec<WriteBatch>> = Vec::new();
+        let mut rest = Vec::new();
+        for mut table in self.tables {
+            let entries = std::mem::take(&mut table.entries);
+            let (deletes, writes) = entries.into_iter().partition(|e| e.op == WriteOp::Delete);
+            let deletes = statements(&table.plan, true, deletes);
+            if table.place.deletes_first {
+                done.extend(deletes);
+            } else {
+                last.push(deletes);
+            }
+            rest.extend(statements(&table.plan, table.place.in_order, writes));
+        }
+        done.append(&mut rest);
+        done.extend(last.into_iter().rev().flatten());
+    }
+}
+
+/// The entries of a table as batches: by kind of work, or in their order.
+fn statements(plan: &Arc<MappingPlan>, in_order: bool, mut entries: Vec<Entry>) -> Vec<WriteBatch> {
+    if !in_order {
+        // What may give a unique value up comes before what is new.
+        entries.sort_by(|a, b| {
+            let turn = |e: &Entry| match e.op {
+                WriteOp::Overwrite => 0,
+                WriteOp::Update => 1,
+                WriteOp::Upsert => 2,
+                WriteOp::Insert | WriteOp::Move | WriteOp::Delete | WriteOp::DeleteAll => 3,
+            };
+            turn(a).cmp(&turn(b)).then_with(|| match a.op == WriteOp::Update {
+                true => a.columns.cmp(&b.columns),
+                false => std::cmp::Ordering::Equal,
+            })
+        });
+    }
+    let mut done: Vec<WriteBatch> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        let more = weight(&entry.row);
+        bytes += more;
+        match done.last_mut() {
+            Some(open)
+                if open.op == entry.op
+                    && open.columns == entry.columns
+                    && open.rows.len() < ROWS_A_BATCH_MAX
+                    && bytes <= BYTES_A_BATCH_MAX =>
+            {
+                open.rows.push(entry.row);
+            }
+            Some(_) | None => {
+                bytes = more;
+                let mut open = batch(plan, entry.op, entry.columns);
+                open.rows.push(entry.row);
+                done.push(open);
+            }
+        }
+    }
+    done
+}
+
+fn batch(plan: &Arc<MappingPlan>, op: WriteOp, columns: Arc<[usize]>) -> WriteBatch {
+    let (mapping, table) = (plan.name.clone(), plan.target.clone());
+    WriteBatch { mapping, table, op, columns, rows: Vec::new() }
+}
+
+impl TableGroup {
+    /// Whether a write may join; else the group ends before it.
+    fn takes(&self, write: &Write) -> bool {
+        let [key, _] = write.keys;
+        if let Some(uniques) = &write.uniques
+            && uniques.new.iter().any(|value| self.uniques.get(value).is_some_and(|k| *k != key))
+        {
+            return false;
+        }
+        let Some(&at) = self.by_key.get(&key) else {
+            return !(self.given_up && write.op == WriteOp::Insert);
+        };
+        let entry = &self.entries[at];
+        if self.place.in_order || !entry.is_about(&self.plan.target, write) {
+            return false;
+        }
+        match (entry.op, write.op) {
+            // That the row is not there is for the target to say.
+            (WriteOp::Delete, WriteOp::Update) => false,
+            (WriteOp::Delete, WriteOp::Delete) => true,
+            (WriteOp::Delete, _) => !self.place.referenced && !self.place.has_uniques,
+            _ => true,
+        }
+    }
+
+    /// Adds a write that may join.
+    fn add(&mut self, write: Write, kind: OpKind) -> Added {
+        let Write { op, columns, row, keys: [key, _], uniques } = write;
+        self.given_up |= op == WriteOp::Delete
+            && self.place.has_uniques
+            && !self.place.deletes_first
+            && uniques.as_ref().is_none_or(|u| u.old.len() < self.plan.uniques.len());
+        if let Some(uniques) = uniques
+            && !(op == WriteOp::Delete && self.place.deletes_first)
+        {
+            self.uniques.extend(uniques.new.into_iter().chain(uniques.old).map(|v| (v, key)));
+        }
+        let Some(&at) = self.by_key.get(&key) else {
+            self.by_key.insert(key, self.entries.len());
+            let after = weight(&row);
+            self.entries.push(Entry { op, columns, row, kind });
+            return Added { replaced: None, before: 0, after };
+        };
+        let entry = &mut self.entries[at];
+        let before = weight(&entry.row);
+        let replaced = std::mem::replace(&mut entry.kind, kind);
+        match (entry.op, op) {
+            (WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert, WriteOp::Update) => {
+                // A full row holds the cells of all columns, in their order.
+                for (value, &column) in row.into_iter().zip(columns.iter()) {
+                    entry.row[column] = value;
+                }
+            }
+            (WriteOp::Update, WriteOp::Update) if entry.columns == columns => entry.row = row,
+            (WriteOp::Update, WriteOp::Update) => entry.unite(&columns, row),
+            (before, _) => {
+                entry.op = match (before, op) {
+                    // Not there before the group, whatever it was in between.
+                    (WriteOp::Insert, WriteOp::Overwrite) => WriteOp::Insert,
+                    (WriteOp::Update | WriteOp::Overwrite, WriteOp::Overwrite) => {
+                        WriteOp::Overwrite
+                    }
+                    (_, WriteOp::Delete) => WriteOp::Delete,
+                    _ => WriteOp::Upsert,
+                };
+                (entry.columns, entry.row) = (columns, row);
+            }
+        }
+        Added { replaced: Some(replaced), before, after: weight(&entry.row) }
+    }
+}
+
+/// What became of a write that was added.
+struct Added {
+    /// The kind of the change that it replaces.
+    replaced: Option<OpKind>,
+    /// What its key weighed before and weighs now.
+    before: usize,
+    after: usize,
+}
+
+/// Whether a write changes its row's key.
+fn moves(write: &Write, table: &TargetTable) -> bool {
+    match write.op {
+        WriteOp::Move => true,
+        WriteOp::Update => write.columns.iter().any(|column| table.key.contains(column)),
+        _ => false,
+    }
+}
+
+impl Entry {
+    /// Whether a write of an equal hash is about the very same key.
+    fn is_about(&self, table: &TargetTable, write: &Write) -> bool {
+        let ours = |n| key_cell(table, self.op, &self.columns, &self.row, n);
+        let theirs = |n| key_cell(table, write.op, &write.columns, &write.row, n);
+        (0..table.key.len()).all(|n| match (ours(n), theirs(n)) {
+            (Some(ours), Some(theirs)) => ours.is_same(theirs),
+            _ => false,
+        })
+    }
+
+    /// Lays the cells of another update of the row over those of this one.
+    fn unite(&mut self, columns: &[usize], row: Box<[Value]>) {
+        let key = row.len() - columns.len();
+        let held = std::mem::take(&mut self.row).into_vec();
+        let mut cells: Vec<(usize, Value)> = columns.iter().copied().zip(row.into_vec()).collect();
+        let mut held = held.into_iter();
+        for (&column, value) in self.columns.iter().zip(held.by_ref()) {
+            if !columns.contains(&column) {
+                cells.push((column, value));
+            }
+        }
+        cells.sort_by_key(|(column, _)| *column);
+        self.columns = cells.iter().map(|(column, _)| *column).collect();
+        let tail: Vec<Value> = held.collect();
+        debug_assert_eq!(tail.len(), key);
+        self.row = cells.into_iter().map(|(_, value)| value).chain(tail).collect();
+    }
+}
+
+/// The n-th cell of the key of the row that a write is about.
+fn key_cell<'a>(
+    table: &TargetTable,
+    op: WriteOp,
+    columns: &[usize],
+    row: &'a [Value],
+    n: usize,
+) -> Option<&'a Value> {
+    match op {
+        WriteOp::Delete => row.get(n),
+        WriteOp::Update | WriteOp::Move => row.get(columns.len() + n),
+        WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => row.get(*table.key.get(n)?),
+        WriteOp::DeleteAll => None,
+    }
+}
+
+impl Line {
+    fn push(
+        &mut self,
+        plan: &Arc<MappingPlan>,
+        write: Write,
+        bytes: usize,
+        alone: bool,
+        done: &mut Vec<WriteBatch>,
+    ) {
+        let joins = !alone
+            && self.bytes + bytes <= BYTES_A_BATCH_MAX
+            && !write.keys.iter().any(|k| self.keys.contains_key(k))
             && self.open.as_ref().is_some_and(|open| {
                 open.table.id == plan.target.id
                     && open.op == write.op
@@ -61,46 +407,22 @@ impl Batcher {
                     && open.rows.len() < ROWS_A_BATCH_MAX
             });
         if !joins {
-            self.close();
-            self.open = Some(WriteBatch {
-                mapping: plan.name.clone(),
-                table: plan.target.clone(),
-                op: write.op,
-                columns: write.columns,
-                rows: Vec::new(),
-            });
+            self.close(done);
+            self.open = Some(batch(plan, write.op, write.columns));
         }
         if let Some(open) = &mut self.open {
             open.rows.push(write.row);
-            self.open_bytes += bytes;
-            self.open_keys.extend(write.keys);
+            self.bytes += bytes;
+            self.keys.extend(write.keys.map(|k| (k, ())));
         }
     }
 
-    /// Adds the deletion of every row of a table.
-    pub fn delete_all(&mut self, plan: &Arc<MappingPlan>) {
-        self.close();
-        self.done.push(WriteBatch {
-            mapping: plan.name.clone(),
-            table: plan.target.clone(),
-            op: WriteOp::DeleteAll,
-            columns: Arc::from([]),
-            rows: Vec::new(),
-        });
-        self.rows += 1;
-    }
-
-    fn close(&mut self) {
-        self.done.extend(self.open.take());
-        self.open_keys.clear();
-        self.open_bytes = 0;
-    }
-
-    /// Everything collected, in order; empty afterwards.
-    pub fn take(&mut self) -> Vec<WriteBatch> {
-        self.close();
-        self.rows = 0;
+    fn close(&mut self, done: &mut Vec<WriteBatch>) {
+        done.extend(self.open.take());
+        self.keys.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.done)
     }
 }
+
+#[cfg(test)]
+mod tests;

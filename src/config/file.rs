@@ -99,6 +99,8 @@ pub struct Settings {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// Whether several changes of a row in one batch may become one.
+    pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
     pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
@@ -121,6 +123,8 @@ pub struct Flow {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// Whether several changes of a row in one batch may become one.
+    pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
     pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.
@@ -157,6 +161,8 @@ pub struct Mapping {
     pub on_delete: Option<OnDelete>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
+    /// Whether several changes of a row in one batch may become one.
+    pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
     pub schema_changes: Option<SchemaChanges>,
     /// Whether a first copy is made.

@@ -415,6 +415,7 @@ fn resolve_mapping(
             .or(flow.and_then(|f| f.on_truncate))
             .or(defaults.on_truncate)
             .unwrap_or(OnTruncate::Halt),
+        compact: mapping.compact.or(flow.and_then(|f| f.compact)).or(defaults.compact),
         schema_changes: mapping
             .schema_changes
             .or(flow.and_then(|f| f.schema_changes))

@@ -12,6 +12,8 @@ pub enum Care {
     Careful {
         /// Source transactions to go.
         transactions: u64,
+        /// The mapping whose batch was refused: if all pass now, its order was to blame.
+        suspect: Option<String>,
     },
 }
 
@@ -48,7 +50,8 @@ pub fn dispose(error: &Error, scene: &Scene) -> Disposition {
         ErrorKind::Transient => Disposition::Retry,
         ErrorKind::Fenced => Disposition::Retry,
         ErrorKind::Data if !scene.careful => {
-            Disposition::Again(Care::Careful { transactions: scene.transactions + 1 })
+            let (transactions, suspect) = (scene.transactions + 1, scene.mapping.clone());
+            Disposition::Again(Care::Careful { transactions, suspect })
         }
         ErrorKind::Data => match &scene.mapping {
             Some(mapping) => Disposition::StopMapping(mapping.clone()),
@@ -73,7 +76,7 @@ mod tests {
         let error = Error::data(Code::Constraint, "refused");
         assert!(matches!(
             dispose(&error, &scene(Some("orders"), false)),
-            Disposition::Again(Care::Careful { transactions: 4 })
+            Disposition::Again(Care::Careful { transactions: 4, suspect: Some(m) }) if m == "orders"
         ));
         assert!(
             matches!(dispose(&error, &scene(Some("orders"), true)), Disposition::StopMapping(m) if m == "orders")

@@ -1,6 +1,6 @@
 //! What a flow shows to the rest of the process: its state, counters and positions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -119,10 +119,11 @@ impl From<&tidelock_core::Error> for ShownError {
 /// Rows of one mapping since the process started.
 #[derive(Debug, Default)]
 pub struct MappingCounters {
-    /// Applied inserts, updates, deletes.
+    /// Inserts, updates and deletes that are at the target: by themselves, or in what superseded them.
     pub applied: [AtomicU64; 3],
     /// Changes that a rule of the mapping filtered.
     pub filtered: AtomicU64,
+
     /// Changes left for a later backfill because the mapping is stopped.
     pub parked: AtomicU64,
 }
@@ -142,38 +143,6 @@ pub struct MappingShared {
     pub notes: Mutex<Vec<String>>,
     /// The shape of its table at which the log was last found to hold rows of an older one.
     drift: Mutex<Option<String>>,
-}
-
-/// Rows counted inside a target transaction and published after its commit.
-#[derive(Debug, Default)]
-pub struct Tally {
-    rows: BTreeMap<(Arc<str>, OpKind, &'static str), u64>,
-}
-
-impl Tally {
-    /// Counts one change.
-    pub fn add(&mut self, mapping: &Arc<str>, op: OpKind, result: &'static str) {
-        *self.rows.entry((mapping.clone(), op, result)).or_default() += 1;
-    }
-
-    /// Publishes the counts and forgets them.
-    pub fn publish(&mut self, flow: &str, shared: &FlowShared) {
-        for ((mapping, op, result), count) in std::mem::take(&mut self.rows) {
-            self::count(flow, &mapping, op, result, count);
-            let mappings = shared.mappings();
-            if let Some(entry) = mappings.get(&*mapping) {
-                let counters = &entry.counters;
-                let counter = match (result, op) {
-                    ("applied", OpKind::Insert) => &counters.applied[0],
-                    ("applied", OpKind::Update) => &counters.applied[1],
-                    ("applied", OpKind::Delete) => &counters.applied[2],
-                    ("parked", _) => &counters.parked,
-                    _ => &counters.filtered,
-                };
-                counter.fetch_add(count, Ordering::Relaxed);
-            }
-        }
-    }
 }
 
 /// Counts changes by what became of them; none makes the counters be there.
@@ -204,6 +173,8 @@ pub struct FlowShared {
     pub begun_micros: AtomicI64,
     /// What source tables are by now, by mapping, where the target does not know yet.
     shapes: Mutex<HashMap<Arc<str>, String>>,
+    /// Mappings whose changes the target took in log order only.
+    ordered: Mutex<HashSet<String>>,
     /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
     pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
@@ -227,6 +198,7 @@ impl FlowShared {
             checkpoint_micros: AtomicI64::new(0),
             begun_micros: AtomicI64::new(0),
             shapes: Mutex::default(),
+            ordered: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
         }
@@ -317,6 +289,16 @@ impl FlowShared {
     /// What is to be kept.
     pub fn take_shapes(&self) -> HashMap<Arc<str>, String> {
         std::mem::take(&mut *lock(&self.shapes))
+    }
+
+    /// From now on a mapping is written in log order.
+    pub fn keep_ordered(&self, mapping: &str) {
+        lock(&self.ordered).insert(mapping.to_owned());
+    }
+
+    /// The mappings that are written in log order whatever their tables are.
+    pub fn ordered(&self) -> HashSet<String> {
+        lock(&self.ordered).clone()
     }
 
     /// Whether the log is found for the first time to hold rows of an older shape than this one.

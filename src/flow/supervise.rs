@@ -109,7 +109,7 @@ pub async fn supervise(
                         tracing::error!(flow = %context.config.name, %mapping, code = %error.code(), %error,
                             hint = error.hint().unwrap_or_default(), "mapping stopped; others go on");
                         mapping_stop = Some(MappingStop { mapping, error });
-                        care = Care::Careful { transactions: 1 };
+                        care = Care::Careful { transactions: 1, suspect: None };
                     }
                     Disposition::Halt => {
                         halted(&context, &error);

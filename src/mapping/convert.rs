@@ -211,6 +211,26 @@ impl Conversion {
         })
     }
 
+    /// As [`Conversion::apply`], for a value that nobody else needs: what passes as it is, is moved.
+    pub fn take(&self, value: Value) -> Result<Value, Misfit> {
+        let passes = match (&value, &self.to) {
+            (Value::Unchanged, _) => true,
+            (Value::Text(text), DataType::Text { chars_max, bytes_max, repertoire, padded }) => {
+                !matches!(self.from, DataType::Text { padded: true, .. })
+                    && fit::text(text, *chars_max, *bytes_max, repertoire, *padded).is_ok()
+            }
+            (Value::Decimal(text), DataType::Decimal { precision, scale }) => {
+                fit::decimal(text, *precision, *scale, self.same_family).is_ok()
+            }
+            (Value::Bytes(bytes), DataType::Bytes { bytes_max, fixed }) => {
+                fit::bytes(bytes, *bytes_max, *fixed).is_ok()
+            }
+            (Value::Json(_), DataType::Json) => self.rule.policy == OnUnrepresentable::Error,
+            _ => false,
+        };
+        if passes { Ok(value) } else { self.apply(&value) }
+    }
+
     fn exact(&self, value: &Value) -> Result<Value, Misfit> {
         if let Value::Foreign(text) = value {
             return self.foreign(text);

@@ -36,6 +36,8 @@ pub struct MappingPlan {
     pub on_delete: OnDelete,
     /// What a truncate becomes.
     pub on_truncate: OnTruncate,
+    /// Whether several changes of a row in one batch may become one.
+    pub compact: bool,
     /// Whether rows that are there at first start must be copied.
     pub snapshot: SnapshotMode,
     /// What a column that comes at the source becomes.
@@ -53,6 +55,12 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// Whether foreign keys of the target point to the target table.
+    pub referenced: bool,
+    /// Whether the target table refuses two rows for more than the mapping's key.
+    pub has_uniques: bool,
+    /// The unique indexes beside the key that can be judged here: indexes into the target's columns.
+    pub uniques: Vec<Vec<usize>>,
     /// The configuration's own list of columns, as a text: to tell a column that the file took out from
     /// one that the source lost.
     pub rule: String,
@@ -562,6 +570,19 @@ pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
     order
 }
 
+/// The unique indexes that may refuse a row at once although its key is free.
+fn other_uniques<'a>(
+    target: &'a Table,
+    pairs: &'a [Pair<'_>],
+    key: &'a [usize],
+) -> impl Iterator<Item = &'a Index> {
+    // An index that holds the whole key refuses nothing that the key does not.
+    let holds_key = move |index: &Index| {
+        key.iter().all(|&i| pairs.get(i).is_some_and(|p| index.columns.contains(&p.target.name)))
+    };
+    target.unique_indexes.iter().filter(move |index| index.immediate && !holds_key(index))
+}
+
 #[expect(clippy::too_many_arguments, reason = "the parts of a plan, each found by its own step")]
 fn build(
     mapping: &MappingConfig,
@@ -595,6 +616,14 @@ fn build(
         as_lines: catalogs.same_family && pairs.iter().all(Pair::is_plain),
         copy_key_types,
         references: target.references.clone(),
+        referenced: catalogs.target.iter().any(|t| t.references.contains(&target.name)),
+        has_uniques: other_uniques(target, pairs, key).next().is_some(),
+        uniques: other_uniques(target, pairs, key)
+            .filter_map(|index| {
+                let place = |name: &String| pairs.iter().position(|p| p.target.name == *name);
+                index.columns.iter().map(place).collect()
+            })
+            .collect(),
         rule: format!("{:?}", mapping.columns),
         keyed: source.unique_indexes.iter().any(|index| {
             let feeds = |name: &String| key.iter().any(|&i| pairs[i].source.name == *name);
@@ -625,6 +654,7 @@ fn build(
         }),
         on_delete: mapping.on_delete,
         on_truncate: mapping.on_truncate,
+        compact: mapping.compact.unwrap_or(!target.triggers),
         snapshot: mapping.snapshot,
         schema_changes: mapping.schema_changes,
         same_family: catalogs.same_family,

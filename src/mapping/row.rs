@@ -9,7 +9,7 @@ use tidelock_core::{
     Code, Delete, Error, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
 };
 
-use super::convert::{Conversion, Target, compatible};
+use super::convert::{Conversion, Misfit, Target, compatible};
 use super::plan::MappingPlan;
 use crate::config::OnDelete;
 
@@ -25,11 +25,25 @@ pub struct Write {
     /// Hashes of the keys the write touches (new and old). Two writes with a common hash may be about
     /// the same row and never share a statement.
     pub keys: [u64; 2],
+    /// The values of other unique indexes; `None` where the target table has none.
+    pub uniques: Option<Box<Uniques>>,
+}
+
+/// Hashes of the values of unique indexes beside the key, so that it is seen when one row takes what
+/// another gave up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uniques {
+    /// What the row has after the write.
+    pub new: Vec<u64>,
+    /// What it had before, as far as the log tells.
+    pub old: Vec<u64>,
 }
 
 struct Cell {
     source: usize,
     convert: Conversion,
+    /// Whether a later cell takes the same source column.
+    shared: bool,
 }
 
 /// A mapping plan tied to one shape of the source's rows.
@@ -38,6 +52,8 @@ pub struct BoundPlan {
     cells: Vec<Cell>,
     all: Arc<[usize]>,
     key: Arc<[usize]>,
+    /// Whether the cells are the source's columns, all of them and in their order.
+    in_place: bool,
     partial: HashMap<Vec<usize>, Arc<[usize]>>,
 }
 
@@ -73,12 +89,19 @@ impl BoundPlan {
                 same_family: plan.same_family,
                 json_form: column.json_form,
             };
-            cells.push(Cell { source: index, convert: Conversion::new(from, to, &column.rule) });
+            let convert = Conversion::new(from, to, &column.rule);
+            cells.push(Cell { source: index, convert, shared: false });
+        }
+        for at in 0..cells.len() {
+            let source = cells[at].source;
+            cells[at].shared = cells.iter().skip(at + 1).any(|later| later.source == source);
         }
         Ok(BoundPlan {
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
             key: plan.target.key.iter().copied().collect(),
+            in_place: cells.len() == shape.columns.len()
+                && cells.iter().enumerate().all(|(at, cell)| cell.source == at),
             cells,
             partial: HashMap::new(),
         })
@@ -117,19 +140,19 @@ impl BoundPlan {
 
     /// What an operation becomes; `None` if a rule of the mapping filters it, or if it changes
     /// nothing that is mapped.
-    pub fn write(&mut self, op: &Op) -> Result<Option<Write>> {
+    pub fn write(&mut self, op: Op) -> Result<Option<Write>> {
         match op {
-            Op::Insert(insert) => self.insert(&insert.new).map(Some),
+            Op::Insert(insert) => self.insert(insert.new).map(Some),
             Op::Update(update) => self.update(update),
             Op::Delete(delete) => match self.plan.on_delete {
                 OnDelete::Ignore => Ok(None),
-                OnDelete::Delete => self.delete(delete).map(Some),
+                OnDelete::Delete => self.delete(&delete).map(Some),
             },
         }
     }
 
-    fn insert(&self, new: &Row) -> Result<Write> {
-        let row = self.convert_all(new)?;
+    fn insert(&self, new: Row) -> Result<Write> {
+        let row = self.take_all(new)?;
         if row.iter().any(Value::is_unchanged) {
             return Err(self
                 .error(Code::Rejected, "an inserted row came without all mapped columns")
@@ -139,30 +162,40 @@ impl BoundPlan {
         Ok(Write {
             op: WriteOp::Insert,
             columns: self.all.clone(),
-            row: row.into(),
+            uniques: self.uniques(Some(&row), None),
+            row,
             keys: [key, key],
         })
     }
 
-    fn update(&mut self, update: &Update) -> Result<Option<Write>> {
-        let mut row = self.convert_all(&update.new)?;
-        let old_key = self.old_key(&update.old, &row)?;
-        for (&i, old) in self.key.iter().zip(&old_key) {
-            if row[i].is_unchanged() {
-                row[i] = old.clone();
+    fn update(&mut self, update: Update) -> Result<Option<Write>> {
+        let mut row = self.take_all(update.new)?;
+        let mut old_key = None;
+        let mut moved = false;
+        if update.old.row().is_some() || self.key.iter().any(|&i| row[i].is_unchanged()) {
+            let old = self.old_key(&update.old, &row)?;
+            for (&i, old) in self.key.iter().zip(&old) {
+                if row[i].is_unchanged() {
+                    row[i] = old.clone();
+                }
             }
+            moved = self.key.iter().zip(&old).any(|(&i, old)| !row[i].is_same(old));
+            old_key = Some(old);
         }
-        let moved = self.key.iter().zip(&old_key).any(|(&i, old)| !same(&row[i], old));
-        let keys = [self.hash_key(|i| &row[i]), hash(old_key.iter())];
+        let key = self.hash_key(|i| &row[i]);
         let full = !row.iter().any(Value::is_unchanged);
+        let uniques = self.uniques(Some(&row), update.old.row());
         if full && !moved {
             return Ok(Some(Write {
                 op: WriteOp::Overwrite,
                 columns: self.all.clone(),
-                row: row.into(),
-                keys,
+                row,
+                keys: [key, key],
+                uniques,
             }));
         }
+        let old_key = old_key.unwrap_or_else(|| self.key.iter().map(|&i| row[i].clone()).collect());
+        let keys = [key, hash(old_key.iter())];
         let (op, columns) = if full {
             (WriteOp::Move, self.all.clone())
         } else {
@@ -178,7 +211,7 @@ impl BoundPlan {
         };
         let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
         cells.extend(old_key);
-        Ok(Some(Write { op, columns, row: cells.into(), keys }))
+        Ok(Some(Write { op, columns, row: cells.into(), keys, uniques }))
     }
 
     /// The key at the target of the row that a change is about: before it, or, for an insert, after.
@@ -201,14 +234,15 @@ impl BoundPlan {
         let new = self.convert_all(new)?;
         let row: Box<[Value]> = self.old_key(old, &new)?.into();
         let key = hash(row.iter());
-        Ok(Write { op: WriteOp::Delete, columns: self.key.clone(), row, keys: [key, key] })
+        let columns = self.key.clone();
+        Ok(Write { op: WriteOp::Delete, columns, row, keys: [key, key], uniques: None })
     }
 
     /// The removal of a row by its key at the target.
     pub fn remove(plan: &MappingPlan, key: &[Value]) -> Write {
         let hash = hash(key.iter());
         let columns = plan.target.key.iter().copied().collect();
-        Write { op: WriteOp::Delete, columns, row: key.into(), keys: [hash, hash] }
+        Write { op: WriteOp::Delete, columns, row: key.into(), keys: [hash, hash], uniques: None }
     }
 
     fn delete(&self, delete: &Delete) -> Result<Write> {
@@ -218,7 +252,38 @@ impl BoundPlan {
         let row =
             self.key.iter().map(|&i| self.present(i, old)).collect::<Result<Box<[Value]>>>()?;
         let key = hash(row.iter());
-        Ok(Write { op: WriteOp::Delete, columns: self.key.clone(), row, keys: [key, key] })
+        Ok(Write {
+            op: WriteOp::Delete,
+            columns: self.key.clone(),
+            row,
+            keys: [key, key],
+            uniques: self.uniques(None, Some(old)),
+        })
+    }
+
+    /// What a write means to the unique indexes beside the key. A NULL collides with nothing.
+    fn uniques(&self, new: Option<&[Value]>, old: Option<&Row>) -> Option<Box<Uniques>> {
+        if self.plan.uniques.is_empty() {
+            return None;
+        }
+        let mut marks = Uniques::default();
+        let mark = |index: usize, values: &[Value]| {
+            let known = |v: &Value| !v.is_null() && !v.is_unchanged();
+            values.iter().all(known).then(|| hash(values.iter()) ^ (index as u64 + 1))
+        };
+        for (index, columns) in self.plan.uniques.iter().enumerate() {
+            if let Some(new) = new {
+                let values: Vec<Value> = columns.iter().map(|&i| new[i].clone()).collect();
+                marks.new.extend(mark(index, &values));
+            }
+            if let Some(old) = old {
+                // What was stored fits; a value that does not has no mark.
+                let values =
+                    columns.iter().map(|&i| self.convert(i, old)).collect::<Result<Vec<_>>>();
+                marks.old.extend(values.ok().and_then(|values| mark(index, &values)));
+            }
+        }
+        Some(Box::new(marks))
     }
 
     /// The key of the row before the change: from the old row where the log carries one, else from
@@ -246,22 +311,52 @@ impl BoundPlan {
         (0..self.cells.len()).map(|i| self.convert(i, row)).collect()
     }
 
+    /// As [`BoundPlan::convert_all`], for a row that nobody else needs: what passes is moved.
+    fn take_all(&self, row: Row) -> Result<Box<[Value]>> {
+        let mut row = row.0;
+        if self.in_place && row.len() == self.cells.len() {
+            for (cell, value) in row.iter_mut().enumerate() {
+                let given = std::mem::replace(value, Value::Null);
+                *value = self.take(cell, given)?;
+            }
+            return Ok(row);
+        }
+        let mut taken = Vec::with_capacity(self.cells.len());
+        for (cell, plan) in self.cells.iter().enumerate() {
+            let Some(value) = row.get_mut(plan.source) else {
+                return Err(self.too_short());
+            };
+            let value =
+                if plan.shared { value.clone() } else { std::mem::replace(value, Value::Null) };
+            taken.push(self.take(cell, value)?);
+        }
+        Ok(taken.into())
+    }
+
+    fn take(&self, cell: usize, value: Value) -> Result<Value> {
+        self.cells[cell].convert.take(value).map_err(|misfit| self.misfit(cell, &misfit))
+    }
+
     fn convert(&self, cell: usize, row: &Row) -> Result<Value> {
         let plan = &self.cells[cell];
-        let Some(value) = row.0.get(plan.source) else {
-            return Err(Error::bug(format!("{}: a row shorter than its shape", self.plan.source)));
-        };
-        plan.convert.apply(value).map_err(|misfit| {
-            let column = &self.plan.target.columns[cell].name;
-            let place = format!(
-                "{}.{} to {}.{column}",
-                self.plan.source, self.plan.sources[cell], self.plan.target.name
-            );
-            Error::data(Code::NotRepresentable, format!("{place}: {misfit}")).with_hint(
-                "mend the value at the source, widen the target column, or say with \
-                     on_unrepresentable what else to do with such values",
-            )
-        })
+        let value = row.0.get(plan.source).ok_or_else(|| self.too_short())?;
+        plan.convert.apply(value).map_err(|misfit| self.misfit(cell, &misfit))
+    }
+
+    fn too_short(&self) -> Error {
+        Error::bug(format!("{}: a row shorter than its shape", self.plan.source))
+    }
+
+    fn misfit(&self, cell: usize, misfit: &Misfit) -> Error {
+        let column = &self.plan.target.columns[cell].name;
+        let place = format!(
+            "{}.{} to {}.{column}",
+            self.plan.source, self.plan.sources[cell], self.plan.target.name
+        );
+        Error::data(Code::NotRepresentable, format!("{place}: {misfit}")).with_hint(
+            "mend the value at the source, widen the target column, or say with \
+                 on_unrepresentable what else to do with such values",
+        )
     }
 
     fn hash_key<'a>(&self, cell: impl Fn(usize) -> &'a Value) -> u64 {
@@ -278,15 +373,6 @@ impl BoundPlan {
     }
 }
 
-/// Whether two values are the same to the bit: -0 is not 0, and NaN is itself.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Float32(a), Value::Float32(b)) => a.to_bits() == b.to_bits(),
-        (Value::Float64(a), Value::Float64(b)) => a.to_bits() == b.to_bits(),
-        _ => a == b,
-    }
-}
-
 /// A hash in which equal keys are equal; unequal keys may be too, which only cuts a batch early.
 fn hash<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
     let mut state = DefaultHasher::new();
@@ -296,11 +382,18 @@ fn hash<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
             Value::Bool(b) => u64::from(*b).hash(&mut state),
             Value::Int(i) => (*i as u64).hash(&mut state),
             Value::UInt(u) => u.hash(&mut state),
-            // Numbers written differently may be equal (1.0 and 1.00), and so may floats.
-            Value::Decimal(_) | Value::Float32(_) | Value::Float64(_) => 1u8.hash(&mut state),
+            // Numbers written differently may be equal (1.0 and 1.00).
+            Value::Decimal(t) => plain(t).hash(&mut state),
+            Value::Float32(f) => number_bits(f64::from(*f)).hash(&mut state),
+            Value::Float64(f) => number_bits(*f).hash(&mut state),
             // A collation of the target may call texts equal that differ in case or blanks.
             Value::Text(t) | Value::Json(t) | Value::Enum(t) | Value::Foreign(t) => {
-                t.trim_end().to_lowercase().hash(&mut state);
+                let text = t.trim_end();
+                if text.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
+                    text.hash(&mut state);
+                } else {
+                    text.to_lowercase().hash(&mut state);
+                }
             }
             Value::Bytes(b) => b.hash(&mut state),
             Value::Date(d) => d.hash(&mut state),
@@ -313,4 +406,29 @@ fn hash<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
         }
     }
     state.finish()
+}
+
+/// The digits of a number without zeros that mean nothing: equal numbers are written alike.
+fn plain(text: &str) -> (bool, &str) {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let digits = digits.trim_start_matches('0');
+    let digits = match digits.contains('.') {
+        true => digits.trim_end_matches('0').trim_end_matches('.'),
+        false => digits,
+    };
+    (negative && !digits.is_empty(), digits)
+}
+
+/// One pattern for the two zeros, and one for all that is no number.
+fn number_bits(f: f64) -> u64 {
+    if f.is_nan() {
+        f64::NAN.to_bits()
+    } else if f == 0.0 {
+        0
+    } else {
+        f.to_bits()
+    }
 }

@@ -311,10 +311,11 @@ async fn a_reload_moves_what_is_served_and_keeps_it_where_the_new_address_is_tak
         Ok(mut stream) => {
             use std::io::{Read, Write};
             let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-            stream.write_all(request.as_bytes()).expect("request");
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).expect("answer");
-            answer.starts_with("HTTP/1.1 200")
+            // A listener that is being closed resets who was about to be taken.
+            stream.write_all(request.as_bytes()).is_ok()
+                && stream.read_to_string(&mut answer).is_ok()
+                && answer.starts_with("HTTP/1.1 200")
         }
     };
     let (first, second) = (free(), free());

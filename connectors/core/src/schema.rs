@@ -299,6 +299,8 @@ pub struct Table {
     pub identity: RowIdentity,
     /// The tables that its foreign keys point to.
     pub references: Vec<TableName>,
+    /// Whether triggers fire for the rows that are written, as far as our role may see them: they may count or record each change.
+    pub triggers: bool,
     /// Why this table cannot be followed or written safely, in the server's terms; empty if it can
     /// (a system-versioned table, an engine without transactions, …).
     pub refusals: Vec<String>,

@@ -188,6 +188,15 @@ impl Value {
         matches!(self, Value::Null)
     }
 
+    /// Whether two values are the same to the bit: -0 is not 0, and NaN is itself.
+    pub fn is_same(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Float32(a), Value::Float32(b)) => a.to_bits() == b.to_bits(),
+            (Value::Float64(a), Value::Float64(b)) => a.to_bits() == b.to_bits(),
+            _ => self == other,
+        }
+    }
+
     /// Whether the log does not carry the value.
     pub fn is_unchanged(&self) -> bool {
         matches!(self, Value::Unchanged)

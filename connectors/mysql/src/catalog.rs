@@ -69,6 +69,7 @@ pub(crate) async fn read(
                 unique_indexes: Vec::new(),
                 identity: RowIdentity::Full,
                 references: Vec::new(),
+                triggers: false,
                 refusals: refusals(&kind, &engine),
             },
             charsets: Vec::new(),
@@ -78,6 +79,7 @@ pub(crate) async fn read(
     read_columns(session, &list, &mut found, &at).await?;
     read_indexes(session, &list, &mut found, &at).await?;
     read_references(session, &list, &mut found, &at).await?;
+    read_triggers(session, &list, &mut found, &at).await?;
     if !full_image {
         for t in &mut found {
             t.table.identity = match t.table.primary_key() {
@@ -267,6 +269,27 @@ async fn read_references(
     for (schema, name, to_schema, to_name) in rows {
         if let Some(table) = at.get(&(schema, name)).and_then(|i| found.get_mut(*i)) {
             table.table.references.push(TableName::new(to_schema, to_name));
+        }
+    }
+    Ok(())
+}
+
+/// The server shows triggers to a role with the privilege `TRIGGER` on their table only.
+async fn read_triggers(
+    session: &mut Session,
+    list: &str,
+    found: &mut [CatalogTable],
+    at: &HashMap<(String, String), usize>,
+) -> Result<()> {
+    let rows: Vec<(String, String)> = session
+        .query(&format!(
+            "SELECT DISTINCT event_object_schema, event_object_table \
+             FROM information_schema.triggers WHERE event_object_schema IN ({list})"
+        ))
+        .await?;
+    for name in rows {
+        if let Some(table) = at.get(&name).and_then(|i| found.get_mut(*i)) {
+            table.table.triggers = true;
         }
     }
     Ok(())

@@ -559,6 +559,7 @@ impl Dialect for MySqlDialect {
                 }],
                 identity: RowIdentity::Full,
                 references: Vec::new(),
+                triggers: false,
                 refusals: Vec::new(),
             },
         })

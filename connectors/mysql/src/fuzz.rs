@@ -74,6 +74,7 @@ fn catalog() -> Vec<CatalogTable> {
         unique_indexes: Vec::new(),
         identity: RowIdentity::Full,
         references: Vec::new(),
+        triggers: false,
         refusals: Vec::new(),
     };
     let known = |t| CatalogTable { table: t, charsets: Vec::new(), changed: None };

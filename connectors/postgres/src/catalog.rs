@@ -48,6 +48,13 @@ FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid \
 JOIN pg_namespace n ON n.oid = c.relnamespace \
 WHERE k.contype = 'f' AND k.conrelid = ANY($1)";
 
+/// Triggers on a partition fire too; those of foreign keys are the server's own.
+const TRIGGERS_SQL: &str = "\
+SELECT DISTINCT COALESCE(i.inhparent, t.tgrelid) \
+FROM pg_trigger t LEFT JOIN pg_inherits i ON i.inhrelid = t.tgrelid AND i.inhparent = ANY($1) \
+WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') \
+  AND (t.tgrelid = ANY($1) OR i.inhparent IS NOT NULL)";
+
 /// The tables and views of these schemas.
 pub(crate) async fn read(
     session: &Session,
@@ -86,6 +93,8 @@ pub(crate) async fn read(
         let table = TableName::new(get::<String>(row, 1)?, get::<String>(row, 2)?);
         references.entry(get(row, 0)?).or_default().push(table);
     }
+    let fired = session.query("reading triggers", TRIGGERS_SQL, &[&oids]).await?;
+    let fired: HashSet<u32> = fired.iter().map(|r| get(r, 0)).collect::<Result<_>>()?;
     let mut tables = BTreeMap::new();
     for row in &heads {
         let oid: u32 = get(row, 0)?;
@@ -95,6 +104,7 @@ pub(crate) async fn read(
             indexes.remove(&oid).unwrap_or_default(),
         )?;
         table.references = references.remove(&oid).unwrap_or_default();
+        table.triggers = fired.contains(&oid);
         tables.insert(table.name.clone(), table);
     }
     Ok(tables.into_values().collect())
@@ -166,6 +176,7 @@ fn table(row: &Row, columns: Vec<Column>, indexes: Vec<(Index, bool)>) -> Result
         unique_indexes: indexes.into_iter().map(|(index, _)| index).collect(),
         identity,
         references: Vec::new(),
+        triggers: false,
         refusals,
     })
 }

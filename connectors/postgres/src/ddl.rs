@@ -346,6 +346,7 @@ impl Dialect for PgDialect {
                 }],
                 identity: RowIdentity::Columns(table.key.clone()),
                 references: Vec::new(),
+                triggers: false,
                 refusals: Vec::new(),
             },
         })

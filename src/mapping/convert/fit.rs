@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tidelock_core::value::DAY_MICROS;
 use tidelock_core::{
-    ByteString, Bytes, DataType, Date, Instant, Interval, Repertoire, Time, Timestamp, Value, form,
+    ByteString, DataType, Date, Instant, Interval, Repertoire, Time, Timestamp, Value, form,
 };
 
 use super::{Misfit, UNEXPECTED};
@@ -143,11 +143,19 @@ pub(super) fn to_decimal(
         Value::Decimal(d) => d.clone(),
         _ => return Err(UNEXPECTED),
     };
-    let digits = match Digits::of(&text) {
+    decimal(&text, precision, scale, same_family).map(|()| Value::Decimal(text))
+}
+
+/// Whether a decimal can be held as it is written.
+pub(super) fn decimal(
+    text: &str,
+    precision: Option<u16>,
+    scale: Option<u16>,
+    same_family: bool,
+) -> Result<(), Misfit> {
+    let digits = match Digits::of(text) {
         Some(digits) => digits,
-        None if same_family && (precision.is_none() || &*text == "NaN") => {
-            return Ok(Value::Decimal(text));
-        }
+        None if same_family && (precision.is_none() || text == "NaN") => return Ok(()),
         None => return Err(Misfit("NaN and infinity do not fit a decimal column of the target")),
     };
     if let Some(scale) = scale
@@ -161,7 +169,7 @@ pub(super) fn to_decimal(
             return Err(Misfit("the number has more digits than the target column"));
         }
     }
-    Ok(Value::Decimal(text))
+    Ok(())
 }
 
 pub(super) fn no_nul(text: &str) -> Result<(), Misfit> {
@@ -205,7 +213,16 @@ pub(super) fn to_bytes(
     bytes_max: Option<u64>,
     fixed: Option<u64>,
 ) -> Result<Value, Misfit> {
-    let Value::Bytes(bytes) = value else { return Err(UNEXPECTED) };
+    let Value::Bytes(held) = value else { return Err(UNEXPECTED) };
+    bytes(held, bytes_max, fixed).map(|()| value.clone())
+}
+
+/// Whether bytes can be held as they are.
+pub(super) fn bytes(
+    bytes: &[u8],
+    bytes_max: Option<u64>,
+    fixed: Option<u64>,
+) -> Result<(), Misfit> {
     let len = bytes.len() as u64;
     if fixed.is_some_and(|n| n != len) {
         return Err(Misfit("the bytes are not as long as the target's fixed-length column"));
@@ -213,7 +230,7 @@ pub(super) fn to_bytes(
     if bytes_max.is_some_and(|max| len > max) {
         return Err(Misfit("the bytes are longer than the target column"));
     }
-    Ok(Value::Bytes(Bytes::clone(bytes)))
+    Ok(())
 }
 
 /// The day of a time in microseconds since 1970; the infinities have one of their own.

@@ -1,0 +1,91 @@
+//! Where the writes of each table stand in a group whose order is not the source's. Pure.
+//!
+//! A group ([`super::batch`]) holds the net effect of many changes, each key once. Whatever the order in which these are written,
+//! the rows are the same in the end, because each statement names its rows by their keys. So a wrong order
+//! can only be refused by the target (a foreign key, a unique index), never change a row. The order is chosen so that it is
+//! not refused:
+//!
+//! - tables that foreign keys point to are written before those that point to them, and their deletes come after everything;
+//! - deletes of a table with more unique indexes than its key come before everything where nothing points to that
+//!   table: a deleted line and its successor often share a natural key;
+//! - a table that points to itself is written in the order of the source, each key once in a group;
+//! - tables in a circle of foreign keys, and mappings with `compact = false`, are written strictly as the source did.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::mapping::MappingPlan;
+use crate::mapping::plan::parents_first;
+
+/// How the writes of a table may be moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Tables of a lower rank are written first, and deleted from last.
+    pub rank: usize,
+    /// One write after the other, and all of them between what the source did before and after.
+    pub strict: bool,
+    /// In the order of the source among themselves.
+    pub in_order: bool,
+    /// Its deletes come before all other writes of the group.
+    pub deletes_first: bool,
+    /// Whether foreign keys point to it: a delete may do more than delete its row.
+    pub referenced: bool,
+    /// Whether a row may be refused for a value that another row gives up by a delete.
+    pub has_uniques: bool,
+}
+
+/// The places of all tables of a flow, by the identity of their plan.
+#[derive(Debug, Clone, Default)]
+pub struct Places(HashMap<u64, Place>);
+
+impl Places {
+    /// Of these mappings; those in `ordered` are strict whatever their tables are.
+    pub fn new(plans: &[Arc<MappingPlan>], ordered: &HashSet<String>) -> Places {
+        let circles = in_circles(plans);
+        let places = parents_first(plans).into_iter().enumerate().map(|(rank, plan)| {
+            let place = Place {
+                rank,
+                strict: !plan.compact
+                    || ordered.contains(&*plan.name)
+                    || circles.contains(&plan.target.id),
+                in_order: plan.references.contains(&plan.target.name),
+                deletes_first: plan.has_uniques && !plan.referenced,
+                referenced: plan.referenced,
+                has_uniques: plan.has_uniques,
+            };
+            (plan.target.id, place)
+        });
+        Places(places.collect())
+    }
+
+    /// The place of a table; strict if it is not known.
+    pub fn of(&self, table: u64) -> Place {
+        self.0.get(&table).copied().unwrap_or(Place { strict: true, ..Place::default() })
+    }
+}
+
+/// The tables that foreign keys lead back to over another table.
+fn in_circles(plans: &[Arc<MappingPlan>]) -> HashSet<u64> {
+    let parents = |plan: &MappingPlan| -> Vec<&Arc<MappingPlan>> {
+        let is_parent = |p: &&Arc<MappingPlan>| {
+            p.target.name != plan.target.name && plan.references.contains(&p.target.name)
+        };
+        plans.iter().filter(is_parent).collect()
+    };
+    let mut circles = HashSet::new();
+    // Without foreign keys, as most wildcards are, there is nothing to walk.
+    for plan in plans.iter().filter(|p| p.referenced && !p.references.is_empty()) {
+        let mut seen = HashSet::new();
+        let mut ahead = parents(plan);
+        while let Some(next) = ahead.pop() {
+            if next.target.id == plan.target.id {
+                circles.insert(plan.target.id);
+                break;
+            }
+            if seen.insert(next.target.id) {
+                ahead.extend(parents(next));
+            }
+        }
+    }
+    circles
+}
