@@ -58,7 +58,7 @@ use tally::{Counters, Fate, Tally};
 
 /// Rows or bytes that are collected at most while the session works: after that the log waits for it.
 const ROWS_A_WRITE: usize = 8_000;
-const BYTES_A_WRITE: usize = 6 << 20;
+const BYTES_A_WRITE: usize = 4 << 20;
 /// Changes after which the open target transaction ends at the next source commit, however few rows they are of.
 const CHANGES_A_TRANSACTION: usize = 64_000;
 /// How often a position without changes may be written.
@@ -246,6 +246,8 @@ struct SourceTransaction {
     echo: bool,
     changes: u64,
     others_than_progress: bool,
+    /// Whether it is in the open target transaction.
+    joined: bool,
 }
 
 /// Tables and ids an applier needs to judge events.
@@ -874,6 +876,10 @@ impl Applier {
 
     /// Opens the target transaction, or goes on in the open one if its hop list is the same.
     async fn open_transaction(&mut self) -> Result<()> {
+        if self.source.joined && self.open.is_some() {
+            return Ok(());
+        }
+        self.source.joined = self.source.inside;
         let hops = self.source.hops.clone().unwrap_or_default().with(&self.source_id);
         if let Some(open) = &self.open {
             if open.hops == hops {

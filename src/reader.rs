@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flow::FlowShared;
 
 /// Memory for changes that have been read and not yet applied, in bytes.
-pub const QUEUE_BYTES: usize = 32 << 20;
+pub const QUEUE_BYTES: usize = 16 << 20;
 /// Chunks in the queue: bounds what many small ones cost.
 const QUEUE_CHUNKS: usize = 256;
 /// How often the server hears from us, at least; every server's own patience is far longer.

@@ -90,6 +90,7 @@ struct Entry {
     op: WriteOp,
     columns: Arc<[usize]>,
     row: Box<[Value]>,
+    bytes: usize,
     /// The kind of the last change in it.
     kind: OpKind,
 }
@@ -141,7 +142,7 @@ impl Batcher {
             at = self.group.table(plan, place);
         }
         let table = &mut self.group.tables[at];
-        let Added { replaced, before, after } = table.add(write, kind);
+        let Added { replaced, before, after } = table.add(write, bytes, kind);
         self.bytes = self.bytes.saturating_sub(before) + after;
         self.rows += usize::from(replaced.is_none());
         replaced
@@ -206,43 +207,50 @@ impl Group {
 }
 
 /// The entries of a table as batches: by kind of work, or in their order.
-fn statements(plan: &Arc<MappingPlan>, in_order: bool, mut entries: Vec<Entry>) -> Vec<WriteBatch> {
+fn statements(plan: &Arc<MappingPlan>, in_order: bool, entries: Vec<Entry>) -> Vec<WriteBatch> {
+    let mut done: Vec<WriteBatch> = Vec::new();
+    // The batches that may take more, and their bytes.
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    for entry in entries {
+        let fits = |(at, bytes): &(usize, usize)| {
+            done.get(*at).is_some_and(|batch: &WriteBatch| {
+                batch.op == entry.op
+                    && batch.columns == entry.columns
+                    && batch.rows.len() < ROWS_A_BATCH_MAX
+                    && bytes + entry.bytes <= BYTES_A_BATCH_MAX
+            })
+        };
+        let mut found = open.iter().position(fits);
+        if found.is_none() {
+            if in_order {
+                open.clear();
+            } else {
+                let is_like = |(at, _): &(usize, usize)| {
+                    done.get(*at).is_some_and(|batch: &WriteBatch| {
+                        batch.op == entry.op && batch.columns == entry.columns
+                    })
+                };
+                open.retain(|place| !is_like(place));
+            }
+            open.push((done.len(), 0));
+            done.push(batch(plan, entry.op, entry.columns.clone()));
+            found = Some(open.len() - 1);
+        }
+        if let Some((at, bytes)) = found.and_then(|found| open.get_mut(found))
+            && let Some(batch) = done.get_mut(*at)
+        {
+            *bytes += entry.bytes;
+            batch.rows.push(entry.row);
+        }
+    }
     if !in_order {
         // What may give a unique value up comes before what is new.
-        entries.sort_by(|a, b| {
-            let turn = |e: &Entry| match e.op {
-                WriteOp::Overwrite => 0,
-                WriteOp::Update => 1,
-                WriteOp::Upsert => 2,
-                WriteOp::Insert | WriteOp::Move | WriteOp::Delete | WriteOp::DeleteAll => 3,
-            };
-            turn(a).cmp(&turn(b)).then_with(|| match a.op == WriteOp::Update {
-                true => a.columns.cmp(&b.columns),
-                false => std::cmp::Ordering::Equal,
-            })
+        done.sort_by_key(|batch| match batch.op {
+            WriteOp::Overwrite => 0,
+            WriteOp::Update => 1,
+            WriteOp::Upsert => 2,
+            WriteOp::Insert | WriteOp::Move | WriteOp::Delete | WriteOp::DeleteAll => 3,
         });
-    }
-    let mut done: Vec<WriteBatch> = Vec::new();
-    let mut bytes = 0;
-    for entry in entries {
-        let more = weight(&entry.row);
-        bytes += more;
-        match done.last_mut() {
-            Some(open)
-                if open.op == entry.op
-                    && open.columns == entry.columns
-                    && open.rows.len() < ROWS_A_BATCH_MAX
-                    && bytes <= BYTES_A_BATCH_MAX =>
-            {
-                open.rows.push(entry.row);
-            }
-            Some(_) | None => {
-                bytes = more;
-                let mut open = batch(plan, entry.op, entry.columns);
-                open.rows.push(entry.row);
-                done.push(open);
-            }
-        }
     }
     done
 }
@@ -278,7 +286,7 @@ impl TableGroup {
     }
 
     /// Adds a write that may join.
-    fn add(&mut self, write: Write, kind: OpKind) -> Added {
+    fn add(&mut self, write: Write, bytes: usize, kind: OpKind) -> Added {
         let Write { op, columns, row, keys: [key, _], uniques } = write;
         self.given_up |= op == WriteOp::Delete
             && self.place.has_uniques
@@ -291,12 +299,11 @@ impl TableGroup {
         }
         let Some(&at) = self.by_key.get(&key) else {
             self.by_key.insert(key, self.entries.len());
-            let after = weight(&row);
-            self.entries.push(Entry { op, columns, row, kind });
-            return Added { replaced: None, before: 0, after };
+            self.entries.push(Entry { op, columns, row, bytes, kind });
+            return Added { replaced: None, before: 0, after: bytes };
         };
         let entry = &mut self.entries[at];
-        let before = weight(&entry.row);
+        let before = entry.bytes;
         let replaced = std::mem::replace(&mut entry.kind, kind);
         match (entry.op, op) {
             (WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert, WriteOp::Update) => {
@@ -320,7 +327,8 @@ impl TableGroup {
                 (entry.columns, entry.row) = (columns, row);
             }
         }
-        Added { replaced: Some(replaced), before, after: weight(&entry.row) }
+        entry.bytes = weight(&entry.row);
+        Added { replaced: Some(replaced), before, after: entry.bytes }
     }
 }
 

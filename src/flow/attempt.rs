@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidelock_core::{Code, Error, ErrorKind, Position, Result, StoredState};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,6 +22,8 @@ use crate::reader;
 
 /// How long a reader that has closed its queue may take to end.
 const READER_END: Duration = Duration::from_secs(10);
+/// Between two checkpoints: each is a flush of the disk, which the databases beside us may want for their own commits.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How an attempt ended.
 pub enum Ended {
@@ -342,7 +345,11 @@ async fn keep_checkpoint(
     durable: watch::Sender<Option<Position>>,
 ) -> Result<()> {
     let mut failing = false;
+    let mut next = Instant::now();
     while commits.changed().await.is_ok() {
+        // What was committed a moment ago is made durable at once; what is committed all the time, now and then.
+        tokio::time::sleep_until(next).await;
+        next = Instant::now() + CHECKPOINT_PAUSE;
         let Some(committed) = commits.borrow_and_update().clone() else { continue };
         let record = start::record(
             committed.epoch,
