@@ -1,0 +1,171 @@
+//! What is met inside a source transaction.
+
+use tidelock_core::{
+    Change, Code, Error, HopList, Op, Result, Row, TableChanged, TableName, TableSchema, Value,
+    progress::HOP_LIST_COLUMN,
+};
+
+use super::Applier;
+use super::route::{Mapped, Role};
+use super::tally::Fate;
+use crate::config::OnTruncate;
+use crate::copy::region::Meeting;
+use crate::flow::copies;
+
+impl Applier {
+    pub(super) async fn change(&mut self, change: Change) -> Result<()> {
+        let first = self.source.changes == 0;
+        self.source.changes += 1;
+        let route = self.route(&change.table);
+        let Mapped { plan, number } = match &self.routes.routes[route].role {
+            Role::Progress => {
+                if first {
+                    self.meet_progress_row(&change)?;
+                }
+                return Ok(());
+            }
+            Role::Copies => return self.meet_copy_row(&change).await,
+            Role::Unmapped => {
+                self.source.others_than_progress = true;
+                return Ok(());
+            }
+            Role::Mapped(mapped) => mapped.clone(),
+        };
+        self.source.others_than_progress = true;
+        let kind = change.op.kind();
+        if self.is_stopped(&plan.name) {
+            let fate = if self.source.echo { Fate::Echo } else { Fate::Parked };
+            self.tally.add(number, kind, fate);
+            return Ok(());
+        }
+        let mut meeting = Meeting::Apply;
+        if !self.regions.is_empty() {
+            if let Some(id) = self.source.id {
+                self.regions.note(id);
+            }
+            self.blame = Some(plan.name.clone());
+            let held = self.regions.is_held(&plan.name);
+            if !held {
+                meeting = self.regions.meet(&plan.name, &change, self.source.echo).await?;
+            } else if !self.source.echo {
+                // The other direction's copy overwrites what it has not come to yet.
+                let key = self.bound(route, &change.table)?.target_key(&change.op)?;
+                if !self.regions.follows(&plan.name, &key, &plan).await? {
+                    meeting = Meeting::Later;
+                }
+            }
+        }
+        if self.source.echo {
+            self.tally.add(number, kind, Fate::Echo);
+            return Ok(());
+        }
+        if matches!(meeting, Meeting::Later) {
+            self.tally.add(number, kind, Fate::Superseded);
+            return Ok(());
+        }
+        self.blame = Some(plan.name.clone());
+        let bound = self.bound(route, &change.table)?;
+        let write = match (meeting, change.op) {
+            (Meeting::Later, _) => return Ok(()),
+            (Meeting::Insert(insert), _) => bound.write(Op::Insert(insert))?,
+            (Meeting::Erase, Op::Update(update)) => Some(bound.erase(&update.old, &update.new)?),
+            (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
+        };
+        let Some(write) = write else {
+            self.tally.add(number, kind, Fate::Filtered);
+            return Ok(());
+        };
+        self.blame = None;
+        self.regions.wrote(&plan.name, write.keys);
+        self.open_transaction().await?;
+        self.tally.add(number, kind, Fate::Applied);
+        if let Some(replaced) = self.batcher.push(&plan, write, kind) {
+            self.tally.supersede(number, replaced);
+        }
+        if let Some(open) = &mut self.open {
+            open.changes += 1;
+        }
+        if self.is_full() {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The hop list of a transaction that a tidelock wrote.
+    pub(super) fn meet_progress_row(&mut self, change: &Change) -> Result<()> {
+        let row = match &change.op {
+            Op::Insert(insert) => &insert.new,
+            Op::Update(update) => &update.new,
+            Op::Delete(_) => return Ok(()),
+        };
+        let text = hop_list_cell(&change.table, row).ok_or_else(|| {
+            Error::continuity(Code::UnsupportedEvent, format!("{}: a progress row without a readable hop list", self.progress_table))
+                .with_hint("do not change tidelock's own tables; a newer tidelock on the same database must be the same on all")
+        })?;
+        self.source.echo = text.contains(&self.target_id);
+        self.source.hops = Some(text);
+        Ok(())
+    }
+
+    pub(super) async fn truncate(&mut self, table: &TableName) -> Result<()> {
+        self.source.changes += 1;
+        self.source.others_than_progress = true;
+        let Some(Mapped { plan, .. }) = self.plans.get(table).cloned() else { return Ok(()) };
+        if self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        if plan.on_truncate == OnTruncate::Delete && !self.regions.meet_truncate(&plan.name) {
+            return Ok(());
+        }
+        if self.source.echo {
+            return Ok(());
+        }
+        match plan.on_truncate {
+            OnTruncate::Ignore => Ok(()),
+            OnTruncate::Delete => {
+                self.open_transaction().await?;
+                self.batcher.delete_all(&plan);
+                Ok(())
+            }
+            OnTruncate::Halt => {
+                self.blame = Some(plan.name.clone());
+                Err(Error::data(Code::Truncated, format!("{table} was truncated at the source"))
+                    .with_hint("set on_truncate = \"delete\" or \"ignore\" for this mapping"))
+            }
+        }
+    }
+
+    /// A table is another one from here on: what that means for its mapping is decided by a new attempt,
+    /// so it is written down, with the position behind it, and this one ends.
+    pub(super) async fn table_changed(&mut self, changed: TableChanged) -> Result<()> {
+        let Some(Mapped { plan, .. }) = self.plans.get(&changed.table).cloned() else {
+            return Ok(());
+        };
+        if self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        self.finish().await?;
+        self.settled().await?;
+        let change = changed.change;
+        // What is still to be read shows whatever became of the rows.
+        if change.why().is_some() && !self.regions.begins(&plan.name) {
+            let row = self.regions.row(&plan.name).or_else(|| self.rows.get(&*plan.name));
+            if let Some(row) = row.map(|row| copies::with_pending(row, &change)) {
+                self.direct().await?.record_copy(&row).await?;
+                self.commit_direct().await?;
+            }
+        } else if !changed.replan {
+            return Ok(());
+        }
+        self.replan = true;
+        Ok(())
+    }
+}
+
+fn hop_list_cell(table: &TableSchema, row: &Row) -> Option<HopList> {
+    let column = table.columns.iter().position(|c| c.name == HOP_LIST_COLUMN)?;
+    match row.0.get(column)? {
+        Value::Text(text) => HopList::decode(text).map(|(_, hops)| hops),
+        _ => None,
+    }
+}

@@ -1,0 +1,312 @@
+//! Target transactions: opened by the first write, sent when the session is free, committed at the end of a source transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tidelock_core::{Error, HopList, Mark, Position, Result, Sink};
+
+use super::batch::Batcher;
+use super::place::Places;
+use super::session::{Failure, Work};
+use super::tally::Tally;
+use super::{
+    Applier, BYTES_A_WRITE, CHANGES_A_TRANSACTION, Committed, IDLE_SAVE, PING, ROWS_A_WRITE,
+    now_micros, shown,
+};
+use crate::flow::copies;
+
+pub(super) struct OpenTransaction {
+    pub(super) hops: HopList,
+    /// When the source committed the first of it.
+    pub(super) begun_micros: i64,
+    /// Until the session has been told of it.
+    pub(super) mark: Option<Mark>,
+    pub(super) changes: usize,
+    pub(super) transactions: u64,
+    /// The last source commit inside.
+    pub(super) upto: Option<(Position, i64)>,
+}
+
+/// What is to be told when the session has committed.
+pub(super) struct Committing {
+    pub(super) position: Position,
+    pub(super) commit_micros: i64,
+    pub(super) seq: u64,
+    pub(super) transactions: u64,
+    pub(super) tally: Tally,
+}
+
+impl Applier {
+    /// Waits for the session, and takes up what it did.
+    pub(super) async fn settled(&mut self) -> Result<()> {
+        let outcome = self.session.settled().await;
+        self.settle(outcome)
+    }
+
+    pub(super) fn settle(&mut self, outcome: std::result::Result<(), Failure>) -> Result<()> {
+        if let Err(Failure { error, mapping }) = outcome {
+            let committing = self.committing.take().map(|c| c.transactions);
+            // Without a commit it was a part of what is open.
+            let open = || self.open.as_ref().map_or(0, |open| open.transactions);
+            self.failed =
+                Some(committing.unwrap_or_else(|| open() + u64::from(self.source.inside)));
+            self.blame = mapping;
+            return Err(error);
+        }
+        if !self.session.is_awaited()
+            && let Some(mut done) = self.committing.take()
+        {
+            self.counters.publish(&mut done.tally);
+            self.after_commit(done.position, done.seq, Some(done.commit_micros));
+            // Only what was committed counts: echoes and foreign transactions in between are read again by
+            // the next attempt, and must not use up the care before the row in question is met.
+            if self.careful > 0 {
+                self.careful = self.careful.saturating_sub(done.transactions);
+                if self.careful == 0 {
+                    self.trust_again();
+                }
+            }
+            // What came after it is the oldest now.
+            if let Some(open) = &self.open {
+                self.shared.begun_micros.store(open.begun_micros, Ordering::Relaxed);
+            } else if self.source.inside {
+                self.shared.begun_micros.store(self.source.commit_micros, Ordering::Relaxed);
+            } else {
+                self.shared.applied.send_replace(Some(self.reached.clone()));
+                self.counters.publish(&mut self.tally);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every transaction that was refused together has passed by itself.
+    pub(super) fn trust_again(&mut self) {
+        if let Some(mapping) = self.suspect.take()
+            && !self.is_stopped(&mapping)
+        {
+            tracing::info!(flow = %self.flow, %mapping, "the target takes the mapping's changes in the order of the log only; they are not compacted any more");
+            self.shared.keep_ordered(&mapping);
+            let plans: Vec<_> = self.plans.values().map(|m| m.plan.clone()).collect();
+            self.places = Arc::new(Places::new(&plans, &self.shared.ordered()));
+        }
+        self.batcher = Batcher::new(self.places.clone(), false);
+    }
+
+    /// Commits what is complete. A source transaction that is not stays unapplied: its part in the
+    /// open target transaction goes away with the session.
+    pub(super) async fn drain(&mut self) -> Result<()> {
+        if !self.source.inside {
+            self.finish().await?;
+            self.settled().await?;
+            if self.unsaved {
+                self.save().await?;
+            }
+        }
+        self.settled().await
+    }
+
+    /// Sends what is collected and gives the session out, with the open target transaction begun.
+    pub(super) async fn direct(&mut self) -> Result<&mut dyn Sink> {
+        self.open_transaction().await?;
+        self.flush().await?;
+        self.settled().await?;
+        self.session.sink()
+    }
+
+    /// Commits the open target transaction at a place between two source transactions, without going on.
+    pub(super) async fn commit_direct(&mut self) -> Result<()> {
+        let position = self.reached.clone();
+        self.session.sink()?.commit(&position, 0).await?;
+        self.open = None;
+        self.counters.publish(&mut self.tally);
+        self.after_commit(position, self.seq, None);
+        Ok(())
+    }
+
+    /// Opens the target transaction, or goes on in the open one if its hop list is the same.
+    pub(super) async fn open_transaction(&mut self) -> Result<()> {
+        if self.source.joined && self.open.is_some() {
+            return Ok(());
+        }
+        self.source.joined = self.source.inside;
+        let hops = self.source.hops.clone().unwrap_or_default().with(&self.source_id);
+        if let Some(open) = &self.open {
+            if open.hops == hops {
+                return Ok(());
+            }
+            if open.upto.is_none() {
+                return Err(Error::bug("two hop lists in one source transaction"));
+            }
+            self.finish().await?;
+        }
+        self.seq += 1;
+        let mark = Mark { epoch: self.epoch, seq: self.seq, hops: hops.clone() };
+        let mark = Some(mark);
+        let begun_micros = self.source.commit_micros;
+        self.open = Some(OpenTransaction {
+            hops,
+            begun_micros,
+            mark,
+            changes: 0,
+            transactions: 0,
+            upto: None,
+        });
+        Ok(())
+    }
+
+    /// Whether what is collected must go out before more is.
+    pub(super) fn is_full(&self) -> bool {
+        self.batcher.rows() >= ROWS_A_WRITE || self.batcher.bytes() >= BYTES_A_WRITE
+    }
+
+    /// Sends what is collected, and leaves the target transaction open.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        self.send(None).await
+    }
+
+    pub(super) async fn send(&mut self, commit: Option<(Position, i64)>) -> Result<()> {
+        self.settled().await?;
+        let mark = self.open.as_mut().and_then(|open| open.mark.take());
+        let stop = self.stop_mapping.clone().filter(|_| mark.is_some());
+        let work = Work { mark, stop, batches: self.batcher.take(), commit };
+        self.last_write = Instant::now();
+        if work.mark.is_some() || work.commit.is_some() || !work.batches.is_empty() {
+            self.session.start(work)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn commit(&mut self, position: Position, commit_micros: i64) -> Result<()> {
+        let source = std::mem::take(&mut self.source);
+        self.unsaved |= source.others_than_progress;
+        self.reached = position.clone();
+        let busy = self.session.is_busy();
+        if let Some(open) = &mut self.open {
+            open.upto = Some((position, commit_micros.max(source.commit_micros)));
+            open.transactions += 1;
+            let full = open.changes >= CHANGES_A_TRANSACTION || open.mark.is_none();
+            if !busy || full || self.is_full() || self.careful > 0 {
+                self.finish().await?;
+            }
+            if self.careful > 0 {
+                self.settled().await?;
+            }
+        } else if self.committing.is_none() {
+            self.shared.applied.send_replace(Some(position));
+            self.counters.publish(&mut self.tally);
+        }
+        Ok(())
+    }
+
+    /// Ends the open target transaction at its last whole source transaction: the session commits it.
+    pub(super) async fn finish(&mut self) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(());
+        }
+        self.settled().await?;
+        let Some(open) = &self.open else { return Ok(()) };
+        let Some((upto, commit_micros)) = open.upto.clone() else {
+            return Err(Error::bug("a target transaction was to end inside a source transaction"));
+        };
+        let transactions = open.transactions;
+        // What came after the last commit inside and needed no row is covered too.
+        let position = if self.source.inside { upto } else { self.reached.clone() };
+        self.send(Some((position.clone(), commit_micros))).await?;
+        self.open = None;
+        let tally = std::mem::take(&mut self.tally);
+        let seq = self.seq;
+        self.committing = Some(Committing { position, commit_micros, seq, transactions, tally });
+        Ok(())
+    }
+
+    pub(super) fn after_commit(
+        &mut self,
+        position: Position,
+        seq: u64,
+        commit_micros: Option<i64>,
+    ) {
+        self.last_write = Instant::now();
+        self.last_save = Instant::now();
+        // What has been met since is not in it.
+        self.unsaved &= position != self.reached;
+        self.note_stopped();
+        if let Some(micros) = commit_micros {
+            self.latency.record((now_micros() - micros).max(0) as f64 / 1e6);
+        }
+        self.shared.applied.send_replace(Some(position.clone()));
+        self.committed.send_replace(Some(Committed { position, epoch: self.epoch, seq }));
+    }
+
+    pub(super) fn note_stopped(&mut self) {
+        let Some(row) = self.stop_mapping.take() else { return };
+        self.regions.drop_mapping(&row.mapping);
+        self.shared.set_stopped(&row.mapping, Some(shown(&row)), false);
+        self.stopped.insert(row.mapping);
+    }
+
+    /// Writes the position on its own, with a pending stop of a mapping.
+    pub(super) async fn save(&mut self) -> Result<()> {
+        self.settled().await?;
+        let mark = Mark {
+            epoch: self.epoch,
+            seq: self.seq + 1,
+            hops: HopList::default().with(&self.source_id),
+        };
+        let position = self.reached.clone();
+        let sink = self.session.sink()?;
+        if let Some(row) = self.stop_mapping.clone() {
+            sink.begin(&mark).await?;
+            sink.record(&row).await?;
+            sink.commit(&position, 0).await?;
+        } else {
+            sink.save_position(&mark, &position).await?;
+        }
+        self.seq = mark.seq;
+        self.counters.publish(&mut self.tally);
+        self.after_commit(position, self.seq, None);
+        Ok(())
+    }
+
+    /// Writes down what tables are by now, with the position.
+    pub(super) async fn keep_shapes(&mut self) -> Result<()> {
+        for (mapping, shape) in self.shared.take_shapes() {
+            if self.is_stopped(&mapping) {
+                continue;
+            }
+            if self.regions.row(&mapping).is_some() {
+                // Once its copy has ended.
+                self.shared.keep_shape(&mapping, shape);
+                continue;
+            }
+            let Some(row) = self.rows.get(&*mapping).and_then(|r| copies::with_shape(r, shape))
+            else {
+                continue;
+            };
+            self.direct().await?.record_copy(&row).await?;
+            self.commit_direct().await?;
+            self.rows.insert(mapping.to_string(), row);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn idle(&mut self) -> Result<()> {
+        if self.open.is_some() || self.source.inside || self.session.is_awaited() {
+            // A transaction that is piped through may wait for its source for long.
+            if !self.session.is_awaited() && self.last_write.elapsed() >= PING {
+                self.session.sink()?.ping().await?;
+                self.last_write = Instant::now();
+            }
+            return Ok(());
+        }
+        self.keep_shapes().await?;
+        if self.unsaved && self.last_save.elapsed() >= IDLE_SAVE {
+            return self.save().await;
+        }
+        if self.last_write.elapsed() >= PING {
+            self.session.sink()?.ping().await?;
+            self.last_write = Instant::now();
+        }
+        Ok(())
+    }
+}
