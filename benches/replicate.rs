@@ -11,12 +11,19 @@
 //! | `LANES` | `tidelock`, `native` (limits among them) or `all` | `all` |
 //! | `LATENCY` | 1: commit to visible as well | 1 |
 //! | `TIDELOCK_BIN` | other binaries, `word=path,word=path` or one path | this build |
+//! | `GROWTH` | 1: tidelock alone instead, by rows, tables, bytes a row and rows a transaction, and at rest; or some of `rows,tables,bytes,transaction,idle`. `FULL=1` goes on to 10,000,000 rows | 0 |
 //! | `OUT` | a folder for `results.json`, `results.md` and plots | none |
 
+#[path = "replicate/growth.rs"]
+mod growth;
 #[path = "replicate/lane.rs"]
 mod lane;
+#[path = "replicate/latency.rs"]
+mod latency;
 #[path = "replicate/machine.rs"]
 mod machine;
+#[path = "replicate/plot.rs"]
+mod plot;
 #[path = "replicate/process.rs"]
 mod process;
 #[path = "replicate/report.rs"]
@@ -28,7 +35,7 @@ mod workload;
 
 use std::path::PathBuf;
 
-use lane::{Lane, Run, Way};
+use lane::{Lane, Run, TABLES, Way};
 use server::{Family, Server};
 use workload::{Table, Workload};
 
@@ -43,6 +50,7 @@ struct Options {
     repeat: usize,
     native: bool,
     programs: Vec<(String, PathBuf)>,
+    latency: bool,
     out: Option<PathBuf>,
 }
 
@@ -64,6 +72,7 @@ impl Options {
             repeat: var("REPEAT", "3").parse()?,
             native: lanes != "tidelock",
             programs: if lanes == "native" { Vec::new() } else { programs.collect() },
+            latency: var("LATENCY", "1") == "1",
             out: std::env::var("OUT").ok().map(PathBuf::from),
         })
     }
@@ -103,14 +112,12 @@ async fn round(options: &Options, from: Family, letter: char, repeat: usize) -> 
     }
     let source = Server::start(from, false).await?;
     source.create_tables().await?;
-    if from == Family::Postgres {
-        source
-            .sql("CREATE PUBLICATION native FOR TABLE orders, order_lines, inventory, marker")
-            .await?;
-    }
+    source.publish().await?;
     let mut lanes = Vec::new();
     for (number, (pair, to, way)) in wanted.into_iter().enumerate() {
-        lanes.push(Lane::prepare(&pair, way, number, to, &source).await?);
+        lanes.push(
+            Lane::prepare(&pair, way, number, Server::target(to).await?, &TABLES, &source).await?,
+        );
     }
     let work = Workload::new(letter, options.rows);
     let mut session = source.session().await?;
@@ -156,7 +163,12 @@ fn main() -> Outcome {
     }
     let options = Options::read()?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        if let Some(only) = std::env::var("GROWTH").ok().filter(|only| only != "0") {
+            return growth::measure(&options, &only).await;
+        }
         let runs = catch_up(&options).await?;
-        report::write(&runs, options.out.as_deref())
+        let latencies =
+            if options.latency { latency::measure(&options).await? } else { Vec::new() };
+        report::write(&runs, &latencies, options.out.as_deref())
     })
 }

@@ -26,6 +26,7 @@ const NET_CHANGES: usize = 10_000;
 /// Rows a statement of the write limit.
 const NET_ROWS: usize = 1_000;
 
+/// What the four workloads write.
 pub const TABLES: [&str; 4] = ["orders", "order_lines", "inventory", "marker"];
 
 /// Which way.
@@ -95,21 +96,24 @@ pub struct Lane {
     /// Where the log stood when the lane was made ready.
     start: String,
     number: usize,
+    /// What tidelock maps.
+    tables: &'static [&'static str],
     running: Option<Tidelock>,
 }
 
 impl Lane {
-    /// Starts the target and ties the lane to the source's log as it ends now.
+    /// Ties a target that has the tables to the source's log as it ends now.
     pub async fn prepare(
         pair: &str,
         way: Way,
         number: usize,
-        to: Family,
+        target: Server,
+        tables: &'static [&'static str],
         source: &Server,
     ) -> Outcome<Lane> {
-        let target = Server::start(to, true).await?;
-        target.create_tables().await?;
-        let folder = tempfile::tempdir()?;
+        // Tidelock's state is for its owner alone.
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let folder = tempfile::Builder::new().permissions(own).tempdir()?;
         let mut lane = Lane {
             pair: pair.to_owned(),
             way,
@@ -117,13 +121,14 @@ impl Lane {
             folder,
             start: String::new(),
             number,
+            tables,
             running: None,
         };
         match &lane.way {
             Way::Tidelock { .. } => {
                 lane.start(source).await?;
                 let mut session = lane.target.session().await?;
-                let progress = match to {
+                let progress = match lane.target.family() {
                     Family::Postgres => {
                         "SELECT count(*) FROM pg_tables WHERE schemaname = 'tidelock' AND tablename = 'progress'"
                     }
@@ -178,8 +183,13 @@ impl Lane {
             Way::Tidelock { program, .. } => {
                 let name = format!("bench{}", self.number);
                 let urls = [source.url(), self.target.url()];
-                let config =
-                    configure(self.folder.path(), &name, [&urls[0], &urls[1]], &TABLES, "never")?;
+                let config = configure(
+                    self.folder.path(),
+                    &name,
+                    [&urls[0], &urls[1]],
+                    self.tables,
+                    "never",
+                )?;
                 self.running = Some(Tidelock::run(program, &config)?);
             }
             Way::Subscription => self.target.sql("ALTER SUBSCRIPTION native ENABLE").await?,
@@ -207,6 +217,11 @@ impl Lane {
     /// CPU of the engine, and its peak memory in megabytes.
     pub fn engine(&self) -> (Cpu, f64) {
         self.running.as_ref().map_or((Cpu::default(), 0.0), |t| (t.cpu(), t.peak_mb()))
+    }
+
+    /// The engine's memory, in megabytes.
+    pub fn rss_mb(&self) -> f64 {
+        self.running.as_ref().map_or(0.0, Tidelock::rss_mb)
     }
 
     /// Waits until a query answers 1.

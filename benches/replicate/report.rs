@@ -6,6 +6,8 @@ use std::path::Path;
 
 use crate::Outcome;
 use crate::lane::Run;
+use crate::latency::Latency;
+use crate::plot::{Bars, draw_bars};
 use crate::workload::title;
 
 /// A run in a line, as it ends.
@@ -148,14 +150,108 @@ pub fn markdown(runs: &[Run]) -> String {
     out
 }
 
+/// Commit to visible, as a table.
+fn latency_table(latencies: &[Latency]) -> String {
+    let mut out = String::from(
+        "\n### Commit to visible, milliseconds\n\n| pair | lane | 200/s p50 | p99 | max | 1,000/s p50 | p99 | max | p99 at 1,000/s: times native |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    let of = |pair: &str, lane: &str, rate: u64, what: fn(&Latency) -> f64| {
+        median(
+            latencies
+                .iter()
+                .filter(|l| l.pair == pair && l.lane == lane && l.rate == rate)
+                .map(what),
+        )
+    };
+    let mut lanes: Vec<(&str, &str)> = Vec::new();
+    for latency in latencies {
+        let lane = (latency.pair.as_str(), latency.lane.as_str());
+        if !lanes.contains(&lane) {
+            lanes.push(lane);
+        }
+    }
+    for (pair, lane) in &lanes {
+        let native = lanes
+            .iter()
+            .filter(|(other, name)| other == pair && name.starts_with("native"))
+            .map(|(_, name)| of(pair, name, 1_000, |l| l.p99))
+            .fold(f64::INFINITY, f64::min);
+        let _ = write!(out, "| {} | {lane} |", pair_title(pair));
+        for rate in [200, 1_000] {
+            let what: [fn(&Latency) -> f64; 3] = [|l| l.p50, |l| l.p99, |l| l.max];
+            for what in what {
+                let _ = write!(out, " {:.2} |", of(pair, lane, rate, what));
+            }
+        }
+        if native.is_finite() && !is_reference(lane) {
+            let _ = write!(out, " **{:.2}**", of(pair, lane, 1_000, |l| l.p99) / native);
+        }
+        out.push_str(" |\n");
+    }
+    out
+}
+
 /// Prints the tables, and keeps everything in the folder.
-pub fn write(runs: &[Run], out: Option<&Path>) -> Outcome {
-    let tables = markdown(runs);
+pub fn write(runs: &[Run], latencies: &[Latency], out: Option<&Path>) -> Outcome {
+    let mut tables = markdown(runs);
+    if !latencies.is_empty() {
+        tables.push_str(&latency_table(latencies));
+    }
     println!("{tables}");
     if let Some(folder) = out {
         std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("results.json"), serde_json::to_vec_pretty(runs)?)?;
+        let all = serde_json::json!({ "runs": runs, "latencies": latencies });
+        std::fs::write(folder.join("results.json"), serde_json::to_vec_pretty(&all)?)?;
         std::fs::write(folder.join("results.md"), tables)?;
+        plot(runs, folder)?;
     }
     Ok(())
+}
+
+/// Rows a second and CPU by role, a panel for each pairing.
+fn plot(runs: &[Run], folder: &Path) -> Outcome {
+    let medians = medians(runs);
+    let mut pairs: Vec<&str> = medians.keys().map(|(pair, _)| *pair).collect();
+    pairs.dedup();
+    let (mut rates, mut costs) = (Vec::new(), Vec::new());
+    for pair in pairs {
+        let of: Vec<_> = medians.iter().filter(|((p, _), _)| *p == pair).collect();
+        let names = |keep: fn(&str) -> bool| -> Vec<String> {
+            of.first()
+                .map(|(_, lanes)| {
+                    lanes.iter().map(|l| l.name).filter(|n| keep(n)).map(str::to_owned).collect()
+                })
+                .unwrap_or_default()
+        };
+        let bars = |names: Vec<String>,
+                    unit: &str,
+                    parts: &[&str],
+                    what: fn(&Lane<'_>) -> Vec<f64>| Bars {
+            title: pair_title(pair).to_owned(),
+            unit: unit.to_owned(),
+            groups: of.iter().map(|((_, letter), _)| letter.to_string()).collect(),
+            values: of
+                .iter()
+                .map(|(_, lanes)| {
+                    let value = |name: &String| {
+                        lanes.iter().find(|l| l.name == name).map(what).unwrap_or_default()
+                    };
+                    names.iter().map(value).collect()
+                })
+                .collect(),
+            bars: names,
+            parts: parts.iter().map(|p| (*p).to_owned()).collect(),
+        };
+        rates.push(bars(names(|_| true), "rows/s", &["rows/s"], |lane| vec![lane.rate]));
+        // A limit is one side only: its cost compares with nothing.
+        costs.push(bars(
+            names(|name| !name.ends_with("limit")),
+            "CPU s a million rows",
+            &["source", "engine", "target"],
+            |lane| vec![lane.cpu[0], lane.cpu[1], lane.cpu[3]],
+        ));
+    }
+    draw_bars(&folder.join("benchmarks-rates.svg"), &rates)?;
+    draw_bars(&folder.join("benchmarks-cpu.svg"), &costs)
 }

@@ -7,6 +7,7 @@ use tidelock_scratch::tokio_postgres::{Client, SimpleQueryMessage};
 use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 
 use crate::Outcome;
+use crate::latency::Address;
 use crate::process::{TICKS_A_SECOND, ticks};
 use crate::workload::{Table, inventory};
 
@@ -26,6 +27,8 @@ const POSTGRES: &[(&str, &str)] = &[
     ("checkpoint_timeout", "30min"),
     ("autovacuum", "off"),
     ("jit", "off"),
+    // Ten thousand tables in one publication.
+    ("max_locks_per_transaction", "512"),
     ("wal_retrieve_retry_interval", "50ms"),
 ];
 
@@ -65,6 +68,13 @@ impl Server {
                 Ok(Server::MariaDb(server))
             }
         }
+    }
+
+    /// A durable server with the tables of the workloads.
+    pub async fn target(family: Family) -> Outcome<Server> {
+        let server = Server::start(family, true).await?;
+        server.create_tables().await?;
+        Ok(server)
     }
 
     pub fn family(&self) -> Family {
@@ -129,6 +139,24 @@ impl Server {
         ))
         .await?;
         self.sql(&inventory()).await
+    }
+
+    /// Lets native replication and the read limit have the tables, on PostgreSQL.
+    pub async fn publish(&self) -> Outcome {
+        match self.family() {
+            Family::Postgres => {
+                self.sql(
+                    "CREATE PUBLICATION native FOR TABLE orders, order_lines, inventory, marker",
+                )
+                .await
+            }
+            Family::MariaDb => Ok(()),
+        }
+    }
+
+    /// Where it is, for another thread.
+    pub fn address(&self) -> Address {
+        Address { family: self.family(), port: self.port() }
     }
 
     /// What a table holds, computed by the server itself from the text of every value: rows, and the sum of a hash of

@@ -272,6 +272,17 @@ pub fn inventory() -> String {
     out
 }
 
+/// An insert into `orders` of which only the id is still open.
+pub fn insert_of_one(id: &str) -> String {
+    let mut out = format!("INSERT INTO orders VALUES ({id}");
+    for column in 1..Table::Orders.columns().len() {
+        out.push(',');
+        literal(&mut out, Table::Orders, column, 1, 0);
+    }
+    out.push(')');
+    out
+}
+
 /// A row as `COPY` and `LOAD DATA` read it by default.
 pub fn line(out: &mut String, change: &Change) {
     for column in 0..change.table.columns().len() {
