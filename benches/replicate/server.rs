@@ -9,7 +9,7 @@ use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 use crate::Outcome;
 use crate::latency::Address;
 use crate::process::{TICKS_A_SECOND, ticks};
-use crate::workload::{Table, inventory};
+use crate::workload::{Table, inventory, tables};
 
 /// A database family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,24 +120,7 @@ impl Server {
 
     /// Makes the tables of the workloads, with the rows that workload `d` updates.
     pub async fn create_tables(&self) -> Outcome {
-        let (moment, own) = match self.family() {
-            Family::Postgres => ("timestamp(6)", ""),
-            Family::MariaDb => ("datetime(6)", " ENGINE = InnoDB"),
-        };
-        self.sql(&format!(
-            "CREATE TABLE orders (id bigint NOT NULL PRIMARY KEY, customer_id bigint NOT NULL, reference varchar(40) NOT NULL, \
-             status varchar(16) NOT NULL, channel varchar(16), total decimal(14,2) NOT NULL, discount decimal(14,2), \
-             currency varchar(3) NOT NULL, priority smallint, created_at {moment} NOT NULL, updated_at {moment}, \
-             note varchar(200), details json){own};\
-             CREATE INDEX orders_customer ON orders (customer_id);\
-             CREATE TABLE order_lines (id bigint NOT NULL PRIMARY KEY, order_id bigint NOT NULL, line_no int NOT NULL, \
-             sku varchar(40) NOT NULL, quantity int NOT NULL, price decimal(14,2) NOT NULL, shipped_at {moment}, note varchar(200)){own};\
-             CREATE INDEX order_lines_order ON order_lines (order_id);\
-             CREATE TABLE inventory (id bigint NOT NULL PRIMARY KEY, sku varchar(40) NOT NULL, warehouse varchar(16) NOT NULL, \
-             quantity int NOT NULL, reserved int NOT NULL, price decimal(14,2) NOT NULL, updated_at {moment} NOT NULL, note varchar(200)){own};\
-             CREATE TABLE marker (id bigint NOT NULL PRIMARY KEY){own}"
-        ))
-        .await?;
+        self.sql(&tables(self.family() == Family::Postgres)).await?;
         self.sql(&inventory()).await
     }
 

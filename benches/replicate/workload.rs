@@ -261,6 +261,25 @@ fn hot(rows: usize) -> Workload {
     }
 }
 
+/// The tables. Without a foreign key, which would be checked on one side or the other by chance of the lane's way.
+pub fn tables(postgres: bool) -> String {
+    let (moment, own) =
+        if postgres { ("timestamp(6)", "") } else { ("datetime(6)", " ENGINE = InnoDB") };
+    format!(
+        "CREATE TABLE orders (id bigint NOT NULL PRIMARY KEY, customer_id bigint NOT NULL, reference varchar(40) NOT NULL, \
+         status varchar(16) NOT NULL, channel varchar(16), total decimal(14,2) NOT NULL, discount decimal(14,2), \
+         currency varchar(3) NOT NULL, priority smallint, created_at {moment} NOT NULL, updated_at {moment}, \
+         note varchar(200), details json){own};\
+         CREATE INDEX orders_customer ON orders (customer_id);\
+         CREATE TABLE order_lines (id bigint NOT NULL PRIMARY KEY, order_id bigint NOT NULL, line_no int NOT NULL, \
+         sku varchar(40) NOT NULL, quantity int NOT NULL, price decimal(14,2) NOT NULL, shipped_at {moment}, note varchar(200)){own};\
+         CREATE INDEX order_lines_order ON order_lines (order_id);\
+         CREATE TABLE inventory (id bigint NOT NULL PRIMARY KEY, sku varchar(40) NOT NULL, warehouse varchar(16) NOT NULL, \
+         quantity int NOT NULL, reserved int NOT NULL, price decimal(14,2) NOT NULL, updated_at {moment} NOT NULL, note varchar(200)){own};\
+         CREATE TABLE marker (id bigint NOT NULL PRIMARY KEY){own}"
+    )
+}
+
 /// The rows that workload `d` starts from.
 pub fn inventory() -> String {
     let changes: Vec<Change> = (1..=HOT_KEYS)
