@@ -4,9 +4,10 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+BENCH_OUT ?= target/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test fuzz soak test-matrix bench
+.PHONY: help deps build demo test fuzz soak test-matrix bench bench-growth
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,5 +35,9 @@ soak: deps ## The long ones: random kills under load, killed first copies, idle 
 test-matrix: deps ## The end-to-end tests against other server versions, MySQL among them (downloads them once)
 	./scripts/matrix.sh
 
-bench: deps ## Throughput, stage by stage and end to end
-	$(CARGO) bench --locked
+bench: deps ## Cost of each stage, then throughput and latency beside native replication (ROWS=... REPEAT=...; tables and plots in BENCH_OUT)
+	$(CARGO) bench --locked --bench stages
+	OUT=$(BENCH_OUT) $(CARGO) bench --locked --bench replicate
+
+bench-growth: deps ## How throughput, CPU and memory grow with rows, tables, row width and transaction size; cost at rest
+	GROWTH=1 OUT=$(BENCH_OUT) $(CARGO) bench --locked --bench replicate

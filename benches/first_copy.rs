@@ -3,7 +3,7 @@
 //! For each pairing, in one run: the pipe, then tidelock, into servers of the same settings (durable
 //! commits). `ROWS` chooses how many rows (default 1,000,000), `PAIRS` which pairings (`pp mm pm mp`).
 
-#[path = "process.rs"]
+#[path = "replicate/process.rs"]
 mod process;
 
 use std::process::Command;
@@ -148,9 +148,9 @@ async fn pair(from: bool, to: bool, rows: u64) -> Outcome {
     if ours.one(count).await? != rows.to_string() {
         return Err(format!("{title}: rows are missing").into());
     }
-    let (cpu, peak) = tidelock.cost();
+    let (cpu, peak) = (tidelock.cpu().sum(), tidelock.peak_mb());
     println!(
-        "{title}: tidelock {:.1} s, {:.0} rows/s, {:.2} CPU s a million rows, peak {peak} MB: {:.2} times the pipe",
+        "{title}: tidelock {:.1} s, {:.0} rows/s, {:.2} CPU s a million rows, peak {peak:.0} MB: {:.2} times the pipe",
         took.as_secs_f64(),
         rows as f64 / took.as_secs_f64(),
         cpu * 1e6 / rows as f64,
