@@ -18,8 +18,10 @@
 //! **Rows that should be new** go through `COPY` below a savepoint where there are enough of them to be
 //! worth its two trips: it costs the server half of an upsert. Whatever it refuses, a row that is there, a
 //! row that a trigger left out, is upserted after all. A savepoint takes a subtransaction's number, of which
-//! other sessions can look up only 64 a transaction cheaply, so a long transaction upserts when it has had
-//! its share.
+//! other sessions can look up only 64 a transaction cheaply. A long transaction that has had its share asks
+//! for the keys first and loads without a savepoint where none is there. If that is refused, because another
+//! session has just put such a row in or another constraint is broken, it is an error like any of a write, and the
+//! transaction is done again row by row.
 //!
 //! **Plans.** Statements that find rows by their keys must do so by the index, whatever the server believes of
 //! the size of a table that is being filled: without statistics it takes a table that was empty when the
@@ -40,7 +42,7 @@ use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Lines, Load, Mark, OpenSink, Position, Progress,
-    Result, Sink, SinkSpec, StateRow, TargetTable, WriteBatch, WriteOp,
+    Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -103,7 +105,7 @@ struct Opening {
     hops: String,
 }
 
-type Key = (u64, WriteOp, Arc<[usize]>);
+type Key = (u64, Option<WriteOp>, Arc<[usize]>);
 
 /// An open target session.
 pub(crate) struct PgSink {
@@ -336,8 +338,20 @@ impl PgSink {
         op: WriteOp,
         columns: &Arc<[usize]>,
     ) -> Result<Arc<Prepared>> {
-        let key = (batch.table.id, op, columns.clone());
-        let put = self.rows_put.get(&batch.table.id).copied().unwrap_or(0);
+        let doing = format!("mapping {}: preparing a write to {}", batch.mapping, batch.table.name);
+        self.prepared_text(&doing, &batch.table, Some(op), columns).await
+    }
+
+    /// The statement of an operation; that which counts the rows that are there, for none.
+    async fn prepared_text(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        op: Option<WriteOp>,
+        columns: &Arc<[usize]>,
+    ) -> Result<Arc<Prepared>> {
+        let key = (table.id, op, columns.clone());
+        let put = self.rows_put.get(&table.id).copied().unwrap_or(0);
         if let Some(found) = self.statements.get(&key)
             && put < found.grown_rows
         {
@@ -346,14 +360,18 @@ impl PgSink {
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let text = upsert::statement(&batch.table, op, columns)?;
-        let doing = format!("mapping {}: preparing a write to {}", batch.mapping, batch.table.name);
+        let text = match op {
+            Some(op) => upsert::statement(table, op, columns)?,
+            None => upsert::present(table)?,
+        };
         let prepare = self.session.client.prepare_typed(&text.sql, &text.types);
-        let statement = self.session.call(&doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
+        let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
         let grown_rows = match op {
             // Its plan does not depend on the size of the table.
-            WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert | WriteOp::DeleteAll => u64::MAX,
-            WriteOp::Update | WriteOp::Move | WriteOp::Delete => 2 * put + REPLAN_ROWS,
+            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert | WriteOp::DeleteAll) => {
+                u64::MAX
+            }
+            Some(WriteOp::Update | WriteOp::Move | WriteOp::Delete) | None => 2 * put + REPLAN_ROWS,
         };
         let prepared = Arc::new(Prepared { statement, counts: text.counts, grown_rows });
         self.statements.insert(key, prepared.clone());
@@ -478,9 +496,6 @@ impl PgSink {
     /// Whether a load may try its fast way: not for a while after rows turned out to be there, and
     /// never where `COPY` would not do what an insert does.
     async fn may_copy(&mut self, table: &TargetTable) -> Result<bool> {
-        if self.opened()?.savepoints >= SAVEPOINTS_MAX {
-            return Ok(false);
-        }
         if let Some(pieces) = self.refused.get_mut(&table.id)
             && *pieces > 0
         {
@@ -502,6 +517,33 @@ impl PgSink {
         let copyable = row.as_ref().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
         self.copyable.insert(table.id, copyable);
         Ok(copyable)
+    }
+
+    /// Loads rows into a table that has none of their keys, without a savepoint. `false`: it has.
+    async fn copy_absent(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        columns: &[usize],
+        rows: &[Box<[Value]>],
+    ) -> Result<bool> {
+        let places: Option<Vec<usize>> =
+            table.key.iter().map(|k| columns.iter().position(|c| c == k)).collect();
+        let places = places.ok_or_else(|| Error::bug("an insert without its key"))?;
+        let keys = upsert::cells(table, WriteOp::Delete, &table.key)?;
+        let keys = upsert::arrays_of(rows.iter().map(|r| &**r), &keys, &places)?;
+        let asking = self.prepared_text(doing, table, None, &[].into()).await?;
+        let answer = execute(&self.session.client, &asking, &keys);
+        if self.session.call(doing, Stage::Write, WRITE_TIMEOUT, answer).await? > 0 {
+            return Ok(false);
+        }
+        let format = load::format(table, columns)?;
+        let statement = self.copy_statement(doing, table, columns, format.is_some()).await?;
+        let mut encoder = Encoder::new(Rows::Batch(rows), format, table, columns);
+        let copying = load::copy_in(&self.session.client, &statement, &mut encoder);
+        // A row that a trigger leaves out, it would leave out of an upsert too.
+        self.session.call(doing, Stage::Write, WRITE_TIMEOUT, copying).await??;
+        Ok(true)
     }
 
     async fn copy_statement(
@@ -535,6 +577,16 @@ impl PgSink {
     ) -> Result<bool> {
         if !self.may_copy(table).await? {
             return Ok(false);
+        }
+        if self.opened()?.savepoints >= SAVEPOINTS_MAX {
+            let Rows::Batch(batch) = rows else { return Ok(false) };
+            let copied = self.copy_absent(doing, table, columns, batch).await?;
+            if copied {
+                self.put(table.id, batch.len());
+            } else {
+                self.refused.insert(table.id, REFUSED_PIECES);
+            }
+            return Ok(copied);
         }
         let format = load::format(table, columns)?;
         let statement = self.copy_statement(doing, table, columns, format.is_some()).await?;
@@ -687,7 +739,7 @@ impl Sink for PgSink {
         columns: &[usize],
         lines: &Lines,
     ) -> Result<bool> {
-        if !self.may_copy(table).await? {
+        if self.opened()?.savepoints >= SAVEPOINTS_MAX || !self.may_copy(table).await? {
             return Ok(false);
         }
         let doing = format!("writing to {}", table.name);

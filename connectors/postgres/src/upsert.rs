@@ -182,6 +182,21 @@ pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) ->
     }
 }
 
+/// The statement that counts which rows of these keys are there.
+pub(crate) fn present(target: &TargetTable) -> Result<Statement> {
+    let all = cells(target, WriteOp::Delete, &target.key)?;
+    let rows = rows(&all);
+    let on: Vec<String> =
+        all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
+    let sql = format!(
+        "SELECT count(*) FROM {} JOIN {} AS t ON {}",
+        rows.from,
+        table(&target.name),
+        on.join(" AND ")
+    );
+    Ok(Statement { sql, types: rows.types, counts: true })
+}
+
 /// The statement that loads such rows from the client.
 pub(crate) fn copy(target: &TargetTable, columns: &[usize], binary: bool) -> Result<String> {
     let names = cells(target, WriteOp::Upsert, columns)?;
@@ -332,6 +347,16 @@ pub(crate) fn arrays<'a>(
     rows: impl ExactSizeIterator<Item = &'a [Value]>,
     cells: &[&TargetColumn],
 ) -> Result<Vec<Encoded>> {
+    let places: Vec<usize> = (0..cells.len()).collect();
+    arrays_of(rows, cells, &places)
+}
+
+/// The same for cells that stand at these places of each row.
+pub(crate) fn arrays_of<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [Value]>,
+    cells: &[&TargetColumn],
+    places: &[usize],
+) -> Result<Vec<Encoded>> {
     let count = i32::try_from(rows.len()).map_err(|_| Error::bug("a batch is too big"))?;
     let mut arrays: Vec<Encoded> = cells
         .iter()
@@ -341,10 +366,9 @@ pub(crate) fn arrays<'a>(
         })
         .collect();
     for row in rows {
-        if row.len() != cells.len() {
-            return Err(Error::bug("a row has another number of cells than its batch"));
-        }
-        for ((array, cell), value) in arrays.iter_mut().zip(cells).zip(row) {
+        for ((array, cell), place) in arrays.iter_mut().zip(cells).zip(places) {
+            let value =
+                row.get(*place).ok_or_else(|| Error::bug("a row is shorter than its batch"))?;
             binary::put(array.form, value, cell, &mut array.bytes)?;
         }
     }

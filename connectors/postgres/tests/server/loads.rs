@@ -1,6 +1,9 @@
 //! Rows that should be new: loaded where that is what an insert does, upserted where it is not.
 
-use tidelock_core::{Code, ErrorKind, OpenSink, Position, TargetTable, Value, WriteOp};
+use tidelock_core::{
+    Code, CopyTable, ErrorKind, KeyRange, OpenSink, Position, TableName, TargetTable, Value,
+    WriteOp,
+};
 
 use crate::field::Field;
 use crate::writer::{INT, batch, mark, started, target, text, wait_free};
@@ -81,9 +84,20 @@ async fn a_long_transaction_takes_few_subtransactions() {
     }
     open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
     assert_eq!(field.one("SELECT count(*) FROM t").await, (70 * MANY).to_string());
-    let transactions: i64 =
-        field.one("SELECT count(DISTINCT xmin::text) FROM t").await.parse().expect("a number");
+    assert_eq!(field.one(SEEN).await, "INSERT STATEMENT");
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM t";
+    let transactions: i64 = field.one(transactions).await.parse().expect("a number");
     assert!((2..64).contains(&transactions), "{transactions}");
+    // Where a row is there, the batch is upserted there too.
+    open.sink.begin(&mark(1, 2)).await.expect("begin");
+    for turn in 70..140 {
+        let new = rows(1 + turn * MANY - i64::from(turn == 135), "b");
+        let new: Vec<&[Value]> = new.iter().map(Vec::as_slice).collect();
+        open.sink.write(&[batch(&table, WriteOp::Insert, &[0, 1], &new)]).await.expect("write");
+    }
+    open.sink.commit(&Position::new("0/3"), 0).await.expect("commit");
+    assert_eq!(field.one("SELECT count(*) FROM t").await, (140 * MANY - 1).to_string());
+    assert_eq!(field.one(SEEN).await, "INSERT STATEMENT,UPDATE STATEMENT");
 }
 
 #[tokio::test]
@@ -242,4 +256,66 @@ async fn a_table_that_grows_is_never_read_whole_for_a_few_rows() {
     let read = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 't'";
     let read: i64 = field.one(read).await.parse().expect("a number");
     assert!(read < 2_000, "{read} rows were read");
+}
+
+#[tokio::test]
+async fn values_of_each_type_are_loaded_to_the_digit() {
+    let columns = "b bool, i2 int2, i4 int4, i8 int8, o oid, f4 float4, f8 float8, t text, v varchar(5), c char(5), \
+         n name, y bytea, d date, ti time, ts timestamp, tz timestamptz, u uuid, j json, jb jsonb, mo mood, iv interval, \
+         w word, dec numeric, m numeric(12,2)";
+    let field = Field::new(&format!(
+        "CREATE TYPE mood AS ENUM ('so \\ so', 'ok'); CREATE DOMAIN word AS varchar(4); \
+         CREATE TABLE source (id int PRIMARY KEY, {columns}); \
+         CREATE TABLE t (LIKE source INCLUDING ALL); \
+         INSERT INTO source VALUES \
+         (1, true, -32768, -2147483648, -9223372036854775808, 4294967295, 'NaN', -0.0, E'a\\tb\\n\\\\', E'\\\\.', 'a', 'n', \
+          '\\x00ff5c0a', '-infinity', '24:00:00', '-infinity', 'infinity', gen_random_uuid(), '{{\"a\": 1, \"a\": 2}}', \
+          '{{\"b\": 1.50}}', 'so \\ so', '1 year -2 days 03:04:05.000006', 'word', 'NaN', -0.10), \
+         (2, false, 32767, 2147483647, 9223372036854775807, 0, 1.1754944e-38, 5e-324, '', '', '', '', '', \
+          '0044-03-15 BC', '00:00:00.000001', '0044-03-15 01:02:03.5 BC', '0044-03-15 01:02:03+00 BC', \
+          'ffffffff-ffff-ffff-ffff-ffffffffffff', '[1.0]', '[\"\\\\n\"]', 'ok', '-1 mon', '', 'Infinity', 9999999999.99), \
+         (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+          NULL, NULL, NULL, NULL, NULL); \
+         INSERT INTO source (id, dec) SELECT 10 + i, n FROM unnest(ARRAY['0', '-0.00', '0.0001', '-0.00010', '1', '10000', \
+          '-10000.0000', '12345678.000100', '1e100', '-1e-30', '99999999999999999999.99999999999999999999', \
+          '0.00001234', '100000000000000000001', '-Infinity', '9999', '0.9999', '0.12345']::numeric[]) WITH ORDINALITY x(n, i); \
+         INSERT INTO source (id, dec, m) SELECT 1000 + i, (i - 150) * 1.0073 * 10.0 ^ (i % 40 - 20), (i - 150) * 1000000.37 \
+          FROM generate_series(1, 300) i"
+    ))
+    .await;
+    let table = target(&field, "t", false).await;
+    let names: Vec<String> = table.columns.iter().map(|c| c.name.clone()).collect();
+    let all: Vec<usize> = (0..names.len()).collect();
+    let wanted = CopyTable {
+        name: TableName::new("public", "source"),
+        columns: names,
+        key: vec!["id".to_owned()],
+        filter: None,
+    };
+    let everything = KeyRange { after: None, upto: None };
+    let mut copier = field.connector.copier().await.expect("copier");
+    copier.snapshot(&Position::new("0/1"), &[]).await.expect("snapshot").expect("all is shown");
+    let rows = copier.read(&wanted, &everything, usize::MAX).await.expect("rows").rows;
+    drop(copier);
+    let rows: Vec<&[Value]> = rows.iter().map(|row| &*row.0).collect();
+    let mut open = started(&field).await;
+    let differences = "SELECT count(*) FROM source s FULL JOIN t x USING (id) WHERE s::text IS DISTINCT FROM x::text";
+    for (seq, op) in [(1, WriteOp::Insert), (2, WriteOp::Overwrite)] {
+        open.sink.begin(&mark(1, seq)).await.expect("begin");
+        open.sink.write(&[batch(&table, op, &all, &rows)]).await.expect("write");
+        open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
+        assert_eq!(field.one(differences).await, "0", "{op:?}");
+    }
+    // In text, where a type has no form of its own in binary.
+    field.sql("TRUNCATE t; ALTER TABLE t ADD a int[]").await;
+    let table = target(&field, "t", false).await;
+    open.sink.begin(&mark(1, 3)).await.expect("begin");
+    let with: Vec<Vec<Value>> =
+        rows.iter().map(|row| [*row, &[text("{1,NULL}")]].concat()).collect();
+    let with: Vec<&[Value]> = with.iter().map(Vec::as_slice).collect();
+    let all: Vec<usize> = (0..table.columns.len()).collect();
+    open.sink.write(&[batch(&table, WriteOp::Insert, &all, &with)]).await.expect("write");
+    open.sink.commit(&Position::new("0/3"), 0).await.expect("commit");
+    field.sql("ALTER TABLE t DROP a").await;
+    assert_eq!(field.one(differences).await, "0");
 }
