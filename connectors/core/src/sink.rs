@@ -189,8 +189,9 @@ pub trait Sink: Send {
     /// [`crate::ErrorKind::Fenced`] if there is one already.
     async fn create_progress(&mut self, progress: &Progress) -> Result<()>;
 
-    /// Opens a transaction and marks the progress row. Awaits the answer; anything but exactly one
-    /// row is [`crate::ErrorKind::Fenced`].
+    /// Opens a transaction and marks the progress row. Anything but exactly one row is
+    /// [`crate::ErrorKind::Fenced`], here or in whatever call awaits the answer: the mark may travel with
+    /// the first writes, but no COMMIT is sent before it is known to have been right.
     async fn begin(&mut self, mark: &Mark) -> Result<()>;
 
     /// Executes the batches in order inside the open transaction, pipelined. An error that is about

@@ -10,12 +10,14 @@
 //! No extension and no trigger is needed on either side. README.md lists what a server must allow;
 //! TYPES.md says how each type travels.
 
+mod binary;
 mod catalog;
 mod config;
 mod connector;
 mod copy;
 pub mod ddl;
 mod error;
+mod load;
 mod lsn;
 mod meta;
 mod net;

@@ -4,12 +4,29 @@
 //! makes them safe: each transaction begins with an update that matches only our epoch and the
 //! sequence number before, and anything but one row ends the session.
 //!
+//! **Two trips a transaction.** BEGIN and the mark travel with the first writes: what follows a mark that
+//! matched nothing is undone with the session, as is everything until COMMIT. The position and COMMIT are
+//! sent together once the answers of all writes are in and right.
+//!
 //! **COMMIT means committed.** PostgreSQL answers the COMMIT of a failed transaction with success
-//! and the tag `ROLLBACK`, and the client library hides the tag. Two facts make it impossible here:
-//! the position is set by an update whose answer, exactly one row, is awaited right before COMMIT,
-//! which a failed transaction cannot give (it answers every statement with SQLSTATE 25P02); and
-//! nothing is sent between that answer and COMMIT. What fails at COMMIT itself, a deferred
-//! constraint, is an error of the COMMIT.
+//! and the tag `ROLLBACK`, and the client library hides the tag. So the statement that sets the position
+//! fails if it does not meet exactly the row that the mark left (it divides by the number of rows it set): either
+//! its answer is a row, then the transaction was sound right before COMMIT and nothing is sent in between,
+//! or it is an error, then the COMMIT behind it rolls back, and the error is what the caller gets. What
+//! fails at COMMIT itself, a deferred constraint, is an error of the COMMIT.
+//!
+//! **Rows that should be new** go through `COPY` below a savepoint where there are enough of them to be
+//! worth its two trips: it costs the server half of an upsert. Whatever it refuses, a row that is there, a
+//! row that a trigger left out, is upserted after all. A savepoint takes a subtransaction's number, of which
+//! other sessions can look up only 64 a transaction cheaply. A long transaction that has had its share asks
+//! for the keys first and loads without a savepoint where none is there. If that is refused, because another
+//! session has just put such a row in or another constraint is broken, it is an error like any of a write, and the
+//! transaction is done again row by row.
+//!
+//! **Plans.** Statements that find rows by their keys must do so by the index, whatever the server believes of
+//! the size of a table that is being filled: without statistics it takes a table that was empty when the
+//! plan was made for small, and would read it whole for every batch. So reading tables whole is priced out for
+//! the session, plans are made once and not for every few rows, and are made anew as the table grows.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -18,24 +35,24 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::SinkExt;
-use futures_util::future::{MaybeDone, maybe_done};
+use futures_util::future::{MaybeDone, join, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, DataType, Error, ErrorKind, JsonForm, Lease, Lines, Load, Mark, OpenSink,
-    Position, Progress, Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
-    json_loss,
+    Code, CopyRow, Error, ErrorKind, Lease, Lines, Load, Mark, OpenSink, Position, Progress,
+    Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
 };
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::config::Address;
 use crate::error::Stage;
+use crate::load::{self, Encoder, Rows};
 use crate::meta;
 use crate::quote::ident;
 use crate::session::{CALL_TIMEOUT, Session, get};
-use crate::text;
 use crate::upsert::{self, Encoded};
 
 /// How long the batches of one call may take.
@@ -46,8 +63,12 @@ const STATEMENTS_MAX: usize = 500;
 const REFUSED_PIECES: u8 = 8;
 /// Rows of a load that go into one upsert where `COPY` could not take them.
 const LOAD_ROWS: usize = 2_000;
-/// Bytes of one message of a `COPY`.
-const COPY_BYTES: usize = 64 << 10;
+/// Rows of a batch from which on `COPY` is cheaper than an upsert, its savepoint and trips included.
+const COPY_ROWS_MIN: usize = 200;
+/// Rows put into an empty table until the plans of its statements are made anew.
+const REPLAN_ROWS: u64 = 1_000;
+/// Savepoints of a transaction: below the 64 subtransactions that a server keeps at hand for each.
+const SAVEPOINTS_MAX: u32 = 48;
 /// Time after which a holder that does nothing is taken for dead; a live one pings more often.
 const STUCK_SECONDS: f64 = 30.0;
 
@@ -57,14 +78,34 @@ const STUCK_SECONDS: f64 = 30.0;
 const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c lc_monetary=C \
      -c extra_float_digits=3 -c standard_conforming_strings=on -c array_nulls=on -c xmloption=content \
      -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s \
-     -c default_transaction_read_only=off";
+     -c default_transaction_read_only=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
 
 struct Prepared {
     statement: tokio_postgres::Statement,
     counts: bool,
+    /// So many rows put into the table by this session, and its plan is to be made anew.
+    grown_rows: u64,
 }
 
-type Key = (u64, WriteOp, Arc<[usize]>);
+/// The open transaction.
+struct Open {
+    mark: Mark,
+    /// Whether BEGIN and the mark are at the server, and the mark was answered.
+    sent: bool,
+    /// Whether the savepoint is set.
+    savepoint: bool,
+    /// How often it was.
+    savepoints: u32,
+}
+
+/// What BEGIN and the mark are sent with.
+struct Opening {
+    epoch: i64,
+    seq: i64,
+    hops: String,
+}
+
+type Key = (u64, Option<WriteOp>, Arc<[usize]>);
 
 /// An open target session.
 pub(crate) struct PgSink {
@@ -72,10 +113,15 @@ pub(crate) struct PgSink {
     spec: SinkSpec,
     schema: String,
     statements: HashMap<Key, Arc<Prepared>>,
+    /// The statements that load rows: of a table and columns, in binary or as text.
+    copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
+    /// Whether a table can be loaded, as the catalog had it when that was first asked.
+    copyable: HashMap<u64, bool>,
+    /// Rows put into each table.
+    rows_put: HashMap<u64, u64>,
     mark_statement: tokio_postgres::Statement,
     position_statement: tokio_postgres::Statement,
-    /// The mark of the open transaction.
-    open: Option<Mark>,
+    open: Option<Open>,
     /// Tables that refused a `COPY`: for how many pieces it is not tried again.
     refused: HashMap<u64, u8>,
 }
@@ -212,9 +258,10 @@ impl PgSink {
              WHERE {mine} AND epoch = $3 AND seq = $4::int8 - 1"
         );
         let position = format!(
-            "UPDATE {table} SET position = $5, source_commit_micros = \
+            "WITH moved AS (UPDATE {table} SET position = $5, source_commit_micros = \
              CASE WHEN $6::int8 = 0 THEN source_commit_micros ELSE $6::int8 END, config_hash = $7, \
-             updated_at = clock_timestamp() WHERE {mine} AND epoch = $3 AND seq = $4"
+             updated_at = clock_timestamp() WHERE {mine} AND epoch = $3 AND seq = $4 RETURNING 1) \
+             SELECT 1 / count(*) FROM moved"
         );
         let doing = "preparing statements";
         let prepare = |sql: String| async {
@@ -228,6 +275,9 @@ impl PgSink {
             spec,
             schema,
             statements: HashMap::new(),
+            copies: HashMap::new(),
+            copyable: HashMap::new(),
+            rows_put: HashMap::new(),
             mark_statement,
             position_statement,
             open: None,
@@ -242,28 +292,43 @@ impl PgSink {
         ))
     }
 
-    async fn mark(&mut self, mark: &Mark) -> Result<()> {
-        if self.open.is_some() {
-            return Err(Error::bug("a transaction was begun inside another"));
+    /// The transaction that is open.
+    fn opened(&mut self) -> Result<&mut Open> {
+        self.open.as_mut().ok_or_else(|| Error::bug("a call outside a transaction"))
+    }
+
+    /// What is to be sent before anything else of the transaction, if it has not been.
+    fn opening(&mut self) -> Result<Option<Opening>> {
+        let Open { mark, sent, .. } = self.opened()?;
+        if *sent {
+            return Ok(None);
         }
         let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
-        let hops = mark.hops.encode(mark.seq);
+        Ok(Some(Opening { epoch, seq, hops: mark.hops.encode(mark.seq) }))
+    }
+
+    /// Sends BEGIN and the mark when first polled, if they have not been sent.
+    async fn send_opening(&self, opening: Option<Opening>) -> Result<()> {
+        let Some(Opening { epoch, seq, hops }) = opening else { return Ok(()) };
         let params: [&(dyn ToSql + Sync); 5] =
             [&self.spec.pipeline, &self.spec.flow, &epoch, &seq, &hops];
         let client = &self.session.client;
-        // Sent together: the first is on its way before the second waits for its answer.
         let both = async {
             let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
             let update = client.execute(&self.mark_statement, &params);
-            let (begun, updated) = futures_util::future::join(begin, update).await;
+            let (begun, updated) = join(begin, update).await;
             begun.and(updated)
         };
         let rows =
             self.session.call("opening a transaction", Stage::Write, CALL_TIMEOUT, both).await?;
-        if rows != 1 {
-            return Err(self.fenced());
-        }
-        self.open = Some(mark.clone());
+        if rows == 1 { Ok(()) } else { Err(self.fenced()) }
+    }
+
+    /// Opens the transaction at the server for what cannot travel with the opening.
+    async fn start(&mut self) -> Result<()> {
+        let opening = self.opening()?;
+        self.send_opening(opening).await?;
+        self.opened()?.sent = true;
         Ok(())
     }
 
@@ -273,38 +338,79 @@ impl PgSink {
         op: WriteOp,
         columns: &Arc<[usize]>,
     ) -> Result<Arc<Prepared>> {
-        let key = (batch.table.id, op, columns.clone());
-        if let Some(found) = self.statements.get(&key) {
+        let doing = format!("mapping {}: preparing a write to {}", batch.mapping, batch.table.name);
+        self.prepared_text(&doing, &batch.table, Some(op), columns).await
+    }
+
+    /// The statement of an operation; that which counts the rows that are there, for none.
+    async fn prepared_text(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        op: Option<WriteOp>,
+        columns: &Arc<[usize]>,
+    ) -> Result<Arc<Prepared>> {
+        let key = (table.id, op, columns.clone());
+        let put = self.rows_put.get(&table.id).copied().unwrap_or(0);
+        if let Some(found) = self.statements.get(&key)
+            && put < found.grown_rows
+        {
             return Ok(found.clone());
         }
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let text = upsert::statement(&batch.table, op, columns)?;
-        let doing = format!("mapping {}: preparing a write to {}", batch.mapping, batch.table.name);
+        let text = match op {
+            Some(op) => upsert::statement(table, op, columns)?,
+            None => upsert::present(table)?,
+        };
         let prepare = self.session.client.prepare_typed(&text.sql, &text.types);
-        let statement = self.session.call(&doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
-        let prepared = Arc::new(Prepared { statement, counts: text.counts });
+        let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
+        let grown_rows = match op {
+            // Its plan does not depend on the size of the table.
+            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert | WriteOp::DeleteAll) => {
+                u64::MAX
+            }
+            Some(WriteOp::Update | WriteOp::Move | WriteOp::Delete) | None => 2 * put + REPLAN_ROWS,
+        };
+        let prepared = Arc::new(Prepared { statement, counts: text.counts, grown_rows });
         self.statements.insert(key, prepared.clone());
         Ok(prepared)
+    }
+
+    /// Counts what goes into a table.
+    fn put(&mut self, table: u64, rows: usize) {
+        *self.rows_put.entry(table).or_default() += rows as u64;
     }
 
     /// Executes batches that need no answer of each other, pipelined. `first` is the index of the
     /// first within the call.
     async fn run(&mut self, first: usize, batches: &[WriteBatch]) -> Result<()> {
+        if batches.is_empty() {
+            return Ok(());
+        }
         let mut work = Vec::with_capacity(batches.len());
         for (offset, batch) in batches.iter().enumerate() {
             let at = |error: Error| attribute(error, first + offset);
             let prepared = self.prepared(batch, batch.op, &batch.columns).await.map_err(at)?;
-            let rows: Vec<&[Value]> = batch.rows.iter().map(|r| &**r).collect();
-            work.push((prepared, arrays(batch, batch.op, &batch.columns, &rows).map_err(at)?));
+            let cells = upsert::cells(&batch.table, batch.op, &batch.columns).map_err(at)?;
+            let params = upsert::arrays(batch.rows.iter().map(|r| &**r), &cells).map_err(at)?;
+            work.push((prepared, params));
+            if !matches!(batch.op, WriteOp::Update | WriteOp::Delete | WriteOp::DeleteAll) {
+                self.put(batch.table.id, batch.rows.len());
+            }
         }
+        let opening = self.opening()?;
         let client = &self.session.client;
+        let mut opened = Box::pin(maybe_done(self.send_opening(opening)));
         let mut answers: Vec<_> = work
             .iter()
             .map(|(prepared, params)| Box::pin(maybe_done(execute(client, prepared, params))))
             .collect();
+        send_in_order(std::slice::from_mut(&mut opened)).await;
         send_in_order(&mut answers).await;
+        opened.as_mut().await;
+        opened.as_mut().take_output().unwrap_or(Ok(()))?;
         for (offset, (answer, batch)) in answers.iter_mut().zip(batches).enumerate() {
             let doing = doing(batch);
             let result = async {
@@ -319,111 +425,182 @@ impl PgSink {
                 return Err(at(update_missing(batch, rows)));
             }
         }
+        drop((answers, opened));
+        self.opened()?.sent = true;
         Ok(())
     }
 
     /// Moves rows one by one: where the old row is missing, the new one is upserted.
     async fn run_move(&mut self, index: usize, batch: &WriteBatch) -> Result<()> {
         let at = |error: Error| attribute(error, index);
+        self.start().await?;
         let doing = doing(batch);
         let update = self.prepared(batch, WriteOp::Update, &batch.columns).await.map_err(at)?;
         let upsert = self.prepared(batch, WriteOp::Upsert, &batch.columns).await.map_err(at)?;
+        let moving = upsert::cells(&batch.table, WriteOp::Update, &batch.columns).map_err(at)?;
+        let whole = upsert::cells(&batch.table, WriteOp::Upsert, &batch.columns).map_err(at)?;
         for row in &batch.rows {
-            let whole: &[Value] = row;
-            let params = arrays(batch, WriteOp::Update, &batch.columns, &[whole]).map_err(at)?;
+            let params = upsert::arrays(std::iter::once(&**row), &moving).map_err(at)?;
             let answer = execute(&self.session.client, &update, &params);
             let moved =
                 self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, answer).await.map_err(at)?;
             if moved == 0 {
-                let params =
-                    arrays(batch, WriteOp::Upsert, &batch.columns, &[whole]).map_err(at)?;
+                let new = row.get(..whole.len()).unwrap_or(row);
+                let params = upsert::arrays(std::iter::once(new), &whole).map_err(at)?;
                 let answer = execute(&self.session.client, &upsert, &params);
                 self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, answer).await.map_err(at)?;
             }
         }
+        self.put(batch.table.id, batch.rows.len());
         Ok(())
     }
 }
 
 impl PgSink {
     /// Runs a `COPY` below a savepoint. `false`: the server did not take all rows, and none is there.
-    async fn copied<F: Future<Output = Result<u64>>>(
-        &self,
-        doing: &str,
-        rows: usize,
-        copying: F,
-    ) -> Result<bool> {
-        self.session.batch(doing, "SAVEPOINT tidelock_load").await?;
-        match copying.await {
-            Ok(taken) if taken == rows as u64 => {
-                self.session.batch(doing, "RELEASE SAVEPOINT tidelock_load").await?;
-                return Ok(true);
-            }
+    ///
+    /// The opening, the savepoint and the `COPY` are sent together. The savepoint is released by the next one or by
+    /// the COMMIT.
+    async fn copied<F>(&mut self, doing: &str, rows: usize, copying: F) -> Result<bool>
+    where
+        F: AsyncFnOnce(
+            &tokio_postgres::Client,
+        ) -> std::result::Result<Result<u64>, tokio_postgres::Error>,
+    {
+        let opening = self.opening()?;
+        let set = if self.opened()?.savepoint {
+            "RELEASE SAVEPOINT tidelock_load; SAVEPOINT tidelock_load"
+        } else {
+            "SAVEPOINT tidelock_load"
+        };
+        let head = join(self.send_opening(opening), self.session.batch(doing, set));
+        let copying = copying(&self.session.client);
+        let copying = self.session.call(doing, Stage::Write, WRITE_TIMEOUT, copying);
+        let ((opened, set), copied) = join(head, copying).await;
+        opened.and(set)?;
+        let open = self.opened()?;
+        (open.sent, open.savepoint) = (true, true);
+        open.savepoints += 1;
+        match copied.and_then(|own| own) {
+            Ok(taken) if taken == rows as u64 => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::Data => {}
             Err(error) => return Err(error),
         }
-        self.session.batch(doing, "ROLLBACK TO SAVEPOINT tidelock_load").await?;
+        let undo = "ROLLBACK TO SAVEPOINT tidelock_load; RELEASE SAVEPOINT tidelock_load";
+        self.session.batch(doing, undo).await?;
+        self.opened()?.savepoint = false;
         Ok(false)
     }
 
-    /// Whether a load may try its fast way: not for a while after rows turned out to be there.
-    fn may_copy(&mut self, table: u64) -> bool {
-        match self.refused.get_mut(&table) {
-            Some(pieces) if *pieces > 0 => {
-                *pieces -= 1;
-                false
-            }
-            Some(_) | None => true,
+    /// Whether a load may try its fast way: not for a while after rows turned out to be there, and
+    /// never where `COPY` would not do what an insert does.
+    async fn may_copy(&mut self, table: &TargetTable) -> Result<bool> {
+        if let Some(pieces) = self.refused.get_mut(&table.id)
+            && *pieces > 0
+        {
+            *pieces -= 1;
+            return Ok(false);
         }
+        if let Some(copyable) = self.copyable.get(&table.id) {
+            return Ok(*copyable);
+        }
+        // Rules are for INSERT only, and COPY is not to be had under row security.
+        let sql = "SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules \
+                   AND NOT pg_catalog.row_security_active(c.oid) \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE n.nspname = $1 AND c.relname = $2";
+        let row = self
+            .session
+            .query_opt("reading a table", sql, &[&table.name.schema, &table.name.name])
+            .await?;
+        let copyable = row.as_ref().map(|row| get(row, 0)).transpose()?.unwrap_or(false);
+        self.copyable.insert(table.id, copyable);
+        Ok(copyable)
     }
-}
 
-/// Sends rows through `COPY … FROM STDIN`, encoding them while the server takes those before; tells
-/// how many the server took.
-async fn copy_in(session: &Session, doing: &str, sql: &str, load: &Load<'_>) -> Result<u64> {
-    let checked = checked_documents(&load.table, &load.columns);
-    let mut encoder = Encoder { load, checked, cells: Vec::new(), row: 0 };
-    let sending = async {
-        let sink = session.client.copy_in::<_, Bytes>(sql).await?;
-        tokio::pin!(sink);
-        loop {
-            match encoder.next() {
-                Ok(Some(text)) => sink.send(text).await?,
-                Ok(None) => return sink.finish().await.map(Ok),
-                Err(error) => return Ok(Err(error)),
+    /// Loads rows into a table that has none of their keys, without a savepoint. `false`: it has.
+    async fn copy_absent(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        columns: &[usize],
+        rows: &[Box<[Value]>],
+    ) -> Result<bool> {
+        let places: Option<Vec<usize>> =
+            table.key.iter().map(|k| columns.iter().position(|c| c == k)).collect();
+        let places = places.ok_or_else(|| Error::bug("an insert without its key"))?;
+        let keys = upsert::cells(table, WriteOp::Delete, &table.key)?;
+        let keys = upsert::arrays_of(rows.iter().map(|r| &**r), &keys, &places)?;
+        let asking = self.prepared_text(doing, table, None, &[].into()).await?;
+        let answer = execute(&self.session.client, &asking, &keys);
+        if self.session.call(doing, Stage::Write, WRITE_TIMEOUT, answer).await? > 0 {
+            return Ok(false);
+        }
+        let format = load::format(table, columns)?;
+        let statement = self.copy_statement(doing, table, columns, format.is_some()).await?;
+        let mut encoder = Encoder::new(Rows::Batch(rows), format, table, columns);
+        let copying = load::copy_in(&self.session.client, &statement, &mut encoder);
+        // A row that a trigger leaves out, it would leave out of an upsert too.
+        self.session.call(doing, Stage::Write, WRITE_TIMEOUT, copying).await??;
+        Ok(true)
+    }
+
+    async fn copy_statement(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        columns: &[usize],
+        binary: bool,
+    ) -> Result<tokio_postgres::Statement> {
+        let key = (table.id, Arc::from(columns), binary);
+        if let Some(found) = self.copies.get(&key) {
+            return Ok(found.clone());
+        }
+        if self.copies.len() >= STATEMENTS_MAX {
+            self.copies.clear();
+        }
+        let sql = upsert::copy(table, columns, binary)?;
+        let prepare = self.session.client.prepare(&sql);
+        let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
+        self.copies.insert(key, statement.clone());
+        Ok(statement)
+    }
+
+    /// Loads rows. `false`: they are to be upserted.
+    async fn copy(
+        &mut self,
+        doing: &str,
+        table: &TargetTable,
+        columns: &[usize],
+        rows: Rows<'_>,
+    ) -> Result<bool> {
+        if !self.may_copy(table).await? {
+            return Ok(false);
+        }
+        if self.opened()?.savepoints >= SAVEPOINTS_MAX {
+            let Rows::Batch(batch) = rows else { return Ok(false) };
+            let copied = self.copy_absent(doing, table, columns, batch).await?;
+            if copied {
+                self.put(table.id, batch.len());
+            } else {
+                self.refused.insert(table.id, REFUSED_PIECES);
             }
+            return Ok(copied);
         }
-    };
-    session.call(doing, Stage::Write, WRITE_TIMEOUT, sending).await?
-}
-
-struct Encoder<'a, 'b> {
-    load: &'a Load<'b>,
-    checked: Vec<(usize, String)>,
-    cells: Vec<Value>,
-    row: usize,
-}
-
-impl Encoder<'_, '_> {
-    /// The next message's worth of rows.
-    fn next(&mut self) -> Result<Option<Bytes>> {
-        let count = self.load.rows.count();
-        if self.row == count {
-            return Ok(None);
+        let format = load::format(table, columns)?;
+        let statement = self.copy_statement(doing, table, columns, format.is_some()).await?;
+        let mut encoder = Encoder::new(rows, format, table, columns);
+        let copying = async |client: &tokio_postgres::Client| {
+            load::copy_in(client, &statement, &mut encoder).await
+        };
+        let copied = self.copied(doing, rows.count(), copying).await?;
+        if copied {
+            self.put(table.id, rows.count());
+        } else {
+            self.refused.insert(table.id, REFUSED_PIECES);
         }
-        let mut buffer = BytesMut::with_capacity(COPY_BYTES + 1024);
-        while self.row < count && buffer.len() < COPY_BYTES {
-            self.cells.clear();
-            self.load.rows.put(self.row, &mut self.cells)?;
-            for (cell, name) in &self.checked {
-                keeps_document(self.cells.get(*cell), name)
-                    .map_err(|error| error.at(load_doing(self.load)))?;
-            }
-            text::put_row(&mut buffer, self.cells.iter());
-            self.row += 1;
-        }
-        Ok(Some(buffer.freeze()))
+        Ok(copied)
     }
 }
 
@@ -435,33 +612,10 @@ fn doing(batch: &WriteBatch) -> String {
     format!("mapping {}: writing to {}", batch.mapping, batch.table.name)
 }
 
-/// The cells that must be looked at before they go into `jsonb`, or a domain over it: it would drop
-/// all but one of equal keys without a word.
-fn checked_documents(table: &TargetTable, columns: &[usize]) -> Vec<(usize, String)> {
-    let column = |(cell, &column): (usize, &usize)| {
-        let column = table.columns.get(column)?;
-        let checked = column.data_type == DataType::Json && column.native != "json";
-        checked.then(|| (cell, column.name.clone()))
-    };
-    columns.iter().enumerate().filter_map(column).collect()
-}
-
-fn keeps_document(cell: Option<&Value>, column: &str) -> Result<()> {
-    match cell {
-        Some(Value::Json(text)) => match json_loss(text, JsonForm::Exact) {
-            Some(why) => {
-                Err(Error::data(Code::NotRepresentable, format!("column {column}: {why}")))
-            }
-            None => Ok(()),
-        },
-        _ => Ok(()),
-    }
-}
-
 fn keeps_documents(batch: &WriteBatch) -> Result<()> {
-    for (cell, name) in checked_documents(&batch.table, &batch.columns) {
+    for (cell, name) in load::checked_documents(&batch.table, &batch.columns) {
         for row in &batch.rows {
-            keeps_document(row.get(cell), &name).map_err(|error| error.at(doing(batch)))?;
+            load::keeps_document(row.get(cell), &name).map_err(|error| error.at(doing(batch)))?;
         }
     }
     Ok(())
@@ -484,20 +638,6 @@ fn update_missing(batch: &WriteBatch, rows: u64) -> Error {
         ),
     )
     .with_hint("backfill the mapping")
-}
-
-/// The parameters of a statement over these rows.
-fn arrays(
-    batch: &WriteBatch,
-    op: WriteOp,
-    columns: &[usize],
-    rows: &[&[Value]],
-) -> Result<Vec<Encoded>> {
-    upsert::cells(&batch.table, op, columns)?
-        .into_iter()
-        .enumerate()
-        .map(|(cell, column)| upsert::array(rows, cell, column))
-        .collect()
 }
 
 /// Rows touched, or for a statement that counts, rows found.
@@ -549,37 +689,42 @@ impl Sink for PgSink {
     }
 
     async fn begin(&mut self, mark: &Mark) -> Result<()> {
-        self.mark(mark).await
+        if self.open.is_some() {
+            return Err(Error::bug("a transaction was begun inside another"));
+        }
+        self.open = Some(Open { mark: mark.clone(), sent: false, savepoint: false, savepoints: 0 });
+        Ok(())
     }
 
     async fn write(&mut self, batches: &[WriteBatch]) -> Result<()> {
-        if self.open.is_none() {
-            return Err(Error::bug("a write outside a transaction"));
-        }
+        self.opened()?;
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
             keeps_documents(batch).map_err(|error| attribute(error, index))?;
-            if batch.op == WriteOp::Move {
+            let loads = batch.op == WriteOp::Insert && batch.rows.len() >= COPY_ROWS_MIN;
+            if batch.op == WriteOp::Move || loads {
                 self.run(start, batches.get(start..index).unwrap_or(&[])).await?;
+                start = index;
+            }
+            if batch.op == WriteOp::Move {
                 self.run_move(index, batch).await?;
                 start = index + 1;
+            } else if loads {
+                let rows = Rows::Batch(&batch.rows);
+                let copied = self.copy(&doing(batch), &batch.table, &batch.columns, rows).await;
+                if copied.map_err(|error| attribute(error, index))? {
+                    start = index + 1;
+                }
             }
         }
         self.run(start, batches.get(start..).unwrap_or(&[])).await
     }
 
     async fn load(&mut self, load: &Load<'_>) -> Result<()> {
-        if self.open.is_none() {
-            return Err(Error::bug("a load outside a transaction"));
-        }
-        if self.may_copy(load.table.id) {
-            let doing = load_doing(load);
-            let sql = upsert::copy(&load.table, &load.columns)?;
-            let copying = copy_in(&self.session, &doing, &sql, load);
-            if self.copied(&doing, load.rows.count(), copying).await? {
-                return Ok(());
-            }
-            self.refused.insert(load.table.id, REFUSED_PIECES);
+        self.opened()?;
+        let rows = Rows::Load(load.rows);
+        if self.copy(&load_doing(load), &load.table, &load.columns, rows).await? {
+            return Ok(());
         }
         // Whatever it was, the ordinary way finds the same fault and names it.
         for from in (0..load.rows.count()).step_by(LOAD_ROWS) {
@@ -594,46 +739,42 @@ impl Sink for PgSink {
         columns: &[usize],
         lines: &Lines,
     ) -> Result<bool> {
-        if self.open.is_none() {
-            return Err(Error::bug("a load outside a transaction"));
-        }
-        if !self.may_copy(table.id) {
+        if self.opened()?.savepoints >= SAVEPOINTS_MAX || !self.may_copy(table).await? {
             return Ok(false);
         }
         let doing = format!("writing to {}", table.name);
-        let sql = upsert::copy(table, columns)?;
-        let sending = async {
-            let sink = self.session.client.copy_in::<_, Bytes>(&sql).await?;
+        let statement = self.copy_statement(&doing, table, columns, false).await?;
+        let copying = async |client: &tokio_postgres::Client| {
+            let sink = client.copy_in::<_, Bytes>(&statement).await?;
             tokio::pin!(sink);
             for text in &lines.text {
                 sink.send(text.clone()).await?;
             }
-            sink.finish().await
+            sink.finish().await.map(Ok)
         };
-        let copying = self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, sending);
         let taken = self.copied(&doing, lines.count, copying).await?;
-        if !taken {
+        if taken {
+            self.put(table.id, lines.count);
+        } else {
             self.refused.insert(table.id, REFUSED_PIECES);
         }
         Ok(taken)
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {
-        if self.open.is_none() {
-            return Err(Error::bug("a state was recorded outside a transaction"));
-        }
+        self.start().await?;
         meta::write_state(&self.session, &self.schema, row).await
     }
 
     async fn record_copy(&mut self, row: &CopyRow) -> Result<()> {
-        if self.open.is_none() {
-            return Err(Error::bug("a copy was recorded outside a transaction"));
-        }
+        self.start().await?;
         meta::write_copy(&self.session, &self.schema, row).await
     }
 
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {
-        let mark = self.open.take().ok_or_else(|| Error::bug("a commit outside a transaction"))?;
+        self.start().await?;
+        let Open { mark, .. } =
+            self.open.take().ok_or_else(|| Error::bug("a commit outside a transaction"))?;
         let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
         let text = position.as_str();
         let params: [&(dyn ToSql + Sync); 7] = [
@@ -645,18 +786,26 @@ impl Sink for PgSink {
             &source_commit_micros,
             &self.spec.config_hash,
         ];
-        let update = self.session.client.execute(&self.position_statement, &params);
-        let rows =
-            self.session.call("setting the position", Stage::Write, CALL_TIMEOUT, update).await?;
-        if rows != 1 {
+        let client = &self.session.client;
+        let update = async {
+            match client.execute(&self.position_statement, &params).await {
+                // It divides by the number of rows it set.
+                Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Ok(0),
+                answer => answer,
+            }
+        };
+        let update = self.session.call("setting the position", Stage::Write, CALL_TIMEOUT, update);
+        let commit = client.batch_execute("COMMIT");
+        let commit = self.session.call("committing", Stage::Write, CALL_TIMEOUT, commit);
+        let (updated, committed) = join(update, commit).await;
+        if updated? != 1 {
             return Err(self.fenced());
         }
-        let commit = self.session.client.batch_execute("COMMIT");
-        self.session.call("committing", Stage::Write, CALL_TIMEOUT, commit).await
+        committed
     }
 
     async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()> {
-        self.mark(mark).await?;
+        self.begin(mark).await?;
         self.commit(position, 0).await
     }
 

@@ -31,7 +31,7 @@ use crate::config::Address;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Cell, Fault, Message, Old, Relation, Tuple};
 use crate::session::{PINNED, Session};
-use crate::types::{TypeMap, value};
+use crate::types::{TypeMap, value_within};
 use crate::wire::{Frame, Wire};
 
 /// Memory of a chunk that is handed over even though more is at hand.
@@ -214,7 +214,7 @@ impl PgSource {
             }
             Message::Insert { relation, new } => {
                 if let Some(table) = self.wanted(relation)? {
-                    let new = Row(cells(&table, new)?.into());
+                    let new = Row(cells(&table, &new)?.into());
                     self.change(table, Op::Insert(Insert { new }));
                 }
             }
@@ -306,38 +306,40 @@ impl PgSource {
 }
 
 /// The values of a tuple.
-fn cells(table: &TableSchema, tuple: Tuple) -> Result<Vec<Value>> {
+fn cells(table: &TableSchema, tuple: &Tuple) -> Result<Vec<Value>> {
     if tuple.len() != table.columns.len() {
         return Err(Error::continuity(
             Code::DamagedEvent,
             format!("a row of table {} has another number of cells than announced", table.name),
         ));
     }
-    tuple
-        .into_iter()
-        .zip(&table.columns)
-        .map(|(cell, column)| match cell {
-            Cell::Null => Ok(Value::Null),
-            Cell::Unchanged => Ok(Value::Unchanged),
-            Cell::Text(text) => value(&column.data_type, &text).ok_or_else(|| {
-                Error::continuity(
-                    Code::DamagedEvent,
-                    format!(
-                        "a value of column {} of table {} is not written as its type demands",
-                        column.name, table.name
-                    ),
-                )
-            }),
-        })
-        .collect()
+    let mut values = Vec::with_capacity(tuple.len());
+    for (cell, column) in tuple.cells().zip(&table.columns) {
+        values.push(match cell {
+            Cell::Null => Value::Null,
+            Cell::Unchanged => Value::Unchanged,
+            Cell::Text(text) => {
+                value_within(&column.data_type, text, tuple.bytes()).ok_or_else(|| {
+                    Error::continuity(
+                        Code::DamagedEvent,
+                        format!(
+                            "a value of column {} of table {} is not written as its type demands",
+                            column.name, table.name
+                        ),
+                    )
+                })?
+            }
+        });
+    }
+    Ok(values)
 }
 
 fn old_row(table: &TableSchema, old: Option<Old>) -> Result<OldRow> {
     Ok(match old {
         None => OldRow::Absent,
-        Some(Old::Full(tuple)) => OldRow::Full(Row(cells(table, tuple)?.into())),
+        Some(Old::Full(tuple)) => OldRow::Full(Row(cells(table, &tuple)?.into())),
         Some(Old::Key(tuple)) => {
-            let mut cells = cells(table, tuple)?;
+            let mut cells = cells(table, &tuple)?;
             // Outside the identity the server sends NULL for "not told".
             for (cell, column) in cells.iter_mut().zip(&table.columns) {
                 if !column.identity {
@@ -351,7 +353,7 @@ fn old_row(table: &TableSchema, old: Option<Old>) -> Result<OldRow> {
 
 fn update(table: &TableSchema, old: Option<Old>, new: Tuple) -> Result<Update> {
     let old = old_row(table, old)?;
-    let mut new = cells(table, new)?;
+    let mut new = cells(table, &new)?;
     if let OldRow::Full(old) = &old {
         // An unchanged TOASTed value stands in the old row only.
         for (cell, before) in new.iter_mut().zip(&old.0) {

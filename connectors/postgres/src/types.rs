@@ -260,7 +260,36 @@ fn decimal(modifier: i32) -> DataType {
 
 /// The value that a text of this type stands for; `None` if it is not a text of that type.
 pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
-    let string = ByteString::try_from(text.clone()).ok()?;
+    value_within(data_type, text, text)
+}
+
+/// The same for a text that is a part of `whole`, which a value may share.
+pub(crate) fn value_within(data_type: &DataType, text: &[u8], whole: &Bytes) -> Option<Value> {
+    // The common shapes of the common types, without a look at what characters they are made of.
+    match data_type {
+        DataType::Int { .. } => {
+            if let Some(number) = plain_int(text) {
+                return Some(Value::Int(number));
+            }
+        }
+        DataType::Date => {
+            if let Some(date) = plain_date(text) {
+                return Some(Value::Date(date));
+            }
+        }
+        DataType::Timestamp { .. } => {
+            if let Some(at) = plain_stamp(text) {
+                return Some(Value::Timestamp(at));
+            }
+        }
+        DataType::Instant { .. } => {
+            if let Some(Timestamp(at)) = text.strip_suffix(b"+00").and_then(plain_stamp) {
+                return Some(Value::Instant(Instant(at)));
+            }
+        }
+        _ => {}
+    }
+    let string = ByteString::try_from(whole.slice_ref(text)).ok()?;
     let str: &str = &string;
     Some(match data_type {
         DataType::Bool => match str {
@@ -269,7 +298,7 @@ pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
             _ => return None,
         },
         DataType::Int { .. } => Value::Int(str.parse().ok()?),
-        DataType::Decimal { .. } if matches!(text.as_ref(), [b'$', ..] | [b'-', b'$', ..]) => {
+        DataType::Decimal { .. } if matches!(text, [b'$', ..] | [b'-', b'$', ..]) => {
             Value::Decimal(
                 str.chars().filter(|c| !matches!(c, '$' | ',')).collect::<String>().into(),
             )
@@ -296,6 +325,55 @@ pub(crate) fn value(data_type: &DataType, text: &Bytes) -> Option<Value> {
         | DataType::Opaque { .. } => return None,
         DataType::Unsupported { .. } => Value::Foreign(string),
     })
+}
+
+/// Digits and nothing else.
+fn plain_digits(text: &[u8]) -> Option<i64> {
+    text.iter().try_fold(0, |number: i64, byte| {
+        byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0'))
+    })
+}
+
+/// A number of at most 18 digits, which cannot run over.
+fn plain_int(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text.split_first()? {
+        (b'-', rest) => (true, rest),
+        _ => (false, text),
+    };
+    if digits.is_empty() || digits.len() > 18 {
+        return None;
+    }
+    plain_digits(digits).map(|number| if negative { -number } else { number })
+}
+
+/// `2024-02-03`.
+fn plain_date(text: &[u8]) -> Option<Date> {
+    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text else { return None };
+    let year = plain_digits(&[y1, y2, y3, y4])?;
+    let (month, day) = (plain_digits(&[m1, m2])?, plain_digits(&[d1, d2])?);
+    Date::from_ymd(year as i32, month as u32, day as u32)
+}
+
+/// `2024-02-03 12:34:56`, and up to six digits behind a point.
+fn plain_stamp(text: &[u8]) -> Option<Timestamp> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let (clock, fraction) = rest.split_at_checked(9)?;
+    let &[b' ', h1, h2, b':', m1, m2, b':', s1, s2] = clock else { return None };
+    let hours = plain_digits(&[h1, h2])?;
+    let (minutes, seconds) = (plain_digits(&[m1, m2])?, plain_digits(&[s1, s2])?);
+    let micros = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=6).contains(&digits.len()) => {
+            plain_digits(digits)? * 10_i64.pow(6 - digits.len() as u32)
+        }
+        _ => return None,
+    };
+    // The rest of the grammar, and of what is outside it, is left to the careful reader.
+    if hours > 23 || minutes > 59 || seconds > 59 {
+        return None;
+    }
+    let clock = ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + micros;
+    Timestamp::new(plain_date(date)?, Time(clock))
 }
 
 fn hex(text: &str) -> Option<Bytes> {
@@ -480,6 +558,25 @@ mod tests {
         ) {
             let data_type = TypeMap::default().data_type(type_oid, modifier);
             let _ = value(&data_type, &Bytes::from(text.into_bytes()));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_quick_reader_says_what_the_careful_one_says(
+            text in "-?[0-9]{0,20}|[0-9]{4}-[01][0-9]-[0-3][0-9]( [0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{0,7})?)?|[-+:. 0-9]{0,26}",
+        ) {
+            let bytes = text.as_bytes();
+            if let Some(number) = plain_int(bytes) {
+                proptest::prop_assert_eq!(text.parse(), Ok(number));
+            }
+            if let Some(day) = plain_date(bytes) {
+                proptest::prop_assert_eq!(date(&text), Some(Value::Date(day)));
+            }
+            if let Some(at) = plain_stamp(bytes) {
+                let careful = timestamp(&text, &text.as_str().into());
+                proptest::prop_assert_eq!(careful, Some(Value::Timestamp(at)));
+            }
         }
     }
 

@@ -12,15 +12,12 @@
 //! **Keys are compared in the column's own type**, so that the index serves and equality is the
 //! column's own.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteOp, form};
+use bytes::{BufMut, BytesMut};
+use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteOp};
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
+use crate::binary::{self, Form};
 use crate::quote::{ident, table};
-use crate::wire::EPOCH_2000_MICROS;
-
-/// Days from 1970 to 2000.
-const EPOCH_2000_DAYS: i32 = 10_957;
 
 /// A statement and the types of its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,46 +28,46 @@ pub(crate) struct Statement {
     pub(crate) counts: bool,
 }
 
-/// The element type of a column's array, and the cast behind it.
-fn carrier(column: &TargetColumn) -> (Type, Option<String>) {
+/// The form of the elements of a column's array, and the cast behind it.
+fn carrier(column: &TargetColumn) -> (Form, Option<String>) {
     match &column.data_type {
-        DataType::Bool => (Type::BOOL_ARRAY, None),
-        DataType::Int { bits: 8 | 16, .. } => (Type::INT2_ARRAY, None),
-        DataType::Int { bits: 24 | 32, unsigned: false } => (Type::INT4_ARRAY, None),
-        DataType::Int { .. } => (Type::INT8_ARRAY, None),
-        DataType::Float32 => (Type::FLOAT4_ARRAY, None),
-        DataType::Float64 => (Type::FLOAT8_ARRAY, None),
+        DataType::Bool => (Form::Bool, None),
+        DataType::Int { bits: 8 | 16, .. } => (Form::Int2, None),
+        DataType::Int { bits: 24 | 32, unsigned: false } => (Form::Int4, None),
+        DataType::Int { .. } => (Form::Int8, None),
+        DataType::Float32 => (Form::Float4, None),
+        DataType::Float64 => (Form::Float8, None),
         DataType::Text { padded, .. } if *padded || column.native == "bpchar" => {
-            (Type::TEXT_ARRAY, Some("pg_catalog.bpchar".to_owned()))
+            (Form::Text, Some("pg_catalog.bpchar".to_owned()))
         }
         DataType::Text { bytes_max: Some(63), .. } => {
-            (Type::TEXT_ARRAY, Some("pg_catalog.name".to_owned()))
+            (Form::Text, Some("pg_catalog.name".to_owned()))
         }
         DataType::Text { .. } if column.native.ends_with("citext") => {
-            (Type::TEXT_ARRAY, Some(column.native.clone()))
+            (Form::Text, Some(column.native.clone()))
         }
-        DataType::Text { .. } => (Type::TEXT_ARRAY, None),
-        DataType::Bytes { .. } => (Type::BYTEA_ARRAY, None),
-        DataType::Date => (Type::DATE_ARRAY, None),
-        DataType::Time { .. } => (Type::TIME_ARRAY, None),
-        DataType::Timestamp { .. } => (Type::TIMESTAMP_ARRAY, None),
-        DataType::Instant { .. } => (Type::TIMESTAMPTZ_ARRAY, None),
-        DataType::Uuid => (Type::UUID_ARRAY, None),
+        DataType::Text { .. } => (Form::Text, None),
+        DataType::Bytes { .. } => (Form::Bytes, None),
+        DataType::Date => (Form::Date, None),
+        DataType::Time { .. } => (Form::Time, None),
+        DataType::Timestamp { .. } => (Form::Timestamp, None),
+        DataType::Instant { .. } => (Form::Instant, None),
+        DataType::Uuid => (Form::Uuid, None),
         DataType::Decimal { .. } if column.native == "money" => {
-            (Type::TEXT_ARRAY, Some("pg_catalog.numeric::pg_catalog.money".to_owned()))
+            (Form::Text, Some("pg_catalog.numeric::pg_catalog.money".to_owned()))
         }
-        DataType::Decimal { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.numeric".to_owned())),
-        DataType::Interval { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.interval".to_owned())),
-        DataType::Bits { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.varbit".to_owned())),
-        DataType::Address { .. } => (Type::TEXT_ARRAY, Some("pg_catalog.inet".to_owned())),
-        DataType::Native { name, .. } => (Type::TEXT_ARRAY, Some(name.clone())),
+        DataType::Decimal { .. } => (Form::Text, Some("pg_catalog.numeric".to_owned())),
+        DataType::Interval { .. } => (Form::Text, Some("pg_catalog.interval".to_owned())),
+        DataType::Bits { .. } => (Form::Text, Some("pg_catalog.varbit".to_owned())),
+        DataType::Address { .. } => (Form::Text, Some("pg_catalog.inet".to_owned())),
+        DataType::Native { name, .. } => (Form::Text, Some(name.clone())),
         DataType::Json
         | DataType::Enum { .. }
         | DataType::RoundedFloat { .. }
         | DataType::Year
         | DataType::Set { .. }
         | DataType::Opaque { .. }
-        | DataType::Unsupported { .. } => (Type::TEXT_ARRAY, Some(column.native.clone())),
+        | DataType::Unsupported { .. } => (Form::Text, Some(column.native.clone())),
     }
 }
 
@@ -108,14 +105,14 @@ fn rows(cells: &[&TargetColumn]) -> Rows {
     let mut params = Vec::with_capacity(cells.len());
     let mut names = Vec::with_capacity(cells.len());
     for (i, cell) in cells.iter().enumerate() {
-        let (array, cast) = carrier(cell);
+        let (form, cast) = carrier(cell);
         params.push(format!("${}", i + 1));
         names.push(format!("c{i}"));
         exprs.push(match cast {
             Some(cast) => format!("s.c{i}::{cast}"),
             None => format!("s.c{i}"),
         });
-        types.push(array);
+        types.push(form.types().1);
     }
     // More than one array at a time needs the FROM form of unnest, which takes one as well.
     let from = format!("unnest({}) AS s({})", params.join(", "), names.join(", "));
@@ -185,11 +182,27 @@ pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) ->
     }
 }
 
+/// The statement that counts which rows of these keys are there.
+pub(crate) fn present(target: &TargetTable) -> Result<Statement> {
+    let all = cells(target, WriteOp::Delete, &target.key)?;
+    let rows = rows(&all);
+    let on: Vec<String> =
+        all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
+    let sql = format!(
+        "SELECT count(*) FROM {} JOIN {} AS t ON {}",
+        rows.from,
+        table(&target.name),
+        on.join(" AND ")
+    );
+    Ok(Statement { sql, types: rows.types, counts: true })
+}
+
 /// The statement that loads such rows from the client.
-pub(crate) fn copy(target: &TargetTable, columns: &[usize]) -> Result<String> {
+pub(crate) fn copy(target: &TargetTable, columns: &[usize], binary: bool) -> Result<String> {
     let names = cells(target, WriteOp::Upsert, columns)?;
     let names: Vec<String> = names.iter().map(|c| ident(&c.name)).collect();
-    Ok(format!("COPY {} ({}) FROM STDIN", table(&target.name), names.join(", ")))
+    let format = if binary { " WITH (FORMAT binary)" } else { "" };
+    Ok(format!("COPY {} ({}) FROM STDIN{format}", table(&target.name), names.join(", ")))
 }
 
 fn upsert(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
@@ -289,8 +302,12 @@ fn delete(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Res
     Ok(Statement { sql, types: rows.types, counts: false })
 }
 
-/// A parameter in its binary form.
-pub(crate) struct Encoded(pub(crate) Bytes);
+/// A parameter in its binary form: one array.
+pub(crate) struct Encoded {
+    bytes: BytesMut,
+    form: Form,
+    rows: i32,
+}
 
 impl std::fmt::Debug for Encoded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -305,7 +322,16 @@ impl ToSql for Encoded {
         _: &Type,
         out: &mut BytesMut,
     ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(&self.0);
+        out.reserve(20 + self.bytes.len());
+        out.put_i32(i32::from(self.rows > 0));
+        // Whether there are NULLs among them, which the server finds out by itself.
+        out.put_i32(0);
+        out.put_u32(self.form.types().0.oid());
+        if self.rows > 0 {
+            out.put_i32(self.rows);
+            out.put_i32(1);
+        }
+        out.put_slice(&self.bytes);
         Ok(IsNull::No)
     }
 
@@ -316,189 +342,35 @@ impl ToSql for Encoded {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// The array of one cell of all rows.
-pub(crate) fn array(rows: &[&[Value]], cell: usize, column: &TargetColumn) -> Result<Encoded> {
-    let (array_type, _) = carrier(column);
-    let element = match array_type.kind() {
-        tokio_postgres::types::Kind::Array(element) => element.clone(),
-        _ => return Err(Error::bug("a carrier is no array")),
-    };
-    let too_big = || Error::bug(format!("a batch for column {} is too big", column.name));
-    let mut out = BytesMut::with_capacity(20 + rows.len() * 12);
-    out.put_i32(i32::from(!rows.is_empty()));
-    let any_null = rows.iter().any(|r| r.get(cell).is_some_and(Value::is_null));
-    out.put_i32(i32::from(any_null));
-    out.put_u32(element.oid());
-    if !rows.is_empty() {
-        out.put_i32(i32::try_from(rows.len()).map_err(|_| too_big())?);
-        out.put_i32(1);
-    }
+/// One array a cell, in one pass over the rows.
+pub(crate) fn arrays<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [Value]>,
+    cells: &[&TargetColumn],
+) -> Result<Vec<Encoded>> {
+    let places: Vec<usize> = (0..cells.len()).collect();
+    arrays_of(rows, cells, &places)
+}
+
+/// The same for cells that stand at these places of each row.
+pub(crate) fn arrays_of<'a>(
+    rows: impl ExactSizeIterator<Item = &'a [Value]>,
+    cells: &[&TargetColumn],
+    places: &[usize],
+) -> Result<Vec<Encoded>> {
+    let count = i32::try_from(rows.len()).map_err(|_| Error::bug("a batch is too big"))?;
+    let mut arrays: Vec<Encoded> = cells
+        .iter()
+        .map(|cell| {
+            let (form, _) = carrier(cell);
+            Encoded { bytes: BytesMut::with_capacity(rows.len() * 12), form, rows: count }
+        })
+        .collect();
     for row in rows {
-        let value = row.get(cell).ok_or_else(|| Error::bug("a row is shorter than its batch"))?;
-        if value.is_null() {
-            out.put_i32(-1);
-            continue;
-        }
-        let start = out.len();
-        out.put_i32(0);
-        element_bytes(&element, value, column, &mut out)?;
-        let length = i32::try_from(out.len() - start - 4).map_err(|_| too_big())?;
-        if let Some(place) = out.get_mut(start..start + 4) {
-            place.copy_from_slice(&length.to_be_bytes());
+        for ((array, cell), place) in arrays.iter_mut().zip(cells).zip(places) {
+            let value =
+                row.get(*place).ok_or_else(|| Error::bug("a row is shorter than its batch"))?;
+            binary::put(array.form, value, cell, &mut array.bytes)?;
         }
     }
-    Ok(Encoded(out.freeze()))
-}
-
-fn element_bytes(
-    element: &Type,
-    value: &Value,
-    column: &TargetColumn,
-    out: &mut BytesMut,
-) -> Result<()> {
-    let misfit = || {
-        Error::bug(format!(
-            "a value of kind {} was sent to column {} of type {}",
-            kind(value),
-            column.name,
-            column.native
-        ))
-    };
-    let outside = || {
-        Error::data(
-            tidelock_core::Code::NotRepresentable,
-            format!("a value is outside what column {} can hold", column.name),
-        )
-    };
-    let integer = |value: &Value| match value {
-        Value::Int(i) => Some(*i),
-        Value::UInt(u) => i64::try_from(*u).ok(),
-        _ => None,
-    };
-    // A value without canonical form can only travel as text.
-    if matches!(value, Value::Foreign(_)) && *element != Type::TEXT {
-        return Err(outside());
-    }
-    match *element {
-        Type::BOOL => match value {
-            Value::Bool(b) => out.put_u8(u8::from(*b)),
-            _ => return Err(misfit()),
-        },
-        Type::INT2 | Type::INT4 | Type::INT8 => {
-            if !matches!(value, Value::Int(_) | Value::UInt(_)) {
-                return Err(misfit());
-            }
-            let number = integer(value).ok_or_else(outside)?;
-            match *element {
-                Type::INT2 => out.put_i16(i16::try_from(number).map_err(|_| outside())?),
-                Type::INT4 => out.put_i32(i32::try_from(number).map_err(|_| outside())?),
-                _ => out.put_i64(number),
-            }
-        }
-        Type::FLOAT4 => match value {
-            Value::Float32(f) => out.put_f32(*f),
-            _ => return Err(misfit()),
-        },
-        Type::FLOAT8 => match value {
-            Value::Float64(f) => out.put_f64(*f),
-            Value::Float32(f) => out.put_f64(f64::from(*f)),
-            _ => return Err(misfit()),
-        },
-        Type::TEXT => put_text(value, &column.data_type, out).ok_or_else(misfit)?,
-        Type::BYTEA => match value {
-            Value::Bytes(b) => out.put_slice(b),
-            _ => return Err(misfit()),
-        },
-        Type::DATE => match value {
-            Value::Date(d) if d.is_infinite() => out.put_i32(d.0),
-            Value::Date(d) => {
-                out.put_i32(d.0.checked_sub(EPOCH_2000_DAYS).ok_or_else(outside)?);
-            }
-            _ => return Err(misfit()),
-        },
-        Type::TIME => match value {
-            Value::Time(t) => out.put_i64(t.0),
-            _ => return Err(misfit()),
-        },
-        Type::TIMESTAMP | Type::TIMESTAMPTZ => {
-            let micros = match (value, element) {
-                (Value::Timestamp(t), &Type::TIMESTAMP) => t.0,
-                (Value::Instant(t), &Type::TIMESTAMPTZ) => t.0,
-                _ => return Err(misfit()),
-            };
-            out.put_i64(match micros {
-                i64::MAX | i64::MIN => micros,
-                _ => micros.checked_sub(EPOCH_2000_MICROS).ok_or_else(outside)?,
-            });
-        }
-        Type::UUID => match value {
-            Value::Uuid(u) => out.put_slice(u),
-            _ => return Err(misfit()),
-        },
-        _ => return Err(misfit()),
-    }
-    Ok(())
-}
-
-/// Texts, and everything that the server casts from text; a text must not pass for a number or the
-/// other way round.
-fn put_text(value: &Value, data_type: &DataType, out: &mut BytesMut) -> Option<()> {
-    let fits = match value {
-        Value::Foreign(_) => true,
-        Value::Text(_) => matches!(
-            data_type,
-            DataType::Text { .. }
-                | DataType::Json
-                | DataType::Enum { .. }
-                | DataType::Bits { .. }
-                | DataType::Address { .. }
-                | DataType::Native { .. }
-        ),
-        Value::Json(_) => matches!(data_type, DataType::Text { .. } | DataType::Json),
-        Value::Interval(_) => matches!(data_type, DataType::Interval { .. }),
-        Value::Enum(_) => matches!(data_type, DataType::Text { .. } | DataType::Enum { .. }),
-        Value::Decimal(_) | Value::Int(_) | Value::UInt(_) => {
-            matches!(data_type, DataType::Decimal { .. })
-        }
-        _ => false,
-    };
-    if !fits {
-        return None;
-    }
-    match value {
-        Value::Text(t)
-        | Value::Enum(t)
-        | Value::Json(t)
-        | Value::Decimal(t)
-        | Value::Foreign(t) => out.put_slice(t.as_bytes()),
-        Value::Int(i) => out.put_slice(i.to_string().as_bytes()),
-        Value::UInt(u) => out.put_slice(u.to_string().as_bytes()),
-        Value::Interval(_) => out.put_slice(form::text(value)?.as_bytes()),
-        _ => return None,
-    }
-    Some(())
-}
-
-/// The kind of a value, for a message that must not show the value.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Unchanged => "unchanged",
-        Value::Bool(_) => "bool",
-        Value::Int(_) => "int",
-        Value::UInt(_) => "unsigned int",
-        Value::Decimal(_) => "decimal",
-        Value::Float32(_) | Value::Float64(_) => "float",
-        Value::Text(_) => "text",
-        Value::Bytes(_) => "bytes",
-        Value::Date(_) => "date",
-        Value::Time(_) => "time",
-        Value::Timestamp(_) => "timestamp",
-        Value::Instant(_) => "instant",
-        Value::Interval(_) => "interval",
-        Value::Uuid(_) => "uuid",
-        Value::Json(_) => "json",
-        Value::Enum(_) => "enum",
-        Value::Foreign(_) => "foreign",
-    }
+    Ok(arrays)
 }

@@ -33,8 +33,10 @@ use crate::session::PINNED;
 
 /// No message of a server is longer than this; a longer one is damage.
 const MESSAGE_BYTES_MAX: usize = 0x4000_0000;
-/// Room kept free in the receive buffer.
+/// Size of the receive buffer; the server sends less than that at a time.
 const READ_BYTES: usize = 64 * 1024;
+/// With less room than this a new receive buffer is begun: rows that are still in use hold the old one.
+const ROOM_BYTES_MIN: usize = 8 * 1024;
 /// Seconds from 1970 to 2000, where the protocol's clock starts.
 pub(crate) const EPOCH_2000_MICROS: i64 = 946_684_800_000_000;
 
@@ -348,7 +350,9 @@ impl Wire {
 
     /// Waits for more bytes.
     pub(crate) async fn fill(&mut self) -> Result<()> {
-        self.received.reserve(READ_BYTES);
+        if self.received.capacity() - self.received.len() < ROOM_BYTES_MIN {
+            self.received.reserve(READ_BYTES);
+        }
         match self.stream.read_buf(&mut self.received).await {
             Ok(0) => Err(Error::transient(
                 Code::Unreachable,

@@ -25,12 +25,12 @@ fn progress(field: &Field) -> Progress {
     }
 }
 
-fn mark(epoch: u64, seq: u64) -> Mark {
+pub fn mark(epoch: u64, seq: u64) -> Mark {
     Mark { epoch, seq, hops: HopList::default() }
 }
 
 /// The table as the catalog has it, with the primary key as mapping key.
-async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<TargetTable> {
+pub async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<TargetTable> {
     static IDS: AtomicU64 = AtomicU64::new(1);
     let tables = field.connector.catalog(&["public".into()]).await.expect("catalog");
     let table = tables.into_iter().find(|t| t.name.name == name).expect("table");
@@ -54,7 +54,7 @@ async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<Targ
     Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged })
 }
 
-fn batch(
+pub fn batch(
     table: &Arc<TargetTable>,
     op: WriteOp,
     columns: &[usize],
@@ -73,16 +73,16 @@ fn load<'a>(table: &Arc<TargetTable>, columns: &[usize], rows: &'a Vec<Box<[Valu
     Load { mapping: "m".into(), table: table.clone(), columns: columns.into(), rows }
 }
 
-async fn started(field: &Field) -> OpenSink {
+pub async fn started(field: &Field) -> OpenSink {
     let mut open = field.sink().await;
     assert!(open.progress.is_none());
     open.sink.create_progress(&progress(field)).await.expect("progress");
     open
 }
 
-const INT: fn(i64) -> Value = Value::Int;
+pub const INT: fn(i64) -> Value = Value::Int;
 
-fn text(text: &str) -> Value {
+pub fn text(text: &str) -> Value {
     Value::Text(text.into())
 }
 
@@ -134,7 +134,7 @@ async fn rows_and_position_are_committed_together() {
     }
 }
 
-async fn wait_free(field: &Field) {
+pub async fn wait_free(field: &Field) {
     // The scratch server's own sessions hold none.
     until(field, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0").await;
 }
@@ -282,12 +282,38 @@ async fn a_second_writer_waits_and_a_fenced_one_is_stopped() {
     assert_eq!(error.kind(), ErrorKind::Fenced);
     // Somebody takes over although the lock says no: the epoch stops us.
     field.sql("UPDATE tidelock.progress SET epoch = 2").await;
-    let error = open.sink.begin(&mark(1, 1)).await.expect_err("fenced");
+    let table = target(&field, "t", false).await;
+    open.sink.begin(&mark(1, 1)).await.expect("begin");
+    let row = batch(&table, WriteOp::Upsert, &[0], &[&[INT(1)]]);
+    let error = open.sink.write(&[row]).await.expect_err("fenced");
     assert_eq!(error.kind(), ErrorKind::Fenced);
     drop(open);
     wait_free(&field).await;
-    let open = field.sink().await;
-    assert_eq!(open.progress.map(|p| p.epoch), Some(3));
+    let mut open = field.sink().await;
+    assert_eq!(open.progress.as_ref().map(|p| p.epoch), Some(3));
+    // Nor does a transaction without rows get through.
+    let error = open.sink.save_position(&mark(2, 1), &Position::new("0/9")).await.expect_err("old");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    drop(open);
+    wait_free(&field).await;
+    // The position must meet the row that the mark left, even if the mark was right.
+    let mut open = field.sink().await;
+    field
+        .sql(
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER swallow BEFORE UPDATE OF position ON tidelock.progress FOR EACH ROW \
+             EXECUTE FUNCTION nothing()",
+        )
+        .await;
+    open.sink.begin(&mark(4, 1)).await.expect("begin");
+    let row = batch(&table, WriteOp::Upsert, &[0], &[&[INT(1)]]);
+    open.sink.write(&[row]).await.expect("write");
+    let error = open.sink.commit(&Position::new("0/9"), 0).await.expect_err("no position");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    drop(open);
+    wait_free(&field).await;
+    assert_eq!(field.one("SELECT count(*) FROM t").await, "0");
+    assert_eq!(field.one("SELECT seq || ' ' || position FROM tidelock.progress").await, "0 0/1");
     assert_eq!(field.connector.forget("p", "crm:erp").await.expect("forget"), 1);
 }
 
