@@ -26,7 +26,8 @@
 //! **Plans.** Statements that find rows by their keys must do so by the index, whatever the server believes of
 //! the size of a table that is being filled: without statistics it takes a table that was empty when the
 //! plan was made for small, and would read it whole for every batch. So reading tables whole is priced out for
-//! the session, plans are made once and not for every few rows, and are made anew as the table grows.
+//! the session, plans are made once and not for every few rows, and are made anew as the table grows. Where a
+//! trigger has no other way than to read a table whole, that price would make the server compile its plan for half a second, so nothing is compiled.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -78,7 +79,8 @@ const STUCK_SECONDS: f64 = 30.0;
 const SETTINGS: &str = "-c datestyle=ISO -c intervalstyle=postgres -c lc_monetary=C \
      -c extra_float_digits=3 -c standard_conforming_strings=on -c array_nulls=on -c xmloption=content \
      -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=30s \
-     -c default_transaction_read_only=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
+     -c default_transaction_read_only=off -c jit=off -c enable_seqscan=off \
+     -c plan_cache_mode=force_generic_plan";
 
 struct Prepared {
     statement: tokio_postgres::Statement,
