@@ -10,6 +10,7 @@
 //! | `REPEAT` | how often each is done; medians are shown | 3 |
 //! | `LANES` | `tidelock`, `native` (limits among them) or `all` | `all` |
 //! | `LATENCY` | 1: commit to visible as well | 1 |
+//! | `DURABLE` | 0: targets that do not wait for the disk, for a quick look at CPU | 1 |
 //! | `TIDELOCK_BIN` | other binaries, `word=path,word=path` or one path | this build |
 //! | `GROWTH` | 1: tidelock alone instead, by rows, tables, bytes a row and rows a transaction, and at rest; or some of `rows,tables,bytes,transaction,idle`. `FULL=1` goes on to 10,000,000 rows | 0 |
 //! | `OUT` | a folder for `results.json`, `results.md` and plots | none |

@@ -30,6 +30,7 @@ use tidelock_core::{
     Change, Connector, HopList, Lease, LogEvent, Mark, Op, OpKind, Position, Progress, SinkSpec,
     SourceSpec, TableName, TableSchema, WriteBatch,
 };
+use tidelock_scratch::mysql_async::prelude::Queryable;
 use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 use tokio::runtime::Runtime;
 use workload::Workload;
@@ -105,6 +106,25 @@ impl Server {
         }
     }
 
+    /// Does the work in one session: its pieces end inside transactions.
+    async fn work(&self, work: &Workload) -> Outcome {
+        match self {
+            Server::Postgres(server) => {
+                let client = server.client("db").await?;
+                for sql in work.sql() {
+                    client.batch_execute(&sql).await?;
+                }
+            }
+            Server::MariaDb(server) => {
+                let mut conn = server.conn("db").await?;
+                for sql in work.sql() {
+                    conn.query_drop(sql).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn sql(&self, statements: &str) -> Outcome {
         match self {
             Server::Postgres(server) => server.sql("db", statements).await?,
@@ -147,9 +167,7 @@ impl Setup {
         let plans = start::plan(flow, &*source, &*target, false).await?.mappings;
         let spec = start::source_spec(&config.name, flow, &plans, &history);
         let from = source.create_stream(&spec, false).await?;
-        for sql in Workload::new('b', ROWS).sql() {
-            servers[0].sql(&sql).await?;
-        }
+        servers[0].work(&Workload::new('b', ROWS)).await?;
         let mut setup =
             Setup { source, target, spec, from, plans, changes: Vec::new(), _servers: servers };
         setup.changes = setup.read().await?;

@@ -97,7 +97,7 @@ fn trimmed(value: f64) -> String {
 
 fn draw_one(area: &Area<'_>, bars: &Bars) -> Outcome {
     let sums = bars.values.iter().flatten().map(|parts| parts.iter().sum::<f64>());
-    let top = sums.fold(0.0, f64::max).max(f64::MIN_POSITIVE) * 1.18;
+    let top = sums.fold(0.0, f64::max).max(f64::MIN_POSITIVE) * 1.5;
     let mut chart = ChartBuilder::on(area)
         .caption(&bars.title, words(16))
         .margin(12)
@@ -128,8 +128,8 @@ fn draw_one(area: &Area<'_>, bars: &Bars) -> Outcome {
     let stacked = bars.parts.len() > 1;
     for (part, part_name) in bars.parts.iter().enumerate() {
         for (bar, bar_name) in bars.bars.iter().enumerate() {
-            let colour =
-                PALETTE[if stacked { part + 2 } else { bar_colour(bar_name, bar) } % PALETTE.len()];
+            let colour = PALETTE
+                [if stacked { part + 2 } else { bar_colour(&bars.bars, bar) } % PALETTE.len()];
             let boxes = bars.values.iter().enumerate().filter_map(|(group, of)| {
                 let parts = of.get(bar)?;
                 let below = parts.iter().take(part).sum::<f64>();
@@ -155,11 +155,7 @@ fn draw_one(area: &Area<'_>, bars: &Bars) -> Outcome {
                     group as f64 + 0.1 + (bar as f64 + 0.1) * width,
                     parts.iter().sum::<f64>() + top * 0.055,
                 );
-                let text = bars
-                    .bars
-                    .get(bar)
-                    .map(|name| name.chars().take(1).collect::<String>())
-                    .unwrap_or_default();
+                let text = bars.bars.get(bar).map(|name| initials(name)).unwrap_or_default();
                 chart.draw_series([Text::new(text, at, words(11))])?;
             }
         }
@@ -167,8 +163,16 @@ fn draw_one(area: &Area<'_>, bars: &Bars) -> Outcome {
     legend(&mut chart)
 }
 
-fn bar_colour(name: &str, bar: usize) -> usize {
-    if name.starts_with("native") || name.ends_with("limit") { bar % 2 } else { 2 + bar % 4 }
+/// Greys for what is held against, colours for what is measured.
+fn bar_colour(names: &[String], bar: usize) -> usize {
+    let is_reference = |name: &String| name.starts_with("native") || name.ends_with("limit");
+    let own = names.iter().take(bar).filter(|name| !is_reference(name)).count();
+    if names.get(bar).is_some_and(is_reference) { bar % 2 } else { 2 + own % 4 }
+}
+
+/// `t` for tidelock, `n`, `n0` and `n4` for native replication and its workers.
+fn initials(name: &str) -> String {
+    name.chars().take(1).chain(name.chars().filter(char::is_ascii_digit)).collect()
 }
 
 fn legend<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>) -> Outcome
@@ -189,7 +193,7 @@ fn draw_growth(area: &Area<'_>, lines: &Lines) -> Outcome {
     let points = || lines.lines.iter().flat_map(|line| &line.points);
     let low = points().map(|p| p.0).fold(f64::INFINITY, f64::min).max(1e-9);
     let high = points().map(|p| p.0).fold(low * 1.0001, f64::max);
-    let top = points().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max) * 1.25;
+    let top = points().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max) * 1.4;
     let mut chart = ChartBuilder::on(area)
         .caption(&lines.title, words(16))
         .margin(12)

@@ -63,7 +63,8 @@ pub type Lanes<'a> = BTreeMap<(&'a str, char), Vec<Lane<'a>>>;
 
 /// By pair and workload, in the order of the first run.
 pub fn medians(runs: &[Run]) -> Lanes<'_> {
-    let mut of: BTreeMap<(&str, char), Vec<(&str, Vec<&Run>)>> = BTreeMap::new();
+    type Runs<'a> = Vec<(&'a str, Vec<&'a Run>)>;
+    let mut of: BTreeMap<(&str, char), Runs<'_>> = BTreeMap::new();
     for run in runs {
         let lanes = of.entry((&run.pair, run.workload)).or_default();
         match lanes.iter_mut().find(|(name, _)| *name == run.lane) {
@@ -247,7 +248,7 @@ fn plot(runs: &[Run], folder: &Path) -> Outcome {
         // A limit is one side only: its cost compares with nothing.
         costs.push(bars(
             names(|name| !name.ends_with("limit")),
-            "CPU s a million rows",
+            "CPU s a million rows (n native, t tidelock)",
             &["source", "engine", "target"],
             |lane| vec![lane.cpu[0], lane.cpu[1], lane.cpu[3]],
         ));

@@ -49,6 +49,7 @@ pub enum Server {
 impl Server {
     /// A server with an empty database `db`. A target is durable; a source, which all lanes share, is not.
     pub async fn start(family: Family, durable: bool) -> Outcome<Server> {
+        let durable = durable && std::env::var("DURABLE").as_deref() != Ok("0");
         match family {
             Family::Postgres => {
                 let options =

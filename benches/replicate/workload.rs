@@ -109,7 +109,8 @@ impl Workload {
         }
     }
 
-    /// Whole transactions as SQL, in pieces of about a megabyte for one trip each. Transaction `c` spans its pieces.
+    /// The transactions as SQL, in pieces of about a megabyte for one trip each. A piece may end inside a transaction, so all
+    /// of them belong into one session.
     pub fn sql(&self) -> impl Iterator<Item = String> + '_ {
         let mut transaction = 0;
         let mut at = 0;
@@ -366,19 +367,19 @@ fn value(table: Table, column: usize, id: u64, version: u32) -> Cell {
         "sku" => Cell::Quoted(format!("SKU-{:06}-{:08x}", ever % 100_000, ever >> 32)),
         "warehouse" => Cell::Quoted(format!("WH-{:02}", ever % 24)),
         "status" => Cell::Quoted(STATUS[(now % 6) as usize].to_owned()),
-        "channel" if ever % 10 == 0 => Cell::Null,
+        "channel" if ever.is_multiple_of(10) => Cell::Null,
         "channel" => Cell::Quoted(CHANNEL[(ever % 4) as usize].to_owned()),
-        "currency" => Cell::Quoted(if ever % 3 == 0 { "USD" } else { "EUR" }.to_owned()),
-        "discount" if ever % 4 != 0 => Cell::Null,
+        "currency" => Cell::Quoted(if ever.is_multiple_of(3) { "USD" } else { "EUR" }.to_owned()),
+        "discount" if !ever.is_multiple_of(4) => Cell::Null,
         "total" | "discount" | "price" => money(now),
-        "priority" if ever % 5 == 0 => Cell::Null,
+        "priority" if ever.is_multiple_of(5) => Cell::Null,
         "priority" => bare((ever % 9).to_string()),
         "quantity" | "reserved" => bare((now % 1_000).to_string()),
         "created_at" => moment(ever),
         "shipped_at" if version == 0 => Cell::Null,
         "updated_at" if version == 0 && table == Table::Orders => Cell::Null,
         "updated_at" | "shipped_at" => moment(now),
-        "note" if ever % 3 == 0 => Cell::Null,
+        "note" if ever.is_multiple_of(3) => Cell::Null,
         "note" => {
             Cell::Quoted(format!("Lieferung Nr. {} – bitte klingeln, {:x}", now % 1_000, now))
         }
@@ -388,7 +389,7 @@ fn value(table: Table, column: usize, id: u64, version: u32) -> Cell {
             ever / 256 % 256,
             ever / 65_536 % 256,
             ever % 97,
-            ever % 2 == 0,
+            ever.is_multiple_of(2),
             ever % 7 + 1
         )),
     }
