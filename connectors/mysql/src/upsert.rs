@@ -13,6 +13,7 @@ use tidelock_core::{
     json_loss,
 };
 
+use crate::load;
 use crate::session::{Flavour, quote};
 
 /// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
@@ -117,6 +118,31 @@ pub(crate) fn delete(batch: &WriteBatch, rows: usize) -> Result<String> {
     Ok(format!("DELETE FROM {} WHERE {tests}", name(&batch.table)))
 }
 
+/// Whether a delete can name the keys in one list: the server finds each row by the index, and there is one
+/// statement to plan. The key must be a single column of a type whose comparison in a list is that of `=`.
+pub(crate) fn lists_keys(table: &TargetTable) -> Result<bool> {
+    let [key] = table.key[..] else { return Ok(false) };
+    Ok(matches!(column(table, key)?.data_type, DataType::Int { .. } | DataType::Text { .. }))
+}
+
+/// A delete of so many rows whose keys [`lists_keys`]. A text key is in the list twice, once for the index: a row that is
+/// byte for byte a key of the second list is that key's, whichever key of the first one found it.
+pub(crate) fn delete_listed(batch: &WriteBatch, rows: usize) -> Result<String> {
+    let table = &batch.table;
+    let [key] = table.key[..] else {
+        return Err(Error::bug(format!("table {}: its keys make no list", table.name)));
+    };
+    let c = column(table, key)?;
+    let q = quote(&c.name);
+    let list = |mark: &str| vec![mark; rows].join(",");
+    let mut sql = format!("DELETE FROM {} WHERE {q} IN ({})", name(table), list("?"));
+    if is_text(c) {
+        let exact = list("CAST(? AS BINARY)");
+        sql.push_str(&format!(" AND CAST(CONVERT({q} USING utf8mb4) AS BINARY) IN ({exact})"));
+    }
+    Ok(sql)
+}
+
 /// A delete of all rows.
 pub(crate) fn delete_all(batch: &WriteBatch) -> String {
     format!("DELETE FROM {}", name(&batch.table))
@@ -210,13 +236,11 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         | Value::Enum(t)
         | Value::Foreign(t) => Param::Bytes(t.as_bytes().to_vec()),
         Value::Bytes(b) => Param::Bytes(b.to_vec()),
-        Value::Date(d) if !d.is_infinite() => Param::Bytes(date_text(*d).into_bytes()),
-        Value::Time(t) => Param::Bytes(time_text(*t).into_bytes()),
-        Value::Timestamp(t) if !t.is_infinite() => Param::Bytes(timestamp_text(*t).into_bytes()),
+        Value::Date(d) if !d.is_infinite() => date_param(*d),
+        Value::Time(t) => time_param(*t),
+        Value::Timestamp(t) if !t.is_infinite() => timestamp_param(*t),
         // Our sessions run in UTC.
-        Value::Instant(Instant(i)) if !Instant(*i).is_infinite() => {
-            Param::Bytes(timestamp_text(Timestamp(*i)).into_bytes())
-        }
+        Value::Instant(Instant(i)) if !Instant(*i).is_infinite() => timestamp_param(Timestamp(*i)),
         Value::Date(_) | Value::Timestamp(_) | Value::Instant(_) => return wrong("infinity"),
         Value::Interval(_) => return wrong("interval"),
         Value::Uuid(u) if matches!(column.data_type, DataType::Bytes { .. }) => {
@@ -230,34 +254,23 @@ fn lossy(column: &TargetColumn, why: &str) -> Error {
     Error::data(Code::NotRepresentable, format!("column {}: {why}", column.name))
 }
 
-pub(crate) fn date_text(date: Date) -> String {
-    let (y, m, d) = date.to_ymd();
-    format!("{y:04}-{m:02}-{d:02}")
+/// A parameter of text that is written, at most so many bytes long.
+fn written<T>(value: T, bytes_max: usize, put: fn(T, &mut Vec<u8>)) -> Param {
+    let mut text = Vec::with_capacity(bytes_max);
+    put(value, &mut text);
+    Param::Bytes(text)
 }
 
-pub(crate) fn time_text(Time(micros): Time) -> String {
-    let sign = if micros < 0 { "-" } else { "" };
-    let v = micros.unsigned_abs();
-    let (s, frac) = (v / 1_000_000, v % 1_000_000);
-    let mut text = format!("{sign}{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-    push_fraction(&mut text, frac);
-    text
+pub(crate) fn date_param(date: Date) -> Param {
+    written(date, 12, load::put_date)
 }
 
-/// Digits that are zero are left out: the server would warn of more digits than the column holds.
-fn push_fraction(text: &mut String, frac: u64) {
-    if frac > 0 {
-        text.push_str(format!(".{frac:06}").trim_end_matches('0'));
-    }
+pub(crate) fn time_param(time: Time) -> Param {
+    written(time, 20, load::put_time)
 }
 
-pub(crate) fn timestamp_text(timestamp: Timestamp) -> String {
-    let (date, Time(time)) = timestamp.split();
-    let v = time.unsigned_abs();
-    let s = v / 1_000_000;
-    let mut text = format!("{} {:02}:{:02}:{:02}", date_text(date), s / 3600, s / 60 % 60, s % 60);
-    push_fraction(&mut text, v % 1_000_000);
-    text
+pub(crate) fn timestamp_param(timestamp: Timestamp) -> Param {
+    written(timestamp, 28, load::put_stamp)
 }
 
 #[cfg(test)]
