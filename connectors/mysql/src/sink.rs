@@ -55,6 +55,8 @@ const HOLDER_SILENT_SECONDS: u64 = 30;
 const ROWS_MAX: usize = 500;
 /// Rows of a bulk packet.
 const BULK_ROWS_MAX: usize = 2_000;
+/// Updates of one trip on MySQL.
+const TRIP_ROWS_MAX: usize = 200;
 /// Rows of a list of keys. From 1,000 on MariaDB may plan a list as a subquery, and few keys of a small table would be
 /// looked for in the whole of it, behind the locks of others.
 const LISTED_ROWS: [usize; 2] = [256, 64];
@@ -570,17 +572,21 @@ impl MySqlSink {
         LISTED_ROWS.into_iter().find(|n| *n <= fit).unwrap_or(0)
     }
 
-    /// On MySQL this is a round trip a row: an UPDATE of several rows would have to find each row's values by a CASE
-    /// or a join, and only partial images and moved keys come this way.
+    /// MySQL has no bulk command, and an UPDATE of several rows would have to find each row's values by a CASE or a join,
+    /// whose types are not the columns': there, many updates go in one trip.
     async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
         let sql = self.text(Kind::Update, batch, 1)?;
         let maria = self.session.maria();
         let mut matched = 0;
         let mut rest = &batch.rows[..];
         while !rest.is_empty() {
-            let (now, later) =
-                rest.split_at(if maria { self.fitting(rest, BULK_ROWS_MAX) } else { 1 });
+            let rows_max = if maria { BULK_ROWS_MAX } else { TRIP_ROWS_MAX };
+            let (now, later) = rest.split_at(self.fitting(rest, rows_max));
             rest = later;
+            if now.len() > 1 && !maria {
+                matched += self.update_trip(batch, now).await?;
+                continue;
+            }
             let mut params =
                 now.iter().map(|row| update_params(batch, row)).collect::<Result<Vec<_>>>()?;
             matched += match params.pop() {
@@ -604,6 +610,47 @@ impl MySqlSink {
             .with_hint("bring the rows back with `tidelock resync`, or log full row images"));
         }
         Ok(())
+    }
+
+    /// Several updates in one trip; how many rows they met. What a warning of one is about cannot be asked for once the
+    /// next has run: where there is any, all is taken back and goes one by one, and so does what is too large.
+    async fn update_trip(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<u64> {
+        let mut sql = String::from("SAVEPOINT tidelock_updates");
+        for row in rows {
+            sql.push_str("; ");
+            upsert::put_update(batch, row, &mut sql)?;
+        }
+        if sql.len() + PACKET_HEAD >= self.packet_bytes_max {
+            return self.update_each(batch, rows).await;
+        }
+        let conn = &mut self.session.conn;
+        let sent = async {
+            let (mut matched, mut warnings) = (0, 0);
+            let mut answers = conn.query_iter(sql).await?;
+            loop {
+                matched += answers.affected_rows();
+                warnings += u64::from(answers.warnings());
+                if answers.is_empty() {
+                    return Ok((matched, warnings));
+                }
+                answers.next().await?;
+            }
+        };
+        let (matched, warnings) = within(WRITE, &self.session.place, sent).await?;
+        if warnings == 0 {
+            return Ok(matched);
+        }
+        self.session.run("ROLLBACK TO SAVEPOINT tidelock_updates").await?;
+        self.update_each(batch, rows).await
+    }
+
+    async fn update_each(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<u64> {
+        let sql = self.text(Kind::Update, batch, 1)?;
+        let mut matched = 0;
+        for row in rows {
+            matched += self.statement(&sql, update_params(batch, row)?).await?;
+        }
+        Ok(matched)
     }
 
     async fn moves(&mut self, batch: &WriteBatch) -> Result<()> {

@@ -102,6 +102,67 @@ pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
     Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
 }
 
+/// The same update with its values spelled out, for servers that take several statements in one trip but no bulk
+/// command. Each value is assigned to its column, and compared with it, as a parameter would be.
+pub(crate) fn put_update(batch: &WriteBatch, row: &[Value], out: &mut String) -> Result<()> {
+    let table = &batch.table;
+    let key = row.get(batch.columns.len()..).unwrap_or(&[]);
+    if row.len() < batch.columns.len() || key.len() != table.key.len() {
+        return Err(Error::bug(format!("table {}: a row has another width", table.name)));
+    }
+    out.push_str("UPDATE ");
+    out.push_str(&name(table));
+    for (n, (&i, value)) in batch.columns.iter().zip(row).enumerate() {
+        let c = column(table, i)?;
+        out.push_str(if n == 0 { " SET " } else { ", " });
+        out.push_str(&quote(&c.name));
+        out.push_str(" = ");
+        put_literal(c, value, out)?;
+    }
+    for (n, (&i, value)) in table.key.iter().zip(key).enumerate() {
+        let c = column(table, i)?;
+        let q = quote(&c.name);
+        out.push_str(if n == 0 { " WHERE " } else { " AND " });
+        out.push_str(&q);
+        out.push_str(" = ");
+        put_literal(c, value, out)?;
+        if is_text(c) {
+            out.push_str(&format!(" AND CAST(CONVERT({q} USING utf8mb4) AS BINARY) = CAST("));
+            put_literal(c, value, out)?;
+            out.push_str(" AS BINARY)");
+        }
+    }
+    Ok(())
+}
+
+/// A value as a literal: texts and bytes as hex, so that no setting of the server can read them otherwise.
+fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result<()> {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let bytes = matches!(value, Value::Bytes(_))
+        || matches!(column.data_type, DataType::Bytes { .. }) && matches!(value, Value::Uuid(_));
+    match param(column, value)? {
+        Param::NULL => out.push_str("NULL"),
+        Param::Int(n) => out.push_str(&n.to_string()),
+        Param::UInt(n) => out.push_str(&n.to_string()),
+        // The shortest text in double precision, which a single is exactly one of.
+        Param::Float(x) if x.is_finite() => out.push_str(&format!("{:e}", f64::from(x))),
+        Param::Double(x) if x.is_finite() => out.push_str(&format!("{x:e}")),
+        Param::Bytes(text) => {
+            out.push_str(if bytes { "X'" } else { "_utf8mb4 X'" });
+            for byte in text {
+                out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                out.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+            out.push('\'');
+        }
+        Param::Float(_) | Param::Double(_) | Param::Date(..) | Param::Time(..) => {
+            let message = format!("column {}: a value has no literal", column.name);
+            return Err(Error::bug(message));
+        }
+    }
+    Ok(())
+}
+
 /// How many parameters [`by_key`] takes.
 pub(crate) fn key_width(table: &TargetTable) -> Result<usize> {
     table.key.iter().try_fold(0, |n, &i| Ok(n + 1 + usize::from(is_text(column(table, i)?))))
