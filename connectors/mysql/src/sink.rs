@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Params, Row, Value as Param};
+use mysql_async::{Params, Row, Statement, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Load, Mark, OpenSink, Position, Progress, Result, Sink,
@@ -45,7 +45,7 @@ use tidelock_core::{
 use tokio::sync::mpsc;
 
 use crate::config::Endpoint;
-use crate::session::{Flavour, Session, literal, quote, within};
+use crate::session::{Flavour, STATEMENT, Session, literal, quote, within};
 use crate::{load, meta, upsert};
 
 const WRITE: Duration = Duration::from_secs(300);
@@ -60,8 +60,8 @@ const TRIP_ROWS_MAX: usize = 200;
 /// Rows of a list of keys. From 1,000 on MariaDB may plan a list as a subquery, and few keys of a small table would be
 /// looked for in the whole of it, behind the locks of others.
 const LISTED_ROWS: [usize; 2] = [256, 64];
-/// Texts of statements that are kept.
-const STATEMENTS_MAX: usize = 2_000;
+/// Prepared statements that are kept; the driver keeps 512, a few of them of other kinds.
+const STATEMENTS_MAX: usize = 400;
 /// Rows of a load that go into one upsert where they could not be loaded.
 const UPSERT_ROWS: usize = 2_000;
 /// Pieces that are upserted at once after one of a table was refused.
@@ -78,7 +78,7 @@ const BYTES_MAX: usize = 1 << 20;
 const PACKET_HEAD: usize = 64;
 const PARAM_HEAD: usize = 12;
 
-/// What a statement's text depends on.
+/// What a statement depends on: table, kind, columns and rows.
 type StatementKey = (u64, Kind, Arc<[usize]>, usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,8 +96,8 @@ pub(crate) struct MySqlSink {
     /// Which progress row is ours, as a condition.
     ours: String,
     spec: SinkSpec,
-    /// The texts of statements, by table, kind, columns and rows.
-    statements: HashMap<StatementKey, Arc<str>>,
+    /// The prepared statements.
+    statements: HashMap<StatementKey, Statement>,
     /// Payload a packet, and with it a row, may have.
     packet_bytes_max: usize,
     epoch: u64,
@@ -346,24 +346,28 @@ impl MySqlSink {
         Ok(())
     }
 
-    /// The text of a statement for so many rows; made once.
-    fn text(&mut self, kind: Kind, batch: &WriteBatch, rows: usize) -> Result<Arc<str>> {
+    /// The statement for so many rows, prepared once. (By its text the driver would parse it each time, for parameters
+    /// with names.) There are fewer than the driver keeps, so it closes none of them.
+    async fn prepared(&mut self, kind: Kind, batch: &WriteBatch, rows: usize) -> Result<Statement> {
         let key = (batch.table.id, kind, batch.columns.clone(), rows);
-        if let Some(text) = self.statements.get(&key) {
-            return Ok(text.clone());
+        if let Some(statement) = self.statements.get(&key) {
+            return Ok(statement.clone());
         }
-        let text: Arc<str> = match kind {
+        let text = match kind {
             Kind::Upsert => upsert::upsert(batch, rows, self.session.flavour)?,
             Kind::Update => upsert::update(batch)?,
             Kind::Delete => upsert::delete(batch, rows)?,
             Kind::DeleteListed => upsert::delete_listed(batch, rows)?,
-        }
-        .into();
+        };
+        let conn = &mut self.session.conn;
         if self.statements.len() >= STATEMENTS_MAX {
-            self.statements.clear();
+            for (_, statement) in self.statements.drain() {
+                within(STATEMENT, &self.session.place, conn.close(statement)).await?;
+            }
         }
-        self.statements.insert(key, text.clone());
-        Ok(text)
+        let statement = within(STATEMENT, &self.session.place, conn.prep(text)).await?;
+        self.statements.insert(key, statement.clone());
+        Ok(statement)
     }
 
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
@@ -374,9 +378,7 @@ impl MySqlSink {
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,
-            WriteOp::DeleteAll => {
-                self.statement(&upsert::delete_all(batch), Vec::new()).await.map(drop)
-            }
+            WriteOp::DeleteAll => self.delete_all(batch).await,
         }
     }
 
@@ -392,7 +394,7 @@ impl MySqlSink {
             };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
-            let sql = self.text(Kind::Upsert, batch, if maria { 1 } else { n })?;
+            let sql = self.prepared(Kind::Upsert, batch, if maria { 1 } else { n }).await?;
             if maria {
                 let mut params = Vec::with_capacity(now.len());
                 for row in now {
@@ -546,17 +548,17 @@ impl MySqlSink {
                 params.push(one);
             }
             if listed > 0 {
-                let sql = self.text(Kind::DeleteListed, batch, listed)?;
+                let sql = self.prepared(Kind::DeleteListed, batch, listed).await?;
                 // First all keys for the index, then all of them for the exact test.
                 let cells = (0..width).flat_map(|i| {
                     params.iter().filter_map(move |one| one.get(i).cloned()).collect::<Vec<_>>()
                 });
                 self.statement(&sql, cells.collect()).await?;
             } else if maria {
-                let sql = self.text(Kind::Delete, batch, 1)?;
+                let sql = self.prepared(Kind::Delete, batch, 1).await?;
                 self.bulk(&sql, params).await?;
             } else {
-                let sql = self.text(Kind::Delete, batch, n)?;
+                let sql = self.prepared(Kind::Delete, batch, n).await?;
                 self.statement(&sql, params.into_iter().flatten().collect()).await?;
             }
         }
@@ -575,7 +577,7 @@ impl MySqlSink {
     /// MySQL has no bulk command, and an UPDATE of several rows would have to find each row's values by a CASE or a join,
     /// whose types are not the columns': there, many updates go in one trip.
     async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
-        let sql = self.text(Kind::Update, batch, 1)?;
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
         let maria = self.session.maria();
         let mut matched = 0;
         let mut rest = &batch.rows[..];
@@ -645,7 +647,7 @@ impl MySqlSink {
     }
 
     async fn update_each(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<u64> {
-        let sql = self.text(Kind::Update, batch, 1)?;
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
         let mut matched = 0;
         for row in rows {
             matched += self.statement(&sql, update_params(batch, row)?).await?;
@@ -654,7 +656,7 @@ impl MySqlSink {
     }
 
     async fn moves(&mut self, batch: &WriteBatch) -> Result<()> {
-        let sql = self.text(Kind::Update, batch, 1)?;
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
         for row in &batch.rows {
             let params = update_params(batch, row)?;
             if self.statement(&sql, params).await? == 0 {
@@ -710,7 +712,7 @@ impl MySqlSink {
         .with_hint("raise max_allowed_packet of this server (up to 1073741824)"))
     }
 
-    async fn bulk(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
+    async fn bulk(&mut self, sql: &Statement, params: Vec<Vec<Param>>) -> Result<u64> {
         // Several were taken together only as far as they fit.
         if let [one] = &params[..] {
             self.fits(one)?;
@@ -720,11 +722,17 @@ impl MySqlSink {
         self.no_warnings().await
     }
 
-    async fn statement(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
+    async fn statement(&mut self, sql: &Statement, params: Vec<Param>) -> Result<u64> {
         self.fits(&params)?;
         let params = Params::Positional(params);
         within(WRITE, &self.session.place, self.session.conn.exec_drop(sql, params)).await?;
         self.no_warnings().await
+    }
+
+    async fn delete_all(&mut self, batch: &WriteBatch) -> Result<()> {
+        let sql = upsert::delete_all(batch);
+        within(WRITE, &self.session.place, self.session.conn.query_drop(sql)).await?;
+        self.no_warnings().await.map(drop)
     }
 
     /// A warning of a write is an error: the server stored something else than was sent.

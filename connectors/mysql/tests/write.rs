@@ -374,3 +374,36 @@ async fn partial_updates_store_every_value_exactly_and_fire_each_trigger_once() 
         assert_eq!(server.one("crm", state).await.unwrap(), whole);
     }
 }
+
+#[tokio::test]
+async fn more_kinds_of_statements_than_are_kept_are_prepared_again() {
+    let (server, c) = server().await;
+    let names: Vec<String> = (0..10).map(|i| format!("c{i}")).collect();
+    let declared = names.join(" int NOT NULL DEFAULT 0, ");
+    server
+        .sql("crm", &format!("CREATE TABLE t (id int PRIMARY KEY, {declared} int NOT NULL DEFAULT 0); INSERT INTO t (id) VALUES (1), (2)"))
+        .await
+        .unwrap();
+    let columns = ["id"].into_iter().chain(names.iter().map(String::as_str));
+    let t = target(&columns.map(|name| (name, int(32))).collect::<Vec<_>>());
+    // Each set of columns is a statement of its own; each is used twice, the second time when many others have been.
+    let (mut open, mark) = take(&*c).await;
+    open.sink.begin(&mark).await.unwrap();
+    for turn in 1..=2 {
+        for set in 1..1_000_i64 {
+            let columns: Vec<usize> =
+                (0..10).filter(|i| set & (1 << i) != 0).map(|i| i + 1).collect();
+            let mut row = vec![Value::Int(set * turn); columns.len()];
+            row.push(Value::Int(turn));
+            open.sink.write(&[batch(&t, WriteOp::Update, &columns, vec![row])]).await.unwrap();
+        }
+    }
+    open.sink.commit(&Position::new("0-1-1"), 7).await.unwrap();
+    // The last set that has the column.
+    let last = |bit: i64| (1..1_000).rev().find(|set| set & (1 << bit) != 0).unwrap();
+    for turn in 1..=2 {
+        let expected: Vec<String> = (0..10).map(|bit| (last(bit) * turn).to_string()).collect();
+        let sql = format!("SELECT CONCAT_WS(',', {}) FROM t WHERE id = {turn}", names.join(", "));
+        assert_eq!(server.one("crm", &sql).await.unwrap(), expected.join(","));
+    }
+}
