@@ -4,6 +4,7 @@
 //! MEDIUMINT and never checks the CRC. Every length is checked against what is there before anything
 //! is allocated for it.
 
+pub(crate) mod arena;
 pub(crate) mod cell;
 pub(crate) mod jsonb;
 pub(crate) mod rows;

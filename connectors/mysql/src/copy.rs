@@ -152,12 +152,10 @@ fn param(value: &Value) -> Result<Param> {
         | Value::Enum(t)
         | Value::Foreign(t) => Param::Bytes(t.as_bytes().to_vec()),
         Value::Bytes(b) => Param::Bytes(b.to_vec()),
-        Value::Date(d) => Param::Bytes(upsert::date_text(*d).into_bytes()),
-        Value::Time(t) => Param::Bytes(upsert::time_text(*t).into_bytes()),
-        Value::Timestamp(t) => Param::Bytes(upsert::timestamp_text(*t).into_bytes()),
-        Value::Instant(Instant(i)) => {
-            Param::Bytes(upsert::timestamp_text(Timestamp(*i)).into_bytes())
-        }
+        Value::Date(d) => upsert::date_param(*d),
+        Value::Time(t) => upsert::time_param(*t),
+        Value::Timestamp(t) => upsert::timestamp_param(*t),
+        Value::Instant(Instant(i)) => upsert::timestamp_param(Timestamp(*i)),
         Value::Uuid(u) => Param::Bytes(crate::binlog::uuid_text(u).into_bytes()),
         Value::Interval(_) => return Err(Error::bug("a key of this server is no interval")),
         Value::Null | Value::Unchanged => {

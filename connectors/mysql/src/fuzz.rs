@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tidelock_core::{Chunk, LogEvent, RowIdentity, Table, TableKind, TableName};
 
+use crate::binlog::arena::Arena;
 use crate::binlog::rows::{Layout, RowsEvent};
 use crate::binlog::table_map::TableMap;
 use crate::binlog::{self, kind};
@@ -147,7 +148,7 @@ fn decode(event: &Event, layouts: &[Layout]) {
     if let Ok(rows) = RowsEvent::decode(event.kind, data) {
         for layout in layouts {
             let mut count = 0;
-            let _ = rows.changes(layout, |_| count += 1);
+            let _ = rows.changes(layout, &mut Arena::default(), |_| count += 1);
             assert!(count <= INFLATED_MAX * data.len(), "{count} rows of {} bytes", data.len());
         }
     }

@@ -1,5 +1,27 @@
 //! The target session: one guarded transaction after another.
 //!
+//! Trips: `begin` is one, each statement of a write one, position and COMMIT together one, and a position alone one.
+//! Several statements of one trip end at the first that fails. What must have met one row before COMMIT is therefore
+//! followed by a statement that fails unless it did ([`one_row`]), and COMMIT is sent only after every write was
+//! answered: after error 1213 what follows would otherwise commit by itself.
+//!
+//! Statements are chosen by what they cost (MariaDB 10.11, CPU seconds of the server a million rows of 12 columns,
+//! 1,000 a statement, without and with two secondary indexes):
+//!
+//! | rows | statement | |
+//! |---|---|---|
+//! | new | bulk `INSERT … ON DUPLICATE KEY UPDATE` | 3.8, 7 |
+//! | | bulk `INSERT` | 3.5, 7 |
+//! | | `LOAD DATA LOCAL` | 4.5, 7 |
+//! | there | bulk `INSERT … ON DUPLICATE KEY UPDATE` | 6.5, 16 |
+//! | | bulk `UPDATE` by the key | 13.8, 26 |
+//! | | `LOAD DATA LOCAL` and a join | 12, 26 |
+//! | gone | bulk `DELETE` by the key | 11.8, 17 |
+//! | | `DELETE … WHERE key IN (…)` | 4, 8.5 |
+//!
+//! So what is believed of a row makes no difference here: the guarded upsert is the cheapest for rows that are there, and
+//! for new ones nothing is to be gained by an `INSERT` that might fail.
+//!
 //! Fencing: the first statement of a transaction sets `seq` where epoch and the sequence before are
 //! ours, and must match one row (found rows, not changed rows). It locks the row until COMMIT, so two
 //! holders cannot both go on. After 1205 half a transaction would stay open and after 1213 the next
@@ -7,13 +29,14 @@
 //! refuses to go on by itself (`broken`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Row, Value as Param};
+use mysql_async::{Params, Row, Statement, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
     Code, CopyRow, Error, ErrorKind, Lease, Load, Mark, OpenSink, Position, Progress, Result, Sink,
@@ -22,14 +45,23 @@ use tidelock_core::{
 use tokio::sync::mpsc;
 
 use crate::config::Endpoint;
-use crate::session::{Flavour, Session, quote, within};
+use crate::session::{Flavour, STATEMENT, Session, literal, quote, within};
 use crate::{load, meta, upsert};
 
 const WRITE: Duration = Duration::from_secs(300);
 /// A live holder pings every ten seconds.
 const HOLDER_SILENT_SECONDS: u64 = 30;
-/// Rows a statement or bulk packet.
+/// Rows of a statement that spells them out.
 const ROWS_MAX: usize = 500;
+/// Rows of a bulk packet.
+const BULK_ROWS_MAX: usize = 2_000;
+/// Updates of one trip on MySQL.
+const TRIP_ROWS_MAX: usize = 200;
+/// Rows of a list of keys. From 1,000 on MariaDB may plan a list as a subquery, and few keys of a small table would be
+/// looked for in the whole of it, behind the locks of others.
+const LISTED_ROWS: [usize; 2] = [256, 64];
+/// Prepared statements that are kept; the driver keeps 512, a few of them of other kinds.
+const STATEMENTS_MAX: usize = 400;
 /// Rows of a load that go into one upsert where they could not be loaded.
 const UPSERT_ROWS: usize = 2_000;
 /// Pieces that are upserted at once after one of a table was refused.
@@ -46,11 +78,26 @@ const BYTES_MAX: usize = 1 << 20;
 const PACKET_HEAD: usize = 64;
 const PARAM_HEAD: usize = 12;
 
+/// What a statement depends on: table, kind, columns and rows.
+type StatementKey = (u64, Kind, Arc<[usize]>, usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Upsert,
+    Update,
+    Delete,
+    DeleteListed,
+}
+
 /// A session that holds a flow.
 pub(crate) struct MySqlSink {
     session: Session,
     meta: String,
+    /// Which progress row is ours, as a condition.
+    ours: String,
     spec: SinkSpec,
+    /// The prepared statements.
+    statements: HashMap<StatementKey, Statement>,
     /// Payload a packet, and with it a row, may have.
     packet_bytes_max: usize,
     epoch: u64,
@@ -88,6 +135,12 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
         counted: HashMap::new(),
         packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
         meta: quote(&endpoint.meta),
+        ours: format!(
+            "pipeline = {} AND flow = {} AND lane = 0",
+            plain(&spec.pipeline),
+            plain(&spec.flow)
+        ),
+        statements: HashMap::new(),
         spec: spec.clone(),
         epoch: 0,
         seq: 0,
@@ -96,6 +149,17 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     };
     let progress = sink.raise_epoch().await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
+}
+
+/// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
+fn one_row() -> String {
+    format!("SET @tidelock_one_row = {}(ROW_COUNT() <> 1)", upsert::GUARD)
+}
+
+/// A literal of a text of ours; as it stands where nothing in it could end it.
+fn plain(text: &str) -> String {
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b" .,:;-_/+=".contains(&b);
+    if text.bytes().all(harmless) { format!("'{text}'") } else { literal(text) }
 }
 
 /// Lock names are server-wide and at most 64 characters.
@@ -212,44 +276,98 @@ impl MySqlSink {
         Ok(())
     }
 
-    async fn do_begin(&mut self, mark: &Mark) -> Result<()> {
+    /// The row's new sequence number and hop list; meets no row where another holder has been.
+    fn marking(&self, mark: &Mark, position: &str) -> Result<String> {
         let Some(before) = mark.seq.checked_sub(1) else {
             return Err(Error::bug("a mark has sequence number 0"));
         };
-        self.session.run("START TRANSACTION").await?;
-        let sql = format!(
-            "UPDATE {}.`progress` SET seq = ?, hop_list = ?, updated_at = NOW(6) \
-             WHERE pipeline = ? AND flow = ? AND lane = 0 AND epoch = ? AND seq = ?",
-            self.meta
-        );
-        let hops = mark.hops.encode(mark.seq);
-        let params = (mark.seq, hops, &self.spec.pipeline, &self.spec.flow, mark.epoch, before);
-        if self.session.exec(sql, params).await? != 1 {
-            return Err(Error::fenced(format!(
-                "{}: another process has taken flow {} over",
-                self.session.place, self.spec.flow
-            )));
+        Ok(format!(
+            "UPDATE {}.`progress` SET seq = {}, hop_list = {}, {position}updated_at = NOW(6) \
+             WHERE {} AND epoch = {} AND seq = {before}",
+            self.meta,
+            mark.seq,
+            plain(&mark.hops.encode(mark.seq)),
+            self.ours,
+            mark.epoch
+        ))
+    }
+
+    fn taken_over(&self) -> Error {
+        Error::fenced(format!(
+            "{}: another process has taken flow {} over",
+            self.session.place, self.spec.flow
+        ))
+    }
+
+    async fn do_begin(&mut self, mark: &Mark) -> Result<()> {
+        let sql = format!("START TRANSACTION; {}", self.marking(mark, "")?);
+        self.session.run(&sql).await?;
+        // Of the last statement, and there is no COMMIT among them.
+        if self.session.conn.affected_rows() != 1 {
+            return Err(self.taken_over());
         }
         (self.epoch, self.seq) = (mark.epoch, mark.seq);
         Ok(())
     }
 
+    /// Every answer to a write has been looked at, and the mark holds the progress row's lock. Should the row not be
+    /// ours all the same, [`one_row`] keeps the trip from reaching its COMMIT.
     async fn do_commit(&mut self, position: &Position, micros: i64) -> Result<()> {
         let sql = format!(
-            "UPDATE {}.`progress` SET position = ?, source_commit_micros = GREATEST(?, \
-             source_commit_micros), updated_at = NOW(6) WHERE pipeline = ? AND flow = ? \
-             AND lane = 0 AND epoch = ? AND seq = ?",
-            self.meta
+            "UPDATE {}.`progress` SET position = {}, source_commit_micros = GREATEST({micros}, \
+             source_commit_micros), updated_at = NOW(6) WHERE {} AND epoch = {} AND seq = {}; \
+             {}; COMMIT",
+            self.meta,
+            plain(position.as_str()),
+            self.ours,
+            self.epoch,
+            self.seq,
+            one_row()
         );
-        let params =
-            (position.as_str(), micros, &self.spec.pipeline, &self.spec.flow, self.epoch, self.seq);
-        if self.session.exec(sql, params).await? != 1 {
-            return Err(Error::fenced(format!(
+        self.session.run(&sql).await.map_err(|e| match e.code() {
+            // The sum overflowed.
+            Code::KeyConflict => Error::fenced(format!(
                 "{}: the progress row of flow {} changed inside our transaction",
                 self.session.place, self.spec.flow
-            )));
+            )),
+            _ => e,
+        })
+    }
+
+    /// Mark and position in one statement, which is a transaction by itself.
+    async fn do_save(&mut self, mark: &Mark, position: &Position) -> Result<()> {
+        let position = format!("position = {}, ", plain(position.as_str()));
+        let sql = self.marking(mark, &position)?;
+        self.session.run(&sql).await?;
+        if self.session.conn.affected_rows() != 1 {
+            return Err(self.taken_over());
         }
-        self.session.run("COMMIT").await
+        (self.epoch, self.seq) = (mark.epoch, mark.seq);
+        Ok(())
+    }
+
+    /// The statement for so many rows, prepared once. (By its text the driver would parse it each time, for parameters
+    /// with names.) There are fewer than the driver keeps, so it closes none of them.
+    async fn prepared(&mut self, kind: Kind, batch: &WriteBatch, rows: usize) -> Result<Statement> {
+        let key = (batch.table.id, kind, batch.columns.clone(), rows);
+        if let Some(statement) = self.statements.get(&key) {
+            return Ok(statement.clone());
+        }
+        let text = match kind {
+            Kind::Upsert => upsert::upsert(batch, rows, self.session.flavour)?,
+            Kind::Update => upsert::update(batch)?,
+            Kind::Delete => upsert::delete(batch, rows)?,
+            Kind::DeleteListed => upsert::delete_listed(batch, rows)?,
+        };
+        let conn = &mut self.session.conn;
+        if self.statements.len() >= STATEMENTS_MAX {
+            for (_, statement) in self.statements.drain() {
+                within(STATEMENT, &self.session.place, conn.close(statement)).await?;
+            }
+        }
+        let statement = within(STATEMENT, &self.session.place, conn.prep(text)).await?;
+        self.statements.insert(key, statement.clone());
+        Ok(statement)
     }
 
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
@@ -260,25 +378,23 @@ impl MySqlSink {
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,
-            WriteOp::DeleteAll => {
-                self.statement(&upsert::delete_all(batch), Vec::new()).await.map(drop)
-            }
+            WriteOp::DeleteAll => self.delete_all(batch).await,
         }
     }
 
-    async fn upserts(
-        &mut self,
-        batch: &WriteBatch,
-        rows: &[Box<[tidelock_core::Value]>],
-    ) -> Result<()> {
+    async fn upserts(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<()> {
         let maria = self.session.maria();
         let width = batch.columns.len().max(1);
         let mut rest = rows;
         while !rest.is_empty() {
-            let n = if maria { self.fitting(rest) } else { self.statement_rows(rest, width) };
+            let n = if maria {
+                self.fitting(rest, BULK_ROWS_MAX)
+            } else {
+                self.statement_rows(rest, width)
+            };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
-            let sql = upsert::upsert(batch, if maria { 1 } else { n }, self.session.flavour)?;
+            let sql = self.prepared(Kind::Upsert, batch, if maria { 1 } else { n }).await?;
             if maria {
                 let mut params = Vec::with_capacity(now.len());
                 for row in now {
@@ -410,37 +526,69 @@ impl MySqlSink {
     async fn deletes(&mut self, batch: &WriteBatch) -> Result<()> {
         let maria = self.session.maria();
         let width = upsert::key_width(&batch.table)?;
+        let lists = upsert::lists_keys(&batch.table)?;
         let mut rest = &batch.rows[..];
         while !rest.is_empty() {
-            let n = if maria { self.fitting(rest) } else { self.statement_rows(rest, width) };
+            let listed = if lists { self.listed_rows(rest, width) } else { 0 };
+            let n = match listed {
+                0 if maria => self.fitting(rest, BULK_ROWS_MAX),
+                0 => self.statement_rows(rest, width),
+                n => n,
+            };
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
             let mut params = Vec::with_capacity(now.len());
             for row in now {
                 let mut one = Vec::with_capacity(width);
-                upsert::key_cells(&batch.table, &upsert::key_of(batch, row)?, &mut one)?;
+                if batch.columns[..] == batch.table.key[..] {
+                    upsert::key_cells(&batch.table, row, &mut one)?;
+                } else {
+                    upsert::key_cells(&batch.table, &upsert::key_of(batch, row)?, &mut one)?;
+                }
                 params.push(one);
             }
-            if maria {
-                self.bulk(&upsert::delete(batch, 1)?, params).await?;
+            if listed > 0 {
+                let sql = self.prepared(Kind::DeleteListed, batch, listed).await?;
+                // First all keys for the index, then all of them for the exact test.
+                let cells = (0..width).flat_map(|i| {
+                    params.iter().filter_map(move |one| one.get(i).cloned()).collect::<Vec<_>>()
+                });
+                self.statement(&sql, cells.collect()).await?;
+            } else if maria {
+                let sql = self.prepared(Kind::Delete, batch, 1).await?;
+                self.bulk(&sql, params).await?;
             } else {
-                self.statement(&upsert::delete(batch, n)?, params.into_iter().flatten().collect())
-                    .await?;
+                let sql = self.prepared(Kind::Delete, batch, n).await?;
+                self.statement(&sql, params.into_iter().flatten().collect()).await?;
             }
         }
         Ok(())
     }
 
-    /// On MySQL this is a round trip a row: an UPDATE of several rows would have to find each row's values by a CASE
-    /// or a join, and only partial images and moved keys come this way.
+    /// How many rows from the front go into one list of keys; 0: they are too few.
+    fn listed_rows(&self, rows: &[Box<[Value]>], width: usize) -> usize {
+        let fit = match self.packet_bytes_max {
+            packet if packet < BYTES_MAX => 0,
+            _ => self.fitting(rows, ROWS_MAX).min(PARAMS_MAX / width.max(1)),
+        };
+        LISTED_ROWS.into_iter().find(|n| *n <= fit).unwrap_or(0)
+    }
+
+    /// MySQL has no bulk command, and an UPDATE of several rows would have to find each row's values by a CASE or a join,
+    /// whose types are not the columns': there, many updates go in one trip.
     async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
-        let sql = upsert::update(batch)?;
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
         let maria = self.session.maria();
         let mut matched = 0;
         let mut rest = &batch.rows[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(if maria { self.fitting(rest) } else { 1 });
+            let rows_max = if maria { BULK_ROWS_MAX } else { TRIP_ROWS_MAX };
+            let (now, later) = rest.split_at(self.fitting(rest, rows_max));
             rest = later;
+            if now.len() > 1 && !maria {
+                matched += self.update_trip(batch, now).await?;
+                continue;
+            }
             let mut params =
                 now.iter().map(|row| update_params(batch, row)).collect::<Result<Vec<_>>>()?;
             matched += match params.pop() {
@@ -466,8 +614,49 @@ impl MySqlSink {
         Ok(())
     }
 
+    /// Several updates in one trip; how many rows they met. What a warning of one is about cannot be asked for once the
+    /// next has run: where there is any, all is taken back and goes one by one, and so does what is too large.
+    async fn update_trip(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<u64> {
+        let mut sql = String::from("SAVEPOINT tidelock_updates");
+        for row in rows {
+            sql.push_str("; ");
+            upsert::put_update(batch, row, &mut sql)?;
+        }
+        if sql.len() + PACKET_HEAD >= self.packet_bytes_max {
+            return self.update_each(batch, rows).await;
+        }
+        let conn = &mut self.session.conn;
+        let sent = async {
+            let (mut matched, mut warnings) = (0, 0);
+            let mut answers = conn.query_iter(sql).await?;
+            loop {
+                matched += answers.affected_rows();
+                warnings += u64::from(answers.warnings());
+                if answers.is_empty() {
+                    return Ok((matched, warnings));
+                }
+                answers.next().await?;
+            }
+        };
+        let (matched, warnings) = within(WRITE, &self.session.place, sent).await?;
+        if warnings == 0 {
+            return Ok(matched);
+        }
+        self.session.run("ROLLBACK TO SAVEPOINT tidelock_updates").await?;
+        self.update_each(batch, rows).await
+    }
+
+    async fn update_each(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<u64> {
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
+        let mut matched = 0;
+        for row in rows {
+            matched += self.statement(&sql, update_params(batch, row)?).await?;
+        }
+        Ok(matched)
+    }
+
     async fn moves(&mut self, batch: &WriteBatch) -> Result<()> {
-        let sql = upsert::update(batch)?;
+        let sql = self.prepared(Kind::Update, batch, 1).await?;
         for row in &batch.rows {
             let params = update_params(batch, row)?;
             if self.statement(&sql, params).await? == 0 {
@@ -480,20 +669,20 @@ impl MySqlSink {
 
     /// How many rows from the front go into one statement of MySQL, which has no bulk command: few sizes, so that the
     /// prepared statements are used again.
-    fn statement_rows(&self, rows: &[Box<[tidelock_core::Value]>], width: usize) -> usize {
+    fn statement_rows(&self, rows: &[Box<[Value]>], width: usize) -> usize {
         // Of so small a packet the statement's own text may take too much.
-        let fit = if self.packet_bytes_max < BYTES_MAX { 1 } else { self.fitting(rows) };
+        let fit = if self.packet_bytes_max < BYTES_MAX { 1 } else { self.fitting(rows, ROWS_MAX) };
         let sizes = [ROWS_MAX, 64, 8, 1].map(|n| n.min(PARAMS_MAX / width.max(1)).max(1));
         sizes.into_iter().find(|n| *n <= fit).unwrap_or(1)
     }
 
     /// How many rows from the front go into one packet.
-    fn fitting(&self, rows: &[Box<[tidelock_core::Value]>]) -> usize {
+    fn fitting(&self, rows: &[Box<[Value]>], rows_max: usize) -> usize {
         let bytes_max = BYTES_MAX.min(self.packet_bytes_max / 4);
         let mut bytes = 0;
         let n = rows
             .iter()
-            .take(ROWS_MAX)
+            .take(rows_max)
             .take_while(|row| {
                 // Times take up to 32 bytes as text, and a text key goes twice.
                 bytes += row.iter().map(|v| v.heap_bytes() + 32 + PARAM_HEAD).sum::<usize>();
@@ -523,18 +712,27 @@ impl MySqlSink {
         .with_hint("raise max_allowed_packet of this server (up to 1073741824)"))
     }
 
-    async fn bulk(&mut self, sql: &str, params: Vec<Vec<Param>>) -> Result<u64> {
-        self.fits(params.iter().flatten())?;
-        let place = self.session.place.clone();
-        within(WRITE, &place, self.session.conn.exec_batch(sql, params)).await?;
+    async fn bulk(&mut self, sql: &Statement, params: Vec<Vec<Param>>) -> Result<u64> {
+        // Several were taken together only as far as they fit.
+        if let [one] = &params[..] {
+            self.fits(one)?;
+        }
+        let params = params.into_iter().map(Params::Positional);
+        within(WRITE, &self.session.place, self.session.conn.exec_batch(sql, params)).await?;
         self.no_warnings().await
     }
 
-    async fn statement(&mut self, sql: &str, params: Vec<Param>) -> Result<u64> {
+    async fn statement(&mut self, sql: &Statement, params: Vec<Param>) -> Result<u64> {
         self.fits(&params)?;
-        let place = self.session.place.clone();
-        within(WRITE, &place, self.session.conn.exec_drop(sql, params)).await?;
+        let params = Params::Positional(params);
+        within(WRITE, &self.session.place, self.session.conn.exec_drop(sql, params)).await?;
         self.no_warnings().await
+    }
+
+    async fn delete_all(&mut self, batch: &WriteBatch) -> Result<()> {
+        let sql = upsert::delete_all(batch);
+        within(WRITE, &self.session.place, self.session.conn.query_drop(sql)).await?;
+        self.no_warnings().await.map(drop)
     }
 
     /// A warning of a write is an error: the server stored something else than was sent.
@@ -559,7 +757,7 @@ impl MySqlSink {
     }
 }
 
-fn update_params(batch: &WriteBatch, row: &[tidelock_core::Value]) -> Result<Vec<Param>> {
+fn update_params(batch: &WriteBatch, row: &[Value]) -> Result<Vec<Param>> {
     let mut params = Vec::with_capacity(row.len() + 2);
     upsert::cells(batch, row, &mut params)?;
     let key = row.get(batch.columns.len()..).unwrap_or(&[]);
@@ -651,8 +849,9 @@ impl Sink for MySqlSink {
     }
 
     async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()> {
-        self.begin(mark).await?;
-        self.commit(position, 0).await
+        self.ready(false)?;
+        let result = self.do_save(mark, position).await;
+        self.guarded(result).await
     }
 
     async fn ping(&mut self) -> Result<()> {

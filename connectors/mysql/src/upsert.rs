@@ -13,6 +13,7 @@ use tidelock_core::{
     json_loss,
 };
 
+use crate::load;
 use crate::session::{Flavour, quote};
 
 /// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
@@ -101,6 +102,67 @@ pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
     Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
 }
 
+/// The same update with its values spelled out, for servers that take several statements in one trip but no bulk
+/// command. Each value is assigned to its column, and compared with it, as a parameter would be.
+pub(crate) fn put_update(batch: &WriteBatch, row: &[Value], out: &mut String) -> Result<()> {
+    let table = &batch.table;
+    let key = row.get(batch.columns.len()..).unwrap_or(&[]);
+    if row.len() < batch.columns.len() || key.len() != table.key.len() {
+        return Err(Error::bug(format!("table {}: a row has another width", table.name)));
+    }
+    out.push_str("UPDATE ");
+    out.push_str(&name(table));
+    for (n, (&i, value)) in batch.columns.iter().zip(row).enumerate() {
+        let c = column(table, i)?;
+        out.push_str(if n == 0 { " SET " } else { ", " });
+        out.push_str(&quote(&c.name));
+        out.push_str(" = ");
+        put_literal(c, value, out)?;
+    }
+    for (n, (&i, value)) in table.key.iter().zip(key).enumerate() {
+        let c = column(table, i)?;
+        let q = quote(&c.name);
+        out.push_str(if n == 0 { " WHERE " } else { " AND " });
+        out.push_str(&q);
+        out.push_str(" = ");
+        put_literal(c, value, out)?;
+        if is_text(c) {
+            out.push_str(&format!(" AND CAST(CONVERT({q} USING utf8mb4) AS BINARY) = CAST("));
+            put_literal(c, value, out)?;
+            out.push_str(" AS BINARY)");
+        }
+    }
+    Ok(())
+}
+
+/// A value as a literal: texts and bytes as hex, so that no setting of the server can read them otherwise.
+fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result<()> {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let bytes = matches!(value, Value::Bytes(_))
+        || matches!(column.data_type, DataType::Bytes { .. }) && matches!(value, Value::Uuid(_));
+    match param(column, value)? {
+        Param::NULL => out.push_str("NULL"),
+        Param::Int(n) => out.push_str(&n.to_string()),
+        Param::UInt(n) => out.push_str(&n.to_string()),
+        // The shortest text in double precision, which a single is exactly one of.
+        Param::Float(x) if x.is_finite() => out.push_str(&format!("{:e}", f64::from(x))),
+        Param::Double(x) if x.is_finite() => out.push_str(&format!("{x:e}")),
+        Param::Bytes(text) => {
+            out.push_str(if bytes { "X'" } else { "_utf8mb4 X'" });
+            for byte in text {
+                out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                out.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+            out.push('\'');
+        }
+        Param::Float(_) | Param::Double(_) | Param::Date(..) | Param::Time(..) => {
+            let message = format!("column {}: a value has no literal", column.name);
+            return Err(Error::bug(message));
+        }
+    }
+    Ok(())
+}
+
 /// How many parameters [`by_key`] takes.
 pub(crate) fn key_width(table: &TargetTable) -> Result<usize> {
     table.key.iter().try_fold(0, |n, &i| Ok(n + 1 + usize::from(is_text(column(table, i)?))))
@@ -115,6 +177,31 @@ pub(crate) fn delete(batch: &WriteBatch, rows: usize) -> Result<String> {
         _ => vec![format!("({test})"); rows].join(" OR "),
     };
     Ok(format!("DELETE FROM {} WHERE {tests}", name(&batch.table)))
+}
+
+/// Whether a delete can name the keys in one list: the server finds each row by the index, and there is one
+/// statement to plan. The key must be a single column of a type whose comparison in a list is that of `=`.
+pub(crate) fn lists_keys(table: &TargetTable) -> Result<bool> {
+    let [key] = table.key[..] else { return Ok(false) };
+    Ok(matches!(column(table, key)?.data_type, DataType::Int { .. } | DataType::Text { .. }))
+}
+
+/// A delete of so many rows whose keys [`lists_keys`]. A text key is in the list twice, once for the index: a row that is
+/// byte for byte a key of the second list is that key's, whichever key of the first one found it.
+pub(crate) fn delete_listed(batch: &WriteBatch, rows: usize) -> Result<String> {
+    let table = &batch.table;
+    let [key] = table.key[..] else {
+        return Err(Error::bug(format!("table {}: its keys make no list", table.name)));
+    };
+    let c = column(table, key)?;
+    let q = quote(&c.name);
+    let list = |mark: &str| vec![mark; rows].join(",");
+    let mut sql = format!("DELETE FROM {} WHERE {q} IN ({})", name(table), list("?"));
+    if is_text(c) {
+        let exact = list("CAST(? AS BINARY)");
+        sql.push_str(&format!(" AND CAST(CONVERT({q} USING utf8mb4) AS BINARY) IN ({exact})"));
+    }
+    Ok(sql)
 }
 
 /// A delete of all rows.
@@ -210,13 +297,11 @@ fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
         | Value::Enum(t)
         | Value::Foreign(t) => Param::Bytes(t.as_bytes().to_vec()),
         Value::Bytes(b) => Param::Bytes(b.to_vec()),
-        Value::Date(d) if !d.is_infinite() => Param::Bytes(date_text(*d).into_bytes()),
-        Value::Time(t) => Param::Bytes(time_text(*t).into_bytes()),
-        Value::Timestamp(t) if !t.is_infinite() => Param::Bytes(timestamp_text(*t).into_bytes()),
+        Value::Date(d) if !d.is_infinite() => date_param(*d),
+        Value::Time(t) => time_param(*t),
+        Value::Timestamp(t) if !t.is_infinite() => timestamp_param(*t),
         // Our sessions run in UTC.
-        Value::Instant(Instant(i)) if !Instant(*i).is_infinite() => {
-            Param::Bytes(timestamp_text(Timestamp(*i)).into_bytes())
-        }
+        Value::Instant(Instant(i)) if !Instant(*i).is_infinite() => timestamp_param(Timestamp(*i)),
         Value::Date(_) | Value::Timestamp(_) | Value::Instant(_) => return wrong("infinity"),
         Value::Interval(_) => return wrong("interval"),
         Value::Uuid(u) if matches!(column.data_type, DataType::Bytes { .. }) => {
@@ -230,34 +315,23 @@ fn lossy(column: &TargetColumn, why: &str) -> Error {
     Error::data(Code::NotRepresentable, format!("column {}: {why}", column.name))
 }
 
-pub(crate) fn date_text(date: Date) -> String {
-    let (y, m, d) = date.to_ymd();
-    format!("{y:04}-{m:02}-{d:02}")
+/// A parameter of text that is written, at most so many bytes long.
+fn written<T>(value: T, bytes_max: usize, put: fn(T, &mut Vec<u8>)) -> Param {
+    let mut text = Vec::with_capacity(bytes_max);
+    put(value, &mut text);
+    Param::Bytes(text)
 }
 
-pub(crate) fn time_text(Time(micros): Time) -> String {
-    let sign = if micros < 0 { "-" } else { "" };
-    let v = micros.unsigned_abs();
-    let (s, frac) = (v / 1_000_000, v % 1_000_000);
-    let mut text = format!("{sign}{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-    push_fraction(&mut text, frac);
-    text
+pub(crate) fn date_param(date: Date) -> Param {
+    written(date, 12, load::put_date)
 }
 
-/// Digits that are zero are left out: the server would warn of more digits than the column holds.
-fn push_fraction(text: &mut String, frac: u64) {
-    if frac > 0 {
-        text.push_str(format!(".{frac:06}").trim_end_matches('0'));
-    }
+pub(crate) fn time_param(time: Time) -> Param {
+    written(time, 20, load::put_time)
 }
 
-pub(crate) fn timestamp_text(timestamp: Timestamp) -> String {
-    let (date, Time(time)) = timestamp.split();
-    let v = time.unsigned_abs();
-    let s = v / 1_000_000;
-    let mut text = format!("{} {:02}:{:02}:{:02}", date_text(date), s / 3600, s / 60 % 60, s % 60);
-    push_fraction(&mut text, v % 1_000_000);
-    text
+pub(crate) fn timestamp_param(timestamp: Timestamp) -> Param {
+    written(timestamp, 28, load::put_stamp)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use tidelock_core::value::{Date, Instant, Time, Timestamp, Value};
 use tidelock_core::{ByteString, Bytes};
 
+use super::arena::Arena;
 use super::{Buf, Damage, Decoded, jsonb};
 use crate::charset::Charset;
 
@@ -87,7 +88,7 @@ fn foreign(text: impl Into<String>) -> Value {
 }
 
 impl Cell {
-    pub fn decode(&self, buf: &mut Buf<'_>) -> Decoded<Value> {
+    pub fn decode(&self, buf: &mut Buf<'_>, arena: &mut Arena) -> Decoded<Value> {
         Ok(match self {
             Cell::Int { bytes, unsigned } => {
                 let raw = buf.le(usize::from(*bytes))?;
@@ -101,22 +102,26 @@ impl Cell {
             Cell::Float => Value::Float32(f32::from_bits(buf.le(4)? as u32)),
             Cell::Double => Value::Float64(f64::from_bits(buf.le(8)?)),
             Cell::Decimal { precision, scale } => {
-                Value::Decimal(decimal(buf, *precision, *scale)?.into())
+                let number = decimal(buf, *precision, *scale)?;
+                Value::Decimal(arena.text(number.as_bytes()).ok_or(Damage("a decimal"))?)
             }
-            Cell::Text { prefix, charset } => match charset.decode(prefixed(buf, *prefix)?) {
+            Cell::Text { prefix, charset } => match text(buf, *prefix, charset, arena)? {
                 Some(text) => Value::Text(text),
                 None => foreign(UNDEFINED_TEXT),
             },
-            Cell::Json { prefix, charset } => match charset.decode(prefixed(buf, *prefix)?) {
+            Cell::Json { prefix, charset } => match text(buf, *prefix, charset, arena)? {
                 Some(text) => Value::Json(text),
                 None => foreign(UNDEFINED_TEXT),
             },
             Cell::Bytes { prefix, pad } => {
-                let mut bytes = prefixed(buf, *prefix)?.to_vec();
+                let bytes = prefixed(buf, *prefix)?;
                 if bytes.len() < *pad {
-                    bytes.resize(*pad, 0);
+                    let mut padded = bytes.to_vec();
+                    padded.resize(*pad, 0);
+                    Value::Bytes(Bytes::from(padded))
+                } else {
+                    Value::Bytes(arena.bytes(bytes))
                 }
-                Value::Bytes(Bytes::from(bytes))
             }
             Cell::Uuid { prefix } => uuid(prefixed(buf, *prefix)?)?,
             Cell::Jsonb { prefix } => Value::Json(jsonb::text(prefixed(buf, *prefix)?)?.into()),
@@ -209,6 +214,17 @@ impl Cell {
 fn prefixed<'a>(buf: &mut Buf<'a>, prefix: u8) -> Decoded<&'a [u8]> {
     let n = usize::try_from(buf.le(usize::from(prefix))?).map_err(|_| Damage("a length"))?;
     buf.take(n)
+}
+
+/// A text; `None` where its bytes mean nothing. What is UTF-8 already is copied once, and looked at once.
+fn text(
+    buf: &mut Buf<'_>,
+    prefix: u8,
+    charset: &Charset,
+    arena: &mut Arena,
+) -> Decoded<Option<ByteString>> {
+    let bytes = prefixed(buf, prefix)?;
+    Ok(if charset.is_utf8() { arena.text(bytes) } else { charset.decode(bytes) })
 }
 
 /// Stands for a text whose bytes mean nothing in its character set. It has no canonical form.
@@ -314,14 +330,62 @@ fn timestamp(seconds: i64, micros: i64, fsp: u8) -> Value {
     Value::Instant(Instant(seconds * 1_000_000 + micros))
 }
 
+/// The digits of an exact number, with sign and point.
+pub(super) struct Digits {
+    text: [u8; DIGITS_MAX + 3],
+    length: usize,
+}
+
+/// No server has longer ones.
+const DIGITS_MAX: usize = 65;
+
+impl Digits {
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.get(..self.length).unwrap_or_default()
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.text.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    /// The `n` digits of a group; before the point, zeros at the front are left out.
+    fn group(&mut self, mut value: u64, n: usize, leading: bool) -> Decoded<()> {
+        let mut digits = [b'0'; 9];
+        let digits = digits.get_mut(..n).ok_or(Damage("a decimal's group"))?;
+        for place in digits.iter_mut().rev() {
+            *place = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+        if value > 0 {
+            return Err(Damage("a decimal has too many digits"));
+        }
+        let empty = self.text.get(..self.length).is_none_or(|t| t.is_empty() || t == b"-");
+        let zeros =
+            if leading && empty { digits.iter().take_while(|d| **d == b'0').count() } else { 0 };
+        for digit in digits.iter().skip(zeros) {
+            self.push(*digit);
+        }
+        Ok(())
+    }
+}
+
 /// An exact number: groups of nine digits in four bytes, the odd digits before and after in fewer,
 /// the sign in the first bit, negatives inverted.
-pub(super) fn decimal(buf: &mut Buf<'_>, precision: u8, scale: u8) -> Decoded<String> {
+pub(super) fn decimal(buf: &mut Buf<'_>, precision: u8, scale: u8) -> Decoded<Digits> {
     const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
     let whole = usize::from(precision.checked_sub(scale).ok_or(Damage("a decimal's scale"))?);
+    if usize::from(precision) > DIGITS_MAX {
+        return Err(Damage("a decimal has too many digits"));
+    }
     let scale = usize::from(scale);
     let size_of = |digits: usize| digits / 9 * 4 + BYTES.get(digits % 9).copied().unwrap_or(0);
-    let mut bytes = buf.take(size_of(whole) + size_of(scale))?.to_vec();
+    let taken = buf.take(size_of(whole) + size_of(scale))?;
+    let mut bytes = [0; DIGITS_MAX];
+    let bytes = bytes.get_mut(..taken.len()).ok_or(Damage("a decimal's size"))?;
+    bytes.copy_from_slice(taken);
     let negative = bytes.first().is_some_and(|b| b & 0x80 == 0);
     if let Some(first) = bytes.first_mut() {
         *first ^= 0x80;
@@ -329,38 +393,65 @@ pub(super) fn decimal(buf: &mut Buf<'_>, precision: u8, scale: u8) -> Decoded<St
     if negative {
         bytes.iter_mut().for_each(|b| *b = !*b);
     }
-    let mut rest = Buf(&bytes);
-    let mut digits = String::new();
-    let mut group = |digits: &mut String, n: usize| -> Decoded<()> {
-        if n > 0 {
-            let value = rest.be(BYTES.get(n).copied().unwrap_or(4))?;
-            let text = format!("{value:0n$}");
-            if text.len() != n {
-                return Err(Damage("a decimal has too many digits"));
-            }
-            digits.push_str(&text);
-        }
-        Ok(())
-    };
-    group(&mut digits, whole % 9)?;
-    for _ in 0..whole / 9 {
-        group(&mut digits, 9)?;
-    }
-    let mut frac = String::new();
-    for _ in 0..scale / 9 {
-        group(&mut frac, 9)?;
-    }
-    group(&mut frac, scale % 9)?;
-    let head = digits.trim_start_matches('0');
-    let mut out = String::with_capacity(precision as usize + 3);
-    let zero = head.is_empty() && frac.bytes().all(|b| b == b'0');
+    let zero = bytes.iter().all(|b| *b == 0);
+    let mut rest = Buf(bytes);
+    let mut group = |n: usize| rest.be(BYTES.get(n).copied().unwrap_or(4));
+    let mut out = Digits { text: [0; DIGITS_MAX + 3], length: 0 };
     if negative && !zero {
-        out.push('-');
+        out.push(b'-');
     }
-    out.push_str(if head.is_empty() { "0" } else { head });
-    if !frac.is_empty() {
-        out.push('.');
-        out.push_str(&frac);
+    let sign = out.length;
+    if whole % 9 > 0 {
+        out.group(group(whole % 9)?, whole % 9, true)?;
+    }
+    for _ in 0..whole / 9 {
+        out.group(group(9)?, 9, true)?;
+    }
+    if out.length == sign {
+        out.push(b'0');
+    }
+    if scale > 0 {
+        out.push(b'.');
+    }
+    for _ in 0..scale / 9 {
+        out.group(group(9)?, 9, false)?;
+    }
+    if scale % 9 > 0 {
+        out.group(group(scale % 9)?, scale % 9, false)?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(bytes: &[u8], precision: u8, scale: u8) -> Decoded<String> {
+        let digits = decimal(&mut Buf(bytes), precision, scale)?;
+        Ok(String::from_utf8(digits.as_bytes().to_vec()).unwrap())
+    }
+
+    #[test]
+    fn exact_numbers_are_written_without_needless_zeros_and_with_all_that_count() {
+        // The manual's own example, and its negative.
+        let bytes = [0x81, 0x0d, 0xfb, 0x38, 0xd2, 0x04, 0xd2];
+        assert_eq!(number(&bytes, 14, 4), Ok("1234567890.1234".into()));
+        let inverted = bytes.map(|b| !b);
+        assert_eq!(number(&inverted, 14, 4), Ok("-1234567890.1234".into()));
+        assert_eq!(number(&[0x80, 0, 5], 6, 2), Ok("0.05".into()));
+        assert_eq!(number(&[0x7f, 0xfa], 4, 2), Ok("-0.05".into()));
+        assert_eq!(number(&[0x80, 0], 4, 2), Ok("0.00".into()));
+        // All bits inverted is a zero with a sign: it has none here.
+        assert_eq!(number(&[0x7f, 0xff], 4, 2), Ok("0.00".into()));
+        assert_eq!(number(&[0x80, 0, 0, 0, 7], 10, 0), Ok("7".into()));
+        assert_eq!(number(&[0xe4], 2, 0), Err(Damage("a decimal has too many digits")));
+        let many = "123456789".repeat(8)[..65].to_owned();
+        let mut longest = vec![0x80 | 12];
+        for group in many[2..].as_bytes().chunks(9) {
+            let group = std::str::from_utf8(group).unwrap().parse::<u32>().unwrap();
+            longest.extend(group.to_be_bytes());
+        }
+        assert_eq!(number(&longest, 65, 0), Ok(many));
+        assert_eq!(number(&[0x80; 120], 66, 2), Err(Damage("a decimal has too many digits")));
+    }
 }

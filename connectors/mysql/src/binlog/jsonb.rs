@@ -132,7 +132,8 @@ fn opaque(buf: &mut Buf<'_>, out: &mut String) -> Decoded<()> {
     match kind {
         246 => {
             let (precision, scale) = (data.u8()?, data.u8()?);
-            out.push_str(&decimal(&mut data, precision, scale)?);
+            let number = decimal(&mut data, precision, scale)?;
+            out.push_str(std::str::from_utf8(number.as_bytes()).map_err(|_| Damage("a decimal"))?);
         }
         7 | 10 | 11 | 12 => {
             let packed = data.le(8)? as i64;

@@ -9,6 +9,7 @@ use tidelock_core::{
     TableSchema, Update, Value,
 };
 
+use super::arena::Arena;
 use super::cell::Cell;
 use super::table_map::{MapColumn, TableMap, wire};
 use super::{Buf, Damage, Decoded, inflate, kind};
@@ -73,7 +74,12 @@ impl<'a> RowsEvent<'a> {
     }
 
     /// Hands each change to `sink`.
-    pub fn changes(&self, layout: &Layout, mut sink: impl FnMut(Change)) -> Decoded<()> {
+    pub fn changes(
+        &self,
+        layout: &Layout,
+        arena: &mut Arena,
+        mut sink: impl FnMut(Change),
+    ) -> Decoded<()> {
         if self.count != layout.cells.len() {
             return Err(Damage("its column count is not that of its table map"));
         }
@@ -81,16 +87,20 @@ impl<'a> RowsEvent<'a> {
         if self.images.is_empty() {
             return Err(Damage("it holds rows without any column (binlog_row_image is not FULL)"));
         }
+        let (first, second) =
+            (Present::new(self.first, self.count), Present::new(self.second, self.count));
         let mut buf = Buf(&self.images);
         while !buf.is_empty() {
             let op = match self.kind {
-                RowsKind::Write => Op::Insert(Insert { new: image(&mut buf, layout, self.first)? }),
+                RowsKind::Write => {
+                    Op::Insert(Insert { new: image(&mut buf, layout, &first, arena)? })
+                }
                 RowsKind::Delete => {
-                    Op::Delete(Delete { old: layout.old(image(&mut buf, layout, self.first)?) })
+                    Op::Delete(Delete { old: layout.old(image(&mut buf, layout, &first, arena)?) })
                 }
                 RowsKind::Update => {
-                    let before = image(&mut buf, layout, self.first)?;
-                    let mut after = image(&mut buf, layout, self.second)?;
+                    let before = image(&mut buf, layout, &first, arena)?;
+                    let mut after = image(&mut buf, layout, &second, arena)?;
                     // A key column that the after image leaves out did not change.
                     for &i in &layout.key {
                         if let (Some(new), Some(old)) = (after.0.get_mut(i), before.0.get(i))
@@ -112,23 +122,42 @@ fn bit(bitmap: &[u8], i: usize) -> bool {
     bitmap.get(i / 8).is_some_and(|b| b & (1 << (i % 8)) != 0)
 }
 
-fn image(buf: &mut Buf<'_>, layout: &Layout, present: &[u8]) -> Decoded<Row> {
-    let count = layout.cells.len();
-    let there = (0..count).filter(|i| bit(present, *i)).count();
-    let nulls = buf.take(there.div_ceil(8))?;
-    if there == 0 {
+/// Which columns the images of an event hold.
+struct Present<'a> {
+    bitmap: &'a [u8],
+    /// How many.
+    columns: usize,
+    /// All there are.
+    all: bool,
+}
+
+impl<'a> Present<'a> {
+    fn new(bitmap: &'a [u8], count: usize) -> Present<'a> {
+        let columns = (0..count).filter(|i| bit(bitmap, *i)).count();
+        Present { bitmap, columns, all: columns == count }
+    }
+}
+
+fn image(
+    buf: &mut Buf<'_>,
+    layout: &Layout,
+    present: &Present<'_>,
+    arena: &mut Arena,
+) -> Decoded<Row> {
+    let nulls = buf.take(present.columns.div_ceil(8))?;
+    if present.columns == 0 {
         return Err(Damage("a row image holds no column"));
     }
-    let mut values = Vec::with_capacity(count);
+    let mut values = Vec::with_capacity(layout.cells.len());
     let mut nth = 0;
     for (i, cell) in layout.cells.iter().enumerate() {
-        if !bit(present, i) {
+        if !present.all && !bit(present.bitmap, i) {
             values.push(Value::Unchanged);
             continue;
         }
         let null = bit(nulls, nth);
         nth += 1;
-        values.push(if null { Value::Null } else { cell.decode(buf)? });
+        values.push(if null { Value::Null } else { cell.decode(buf, arena)? });
     }
     Ok(Row(values.into_boxed_slice()))
 }

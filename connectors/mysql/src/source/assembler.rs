@@ -14,6 +14,7 @@ use tidelock_core::{
 };
 
 use super::ddl::{self, Loss, Named, Statement, Word};
+use crate::binlog::arena::Arena;
 use crate::binlog::rows::{Layout, RowsEvent};
 use crate::binlog::table_map::{self, TableMap};
 use crate::binlog::{self, Damage, MySqlGtid, Query, kind};
@@ -62,6 +63,14 @@ enum Mapped {
     Other,
 }
 
+/// What a TABLE_MAP led to. Most transactions repeat the one before, byte for byte.
+struct Map {
+    bytes: Box<[u8]>,
+    /// What else it was judged by ([`Assembler::judged`]).
+    judged: u64,
+    mapped: Mapped,
+}
+
 /// What a statement did to a table, before the catalog was asked what came of it.
 enum Touch {
     /// It lost its name.
@@ -90,7 +99,11 @@ pub(crate) struct Assembler {
     charsets: Arc<HashMap<u64, Charset>>,
     full_metadata: bool,
     names_folded: bool,
-    maps: HashMap<u64, Mapped>,
+    maps: HashMap<u64, Map>,
+    /// Counts the changes of what a TABLE_MAP is judged by beside its own bytes: the catalog, and which tables are given
+    /// up or passed over.
+    judged: u64,
+    arena: Arena,
     layouts: HashMap<TableName, (TableMap, u64, u64)>,
     catalog_version: u64,
     version: u64,
@@ -129,6 +142,8 @@ impl Assembler {
             full_metadata,
             names_folded,
             maps: HashMap::new(),
+            judged: 0,
+            arena: Arena::default(),
             layouts: HashMap::new(),
             catalog_version: 0,
             version: 0,
@@ -168,6 +183,7 @@ impl Assembler {
         self.charsets = charsets;
         self.catalog = found.into_iter().map(|t| (t.table.name.clone(), t)).collect();
         self.catalog_version += 1;
+        self.judged += 1;
         self.stale = false;
         let gone: Vec<TableName> =
             self.wanted.iter().filter(|t| !self.catalog.contains_key(*t)).cloned().collect();
@@ -225,6 +241,7 @@ impl Assembler {
     fn touch(&mut self, table: TableName, touch: Touch) {
         if matches!(touch, Touch::Gone | Touch::Replaced(_)) {
             self.muted.insert(table.clone());
+            self.judged += 1;
         }
         self.touched.push((table, touch));
         self.stale = true;
@@ -322,7 +339,7 @@ impl Assembler {
             | k::MARIA_WRITE_COMPRESSED_V1..=k::MARIA_DELETE_COMPRESSED => self.rows(frame)?,
             k::PARTIAL_UPDATE => {
                 let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
-                if !matches!(self.maps.get(&id), Some(Mapped::Other)) {
+                if !matches!(self.meaning(id), Some(Mapped::Other)) {
                     return Err(self.unsupported(
                         frame,
                         "a partial JSON update (binlog_row_value_options = PARTIAL_JSON)",
@@ -454,7 +471,10 @@ impl Assembler {
         } else {
             self.idle = Some(true);
         }
-        self.muted.clear();
+        if !self.muted.is_empty() {
+            self.muted.clear();
+            self.judged += 1;
+        }
         self.tell_changes();
         Ok(())
     }
@@ -492,11 +512,26 @@ impl Assembler {
 
     fn give_up(&mut self, table: TableName, error: Error) {
         if self.faulted.insert(table.clone()) {
+            self.judged += 1;
             self.chunk.push(LogEvent::TableFault(TableFault { table, error }));
         }
     }
 
     fn table_map(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
+        let again = |map: &Map| map.judged == self.judged && *map.bytes == *frame.data;
+        if self.maps.get(&id).is_some_and(again) {
+            return Ok(());
+        }
+        let mapped = self.judge(frame)?;
+        // A table that was given up just now is judged by that from here on.
+        let judged = self.judged;
+        self.maps.insert(id, Map { bytes: frame.data.into(), judged, mapped });
+        Ok(())
+    }
+
+    /// What a TABLE_MAP says of the rows that follow under its id.
+    fn judge(&mut self, frame: &Frame<'_>) -> Result<Mapped> {
         // Nothing but the name is read of tables that nobody asked for: their columns may be of types not known here.
         let head = TableMap::head(frame.data).map_err(|d| self.damaged(frame, d))?;
         let name = TableName::new(head.schema, head.table);
@@ -504,40 +539,31 @@ impl Assembler {
             || self.faulted.contains(&name)
             || self.muted.contains(&name)
         {
-            self.maps.insert(head.id, Mapped::Other);
-            return Ok(());
+            return Ok(Mapped::Other);
         }
         let map = match TableMap::decode(frame.data) {
             Ok(map) => map,
             Err(table_map::UNKNOWN_TYPE) => {
-                self.maps.insert(head.id, Mapped::Other);
                 self.fault(name, "a column is of a type that is not known (compressed?)");
-                return Ok(());
+                return Ok(Mapped::Other);
             }
             Err(damage) => return Err(self.damaged(frame, damage)),
         };
         let younger = |t: &CatalogTable| t.changed.is_some_and(|at| i64::from(frame.seconds) < at);
         let named = map.columns.iter().all(|c| c.name.is_some());
         if !named && self.catalog.get(&name).is_some_and(younger) {
-            self.maps.insert(map.id, Mapped::Other);
             self.fault(
                 name,
                 "it was altered after these rows, and the log names no columns (binlog_row_metadata)",
             );
-            return Ok(());
+            return Ok(Mapped::Other);
         }
         // The same shape again under whatever id keeps its schema version.
-        let id = map.id;
         let same_id = TableMap { id: 0, ..map };
         let version = match self.layouts.get(&name) {
             Some((known, version, catalog))
                 if *known == same_id && *catalog == self.catalog_version =>
             {
-                if let Some(Mapped::Ours(layout)) = self.maps.get(&id)
-                    && layout.schema.version == *version
-                {
-                    return Ok(());
-                }
                 *version
             }
             _ => {
@@ -548,30 +574,37 @@ impl Assembler {
         match Layout::new(&same_id, self.catalog.get(&name), &self.charsets, version) {
             Ok(layout) => {
                 self.layouts.insert(name, (same_id, version, self.catalog_version));
-                self.maps.insert(id, Mapped::Ours(Box::new(layout)));
+                Ok(Mapped::Ours(Box::new(layout)))
             }
             Err(why) => {
-                self.maps.insert(id, Mapped::Other);
                 self.fault(name, &why);
+                Ok(Mapped::Other)
             }
         }
-        Ok(())
+    }
+
+    fn meaning(&self, id: u64) -> Option<&Mapped> {
+        self.maps.get(&id).map(|map| &map.mapped)
     }
 
     fn rows(&mut self, frame: &Frame<'_>) -> Result<()> {
         let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
         let last = frame.data.get(6).is_some_and(|flags| flags & 1 != 0);
-        match self.maps.get(&id) {
+        match self.meaning(id) {
             None => return Err(self.damaged(frame, Damage("rows without a table map"))),
             Some(Mapped::Other) => {}
             Some(Mapped::Ours(_)) => {
                 self.tell(frame)?;
-                let Some(Mapped::Ours(layout)) = self.maps.get(&id) else { return Ok(()) };
-                let table = layout.schema.name.clone();
-                let chunk = &mut self.chunk;
+                let Some(Map { mapped: Mapped::Ours(layout), .. }) = self.maps.get(&id) else {
+                    return Ok(());
+                };
+                let (chunk, arena) = (&mut self.chunk, &mut self.arena);
                 let decoded = RowsEvent::decode(frame.kind, frame.data)
-                    .and_then(|e| e.changes(layout, |c| chunk.push(LogEvent::Change(c))));
-                decoded.map_err(|d| self.damaged(frame, d).at(format_args!("table {table}")))?;
+                    .and_then(|e| e.changes(layout, arena, |c| chunk.push(LogEvent::Change(c))));
+                if let Err(damage) = decoded {
+                    let table = &layout.schema.name;
+                    return Err(self.damaged(frame, damage).at(format_args!("table {table}")));
+                }
             }
         }
         let standalone = self.group.as_ref().is_some_and(|g| g.standalone);
