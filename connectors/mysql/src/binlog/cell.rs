@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(number(&[0xe4], 2, 0), Err(Damage("a decimal has too many digits")));
         let many = "123456789".repeat(8)[..65].to_owned();
         let mut longest = vec![0x80 | 12];
-        for group in many[2..].as_bytes().chunks(9) {
+        for group in many.as_bytes()[2..].chunks(9) {
             let group = std::str::from_utf8(group).unwrap().parse::<u32>().unwrap();
             longest.extend(group.to_be_bytes());
         }
