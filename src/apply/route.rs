@@ -33,32 +33,31 @@ pub(super) struct Route {
 #[derive(Default)]
 pub(super) struct Routes {
     pub(super) routes: Vec<Route>,
-    pub(super) known: HashMap<(TableName, u64), usize>,
-    pub(super) recent: Vec<(Arc<TableSchema>, usize)>,
-    pub(super) next: usize,
+    known: HashMap<(TableName, u64), usize>,
+    /// Each is kept alive, so that its address is its own.
+    by_address: HashMap<usize, (Arc<TableSchema>, usize)>,
 }
 
-pub(super) const RECENT: usize = 8;
+/// Shapes found by their address before all are found anew: a source may announce one again and again.
+const ADDRESSES_MAX: usize = 20_000;
 
 impl Routes {
-    pub(super) fn recent(&self, shape: &Arc<TableSchema>) -> Option<usize> {
-        self.recent.iter().find(|(known, _)| Arc::ptr_eq(known, shape)).map(|(_, at)| *at)
+    fn at_address(&self, shape: &Arc<TableSchema>) -> Option<usize> {
+        self.by_address.get(&Arc::as_ptr(shape).addr()).map(|(_, at)| *at)
     }
 
-    pub(super) fn remember(&mut self, shape: &Arc<TableSchema>, at: usize) {
-        if self.recent.len() < RECENT {
-            self.recent.push((shape.clone(), at));
-        } else {
-            self.recent[self.next] = (shape.clone(), at);
-            self.next = (self.next + 1) % RECENT;
+    fn remember(&mut self, shape: &Arc<TableSchema>, at: usize) {
+        if self.by_address.len() >= ADDRESSES_MAX {
+            self.by_address.clear();
         }
+        self.by_address.insert(Arc::as_ptr(shape).addr(), (shape.clone(), at));
     }
 }
 
 impl Applier {
     /// What a table of the log is to us.
     pub(super) fn route(&mut self, shape: &Arc<TableSchema>) -> usize {
-        if let Some(at) = self.routes.recent(shape) {
+        if let Some(at) = self.routes.at_address(shape) {
             return at;
         }
         let known = (shape.name.clone(), shape.version);

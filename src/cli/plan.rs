@@ -13,7 +13,7 @@ use super::{Cli, FINDINGS, Outcome, say};
 use crate::config::file::nearest;
 use crate::config::{Config, FlowConfig, TableRef};
 use crate::flow::{names, start};
-use crate::mapping::plan::Catalogs;
+use crate::mapping::plan::{Catalog, Catalogs};
 use crate::mapping::plan_tables;
 use crate::mapping::tables::{LackingColumn, PlannedTable};
 use crate::registry;
@@ -172,8 +172,8 @@ impl<'a> Planner<'a> {
         self.learn(&flow.target, &target).await?;
         let Some(dialect) = self.dialects.get_mut(flow.target.as_str()) else { return Ok(false) };
         let catalogs = Catalogs {
-            source: &source_tables,
-            target: &target_tables,
+            source: &Catalog::new(&source_tables),
+            target: &Catalog::new(&target_tables),
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
             target_system: &*target,

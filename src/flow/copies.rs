@@ -9,7 +9,7 @@
 //! is only told. With them stands what the source table was ([`tidelock_core::shape`]); what becomes of a
 //! mapping whose table is another one by now is decided in [`super::shapes`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -191,12 +191,13 @@ pub(super) async fn copies(
     let mut copies = Copies::default();
     let flow = &context.config.name;
     let mut known: HashMap<String, CopyRow> = HashMap::new();
+    let mut ours: HashSet<&str> = systems.plans.iter().map(|p| &*p.name).collect();
+    ours.extend(systems.failed.iter().map(|(name, _)| name.as_str()));
     for row in context.target.read_copies(&context.pipeline).await? {
         if row.flow != *flow {
             continue;
         }
-        let failed = systems.failed.iter().any(|(name, _)| *name == row.mapping);
-        if failed || systems.plans.iter().any(|p| *p.name == row.mapping) {
+        if ours.contains(row.mapping.as_str()) {
             known.insert(row.mapping.clone(), row);
         } else if let Some(table) = gone_of_wildcard(context, systems, &row.mapping) {
             context.shared.add_mapping(&row.mapping);

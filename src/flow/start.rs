@@ -14,7 +14,7 @@ use super::copies::{self, Copies, Mirror};
 use super::{FlowContext, names};
 use crate::checkpoint::FlowRecord;
 use crate::config::{FlowConfig, TableRef};
-use crate::mapping::plan::{Catalogs, parents_first};
+use crate::mapping::plan::{Catalog, Catalogs, parents_first};
 use crate::mapping::{MappingPlan, PlanOutcome, plan_flow};
 use tidelock_core::Connector;
 
@@ -95,8 +95,8 @@ pub async fn plan(
     let mut outcome = plan_flow(
         config,
         &Catalogs {
-            source: &source_tables,
-            target: &target_tables,
+            source: &Catalog::new(&source_tables),
+            target: &Catalog::new(&target_tables),
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
             target_system: target,

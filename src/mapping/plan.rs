@@ -123,13 +123,46 @@ pub struct Unseen {
     pub message: String,
 }
 
+/// The tables of a server, found by their names: there may be many thousands.
+pub struct Catalog<'a> {
+    tables: &'a [Table],
+    by_name: HashMap<&'a TableName, &'a Table>,
+    referenced: HashSet<&'a TableName>,
+}
+
+impl<'a> Catalog<'a> {
+    /// Of these tables.
+    pub fn new(tables: &'a [Table]) -> Catalog<'a> {
+        Catalog {
+            tables,
+            by_name: tables.iter().map(|t| (&t.name, t)).collect(),
+            referenced: tables.iter().flat_map(|t| &t.references).collect(),
+        }
+    }
+
+    /// The tables in the server's order.
+    pub fn tables(&self) -> &'a [Table] {
+        self.tables
+    }
+
+    /// The table of this name.
+    pub fn get(&self, name: &TableName) -> Option<&'a Table> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether foreign keys point to a table.
+    pub fn is_referenced(&self, name: &TableName) -> bool {
+        self.referenced.contains(name)
+    }
+}
+
 /// The two catalogs and what the servers mean by an unqualified name.
 #[derive(Clone, Copy)]
 pub struct Catalogs<'a> {
     /// The source's tables.
-    pub source: &'a [Table],
+    pub source: &'a Catalog<'a>,
     /// The target's tables.
-    pub target: &'a [Table],
+    pub target: &'a Catalog<'a>,
     /// The schema that a source name without one means.
     pub source_schema: &'a str,
     /// The schema that a target name without one means.
@@ -213,7 +246,7 @@ fn plan_wildcard(
     }
     if taken == 0 {
         let message = format!("mapping {}: no table matches", mapping.name);
-        if catalogs.source.iter().all(|t| t.name.schema != source_schema) {
+        if catalogs.source.tables().iter().all(|t| t.name.schema != source_schema) {
             outcome.unseen.push(Unseen {
                 mapping: mapping.name.clone(),
                 target: false,
@@ -239,7 +272,7 @@ pub(super) fn matching<'a>(
             && !mapping.exclude.iter().any(|pattern| like(pattern, &table.name.name))
             && !named.contains(&table.name)
     };
-    catalogs.source.iter().filter(takes).collect()
+    catalogs.source.tables().iter().filter(takes).collect()
 }
 
 /// Whether a table has an index that could be a mapping's key.
@@ -353,14 +386,15 @@ fn plan_table(
 }
 
 fn find<'a>(
-    tables: &'a [Table],
+    catalog: &Catalog<'a>,
     name: &TableName,
     side: &str,
     problems: &mut Vec<Finding>,
 ) -> Option<&'a Table> {
-    let found = tables.iter().find(|t| &t.name == name);
+    let found = catalog.get(name);
     if found.is_none() {
-        let near = tables
+        let near = catalog
+            .tables()
             .iter()
             .map(|t| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), t))
             .filter(|(score, _)| *score > 0.85)
@@ -531,10 +565,15 @@ pub fn mirrored(ours: &[Arc<MappingPlan>], theirs: &[Arc<MappingPlan>]) -> Vec<(
     let pairs = |p: &MappingPlan| -> Vec<(String, String)> {
         p.sources.iter().cloned().zip(p.target.columns.iter().map(|c| c.name.clone())).collect()
     };
+    let mut by_target: HashMap<&TableName, Vec<usize>> = HashMap::new();
+    for (j, their) in theirs.iter().enumerate() {
+        by_target.entry(&their.target.name).or_default().push(j);
+    }
     let mut found = Vec::new();
     for (i, our) in ours.iter().enumerate() {
-        for (j, their) in theirs.iter().enumerate() {
-            if our.source != their.target.name || our.target.name != their.source {
+        for &j in by_target.get(&our.source).into_iter().flatten() {
+            let their = &theirs[j];
+            if our.target.name != their.source {
                 continue;
             }
             let theirs = pairs(their);
@@ -558,10 +597,15 @@ pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
         if !seen.insert(plan.name.clone()) {
             return;
         }
-        for parent in plans.iter().filter(|p| plan.references.contains(&p.target.name)) {
-            visit(parent, plans, seen, order);
+        if !plan.references.is_empty() {
+            for parent in plans.iter().filter(|p| plan.references.contains(&p.target.name)) {
+                visit(parent, plans, seen, order);
+            }
         }
         order.push(plan.clone());
+    }
+    if plans.iter().all(|plan| plan.references.is_empty()) {
+        return plans.to_vec();
     }
     let (mut seen, mut order) = (HashSet::new(), Vec::new());
     for plan in plans {
@@ -616,7 +660,7 @@ fn build(
         as_lines: catalogs.same_family && pairs.iter().all(Pair::is_plain),
         copy_key_types,
         references: target.references.clone(),
-        referenced: catalogs.target.iter().any(|t| t.references.contains(&target.name)),
+        referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),
         uniques: other_uniques(target, pairs, key)
             .filter_map(|index| {

@@ -13,7 +13,7 @@ use tidelock_core::{
     Uncarried,
 };
 
-use super::plan::{Catalogs, exact, has_key, matching, plan_flow, schema_of, usable};
+use super::plan::{Catalog, Catalogs, exact, has_key, matching, plan_flow, schema_of, usable};
 use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern};
 
 /// A table to be made for a mapping.
@@ -101,7 +101,7 @@ fn attempt(
     let wanted = wanted(flow, catalogs, chosen, &mut plan);
     let mut targets: HashMap<TableName, String> = HashMap::new();
     for one in parents_first(&wanted) {
-        if let Some(table) = catalogs.target.iter().find(|t| t.name == one.target) {
+        if let Some(table) = catalogs.target.get(&one.target) {
             lacking(one, table, catalogs, dialect, &mut plan);
             continue;
         }
@@ -144,7 +144,7 @@ fn wanted<'a>(
             }
             let name = mapping.name.clone();
             plan.taken.push((name.clone(), name.clone()));
-            match catalogs.source.iter().find(|t| t.name == source) {
+            match catalogs.source.get(&source) {
                 Some(source) => wanted.push(Wanted { mapping, name, source, target }),
                 None => plan.missing_sources.push((name, source)),
             }
@@ -159,7 +159,7 @@ fn wanted<'a>(
         for source in sources {
             let name = source.name.name.clone();
             let target = TableName::new(schema, &name);
-            let there = catalogs.target.iter().any(|t| t.name == target);
+            let there = catalogs.target.get(&target).is_some();
             if !chosen(&mapping.name, &name) {
                 continue;
             }
@@ -411,8 +411,9 @@ fn prove(flow: &FlowConfig, catalogs: &Catalogs<'_>, plan: &TablePlan) -> Vec<(S
     if plan.tables.is_empty() {
         return Vec::new();
     }
-    let mut target = catalogs.target.to_vec();
+    let mut target = catalogs.target.tables().to_vec();
     target.extend(plan.tables.iter().map(|t| t.creation.table.clone()));
+    let target = Catalog::new(&target);
     let outcome = plan_flow(flow, &Catalogs { target: &target, ..*catalogs });
     let planned = |name: &String| plan.tables.iter().any(|t| t.mapping == *name);
     outcome
