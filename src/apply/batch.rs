@@ -29,7 +29,7 @@ use super::place::{Place, Places};
 use crate::mapping::{MappingPlan, Write};
 
 /// Most rows in one statement.
-pub const ROWS_A_BATCH_MAX: usize = 4_000;
+pub const ROWS_A_BATCH_MAX: usize = 8_000;
 /// Most bytes in one statement: far below the smallest usual `max_allowed_packet` (16 MiB).
 pub const BYTES_A_BATCH_MAX: usize = 4 << 20;
 

@@ -383,33 +383,54 @@ impl MySqlSink {
     }
 
     async fn upserts(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<()> {
-        let maria = self.session.maria();
+        if self.session.maria() {
+            return self.bulk_upserts(batch, rows).await;
+        }
         let width = batch.columns.len().max(1);
         let mut rest = rows;
         while !rest.is_empty() {
-            let n = if maria {
-                self.fitting(rest, BULK_ROWS_MAX)
-            } else {
-                self.statement_rows(rest, width)
-            };
+            let n = self.statement_rows(rest, width);
             let (now, later) = rest.split_at(n.min(rest.len()));
             rest = later;
-            let sql = self.prepared(Kind::Upsert, batch, if maria { 1 } else { n }).await?;
-            if maria {
-                let mut params = Vec::with_capacity(now.len());
-                for row in now {
-                    let mut one = Vec::with_capacity(width);
-                    upsert::cells(batch, row, &mut one)?;
-                    params.push(one);
-                }
-                self.bulk(&sql, params).await?;
-            } else {
-                let mut params = Vec::with_capacity(width * n);
-                for row in now {
-                    upsert::cells(batch, row, &mut params)?;
-                }
-                self.statement(&sql, params).await?;
+            let sql = self.prepared(Kind::Upsert, batch, n).await?;
+            let mut params = Vec::with_capacity(width * n);
+            for row in now {
+                upsert::cells(batch, row, &mut params)?;
             }
+            self.statement(&sql, params).await?;
+        }
+        Ok(())
+    }
+
+    /// The parameters of a packet are made while the server takes those of the one before.
+    async fn bulk_upserts(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<()> {
+        let sql = self.prepared(Kind::Upsert, batch, 1).await?;
+        let packet_bytes_max = self.packet_bytes_max;
+        let mut rest = rows;
+        let mut next = || -> Result<Option<Vec<Vec<Param>>>> {
+            if rest.is_empty() {
+                return Ok(None);
+            }
+            let n = fitting(packet_bytes_max, rest, BULK_ROWS_MAX);
+            let (now, later) = rest.split_at(n.min(rest.len()));
+            rest = later;
+            let encoded = now.iter().map(|row| {
+                let mut one = Vec::with_capacity(batch.columns.len());
+                upsert::cells(batch, row, &mut one)?;
+                Ok(one)
+            });
+            encoded.collect::<Result<_>>().map(Some)
+        };
+        let mut ready = next()?;
+        while let Some(params) = ready {
+            let encoding = async {
+                // The packet goes out first.
+                tokio::task::yield_now().await;
+                next()
+            };
+            let (written, encoded) = tokio::join!(self.bulk(&sql, params), encoding);
+            written?;
+            ready = encoded?;
         }
         Ok(())
     }
@@ -676,20 +697,8 @@ impl MySqlSink {
         sizes.into_iter().find(|n| *n <= fit).unwrap_or(1)
     }
 
-    /// How many rows from the front go into one packet.
     fn fitting(&self, rows: &[Box<[Value]>], rows_max: usize) -> usize {
-        let bytes_max = BYTES_MAX.min(self.packet_bytes_max / 4);
-        let mut bytes = 0;
-        let n = rows
-            .iter()
-            .take(rows_max)
-            .take_while(|row| {
-                // Times take up to 32 bytes as text, and a text key goes twice.
-                bytes += row.iter().map(|v| v.heap_bytes() + 32 + PARAM_HEAD).sum::<usize>();
-                bytes <= bytes_max
-            })
-            .count();
-        n.max(1)
+        fitting(self.packet_bytes_max, rows, rows_max)
     }
 
     /// Refuses what would not fit into a packet: the server would cut the connection, and again each time.
@@ -755,6 +764,22 @@ impl MySqlSink {
         }
         Ok(matched)
     }
+}
+
+/// How many rows from the front go into one packet.
+fn fitting(packet_bytes_max: usize, rows: &[Box<[Value]>], rows_max: usize) -> usize {
+    let bytes_max = BYTES_MAX.min(packet_bytes_max / 4);
+    let mut bytes = 0;
+    let n = rows
+        .iter()
+        .take(rows_max)
+        .take_while(|row| {
+            // Times take up to 32 bytes as text, and a text key goes twice.
+            bytes += row.iter().map(|v| v.heap_bytes() + 32 + PARAM_HEAD).sum::<usize>();
+            bytes <= bytes_max
+        })
+        .count();
+    n.max(1)
 }
 
 fn update_params(batch: &WriteBatch, row: &[Value]) -> Result<Vec<Param>> {
