@@ -378,6 +378,7 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
         .args(["-qefc", &command])
         .arg(&shown)
         .env("NO_COLOR", "1")
+        .env("TERM", "xterm")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
