@@ -278,12 +278,13 @@ async fn values_of_each_type_are_loaded_to_the_digit() {
           '{{\"b\": 1.50}}', 'so \\ so', '1 year -2 days 03:04:05.000006', 'word', 'NaN', -0.10), \
          (2, false, 32767, 2147483647, 9223372036854775807, 0, 1.1754944e-38, 5e-324, '', '', '', '', '', \
           '0044-03-15 BC', '00:00:00.000001', '0044-03-15 01:02:03.5 BC', '0044-03-15 01:02:03+00 BC', \
-          'ffffffff-ffff-ffff-ffff-ffffffffffff', '[1.0]', '[\"\\\\n\"]', 'ok', '-1 mon', '', 'Infinity', 9999999999.99), \
+          'ffffffff-ffff-ffff-ffff-ffffffffffff', '[1.0]', '[\"\\\\n\"]', 'ok', '-1 mon', '', \
+         (CASE WHEN current_setting('server_version_num')::int >= 140000 THEN 'Infinity' ELSE '9' END)::numeric, 9999999999.99), \
          (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
           NULL, NULL, NULL, NULL, NULL); \
          INSERT INTO source (id, dec) SELECT 10 + i, n FROM unnest(ARRAY['0', '-0.00', '0.0001', '-0.00010', '1', '10000', \
           '-10000.0000', '12345678.000100', '1e100', '-1e-30', '99999999999999999999.99999999999999999999', \
-          '0.00001234', '100000000000000000001', '-Infinity', '9999', '0.9999', '0.12345']::numeric[]) WITH ORDINALITY x(n, i); \
+          '0.00001234', '100000000000000000001', CASE WHEN current_setting('server_version_num')::int >= 140000 THEN '-Infinity' ELSE '9' END, '9999', '0.9999', '0.12345']::numeric[]) WITH ORDINALITY x(n, i); \
          INSERT INTO source (id, dec, m) SELECT 1000 + i, (i - 150) * 1.0073 * 10.0 ^ (i % 40 - 20), (i - 150) * 1000000.37 \
           FROM generate_series(1, 300) i"
     ))
