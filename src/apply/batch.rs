@@ -33,6 +33,9 @@ pub const ROWS_A_BATCH_MAX: usize = 8_000;
 /// Most bytes in one statement: far below the smallest usual `max_allowed_packet` (16 MiB).
 pub const BYTES_A_BATCH_MAX: usize = 4 << 20;
 
+/// What a remembered unique value takes.
+const MARK_BYTES: usize = 32;
+
 /// Hashes that are hashes already.
 #[derive(Default)]
 struct Hashed(u64);
@@ -132,7 +135,8 @@ impl Batcher {
             self.barrier();
             self.rows += 1;
             self.bytes += bytes;
-            self.line.push(plan, write, bytes, self.careful, &mut self.done);
+            let alone = self.careful || (place.in_order && write.op == WriteOp::Delete);
+            self.line.push(plan, write, bytes, alone, &mut self.done);
             return None;
         }
         self.line.close(&mut self.done);
@@ -193,13 +197,16 @@ impl Group {
         for mut table in self.tables {
             let entries = std::mem::take(&mut table.entries);
             let (deletes, writes) = entries.into_iter().partition(|e| e.op == WriteOp::Delete);
-            let deletes = statements(&table.plan, true, deletes);
+            // A server may delete the rows of a statement in its own order, a parent before its child.
+            let rows_max = if table.place.in_order { 1 } else { ROWS_A_BATCH_MAX };
+            let deletes = statements(&table.plan, true, rows_max, deletes);
             if table.place.deletes_first {
                 done.extend(deletes);
             } else {
                 last.push(deletes);
             }
-            rest.extend(statements(&table.plan, table.place.in_order, writes));
+            let in_order = table.place.in_order;
+            rest.extend(statements(&table.plan, in_order, ROWS_A_BATCH_MAX, writes));
         }
         done.append(&mut rest);
         done.extend(last.into_iter().rev().flatten());
@@ -207,7 +214,12 @@ impl Group {
 }
 
 /// The entries of a table as batches: by kind of work, or in their order.
-fn statements(plan: &Arc<MappingPlan>, in_order: bool, entries: Vec<Entry>) -> Vec<WriteBatch> {
+fn statements(
+    plan: &Arc<MappingPlan>,
+    in_order: bool,
+    rows_max: usize,
+    entries: Vec<Entry>,
+) -> Vec<WriteBatch> {
     let mut done: Vec<WriteBatch> = Vec::new();
     // The batches that may take more, and their bytes.
     let mut open: Vec<(usize, usize)> = Vec::new();
@@ -216,7 +228,7 @@ fn statements(plan: &Arc<MappingPlan>, in_order: bool, entries: Vec<Entry>) -> V
             done.get(*at).is_some_and(|batch: &WriteBatch| {
                 batch.op == entry.op
                     && batch.columns == entry.columns
-                    && batch.rows.len() < ROWS_A_BATCH_MAX
+                    && batch.rows.len() < rows_max
                     && bytes + entry.bytes <= BYTES_A_BATCH_MAX
             })
         };
@@ -288,6 +300,7 @@ impl TableGroup {
     /// Adds a write that may join.
     fn add(&mut self, write: Write, bytes: usize, kind: OpKind) -> Added {
         let Write { op, columns, row, keys: [key, _], uniques } = write;
+        let mut marked = 0;
         self.given_up |= op == WriteOp::Delete
             && self.place.has_uniques
             && !self.place.deletes_first
@@ -295,12 +308,14 @@ impl TableGroup {
         if let Some(uniques) = uniques
             && !(op == WriteOp::Delete && self.place.deletes_first)
         {
+            // They stay as long as the group does, however often a row changes.
+            marked = MARK_BYTES * (uniques.new.len() + uniques.old.len());
             self.uniques.extend(uniques.new.into_iter().chain(uniques.old).map(|v| (v, key)));
         }
         let Some(&at) = self.by_key.get(&key) else {
             self.by_key.insert(key, self.entries.len());
             self.entries.push(Entry { op, columns, row, bytes, kind });
-            return Added { replaced: None, before: 0, after: bytes };
+            return Added { replaced: None, before: 0, after: bytes + marked };
         };
         let entry = &mut self.entries[at];
         let before = entry.bytes;
@@ -328,7 +343,7 @@ impl TableGroup {
             }
         }
         entry.bytes = weight(&entry.row);
-        Added { replaced: Some(replaced), before, after: entry.bytes }
+        Added { replaced: Some(replaced), before, after: entry.bytes + marked }
     }
 }
 

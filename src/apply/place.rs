@@ -8,7 +8,7 @@
 //! - tables that foreign keys point to are written before those that point to them, and their deletes come after everything;
 //! - deletes of a table with more unique indexes than its key come before everything where nothing points to that
 //!   table: a deleted line and its successor often share a natural key;
-//! - a table that points to itself is written in the order of the source, each key once in a group;
+//! - a table that points to itself is written in the order of the source, each key once in a group, and deleted from row by row;
 //! - tables in a circle of foreign keys, and mappings with `compact = false`, are written strictly as the source did.
 
 use std::collections::{HashMap, HashSet};

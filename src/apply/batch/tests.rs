@@ -378,3 +378,24 @@ fn a_mapping_that_is_not_compacted_is_written_change_by_change_in_the_log_s_orde
     let sizes: Vec<(&str, usize)> = taken.iter().map(|b| (&*b.mapping, b.rows.len())).collect();
     assert_eq!(sizes, [("party", 1), ("line", 1), ("line", 2), ("party", 1)]);
 }
+
+/// A server deletes the rows of one statement in an order of its own.
+#[test]
+fn a_child_of_a_tree_is_deleted_in_a_statement_before_its_parents() {
+    let world = world();
+    let category = &world.plans[3];
+    let mut bound = BoundPlan::new(category, &schema("category")).expect("bound");
+    for ordered in [HashSet::new(), HashSet::from(["category".to_owned()])] {
+        let places = Arc::new(Places::new(&world.plans, &ordered));
+        let mut batcher = Batcher::new(places, false);
+        for (id, parent) in [(2, Some(1)), (1, None)] {
+            let old = OldRow::Full(row(&[Some(id), parent, None, None]));
+            let delete = write(&mut bound, Op::Delete(Delete { old }));
+            batcher.push(category, delete, OpKind::Delete);
+        }
+        let taken = batcher.take();
+        let ids: Vec<&Value> = taken.iter().flat_map(|b| &b.rows).map(|r| &r[0]).collect();
+        assert_eq!(taken.len(), 2);
+        assert_eq!(ids, [&Value::Int(2), &Value::Int(1)]);
+    }
+}
