@@ -26,6 +26,7 @@
 
 pub mod batch;
 mod changes;
+pub mod loaders;
 mod pieces;
 pub mod place;
 mod route;
@@ -52,6 +53,7 @@ use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
 use crate::reader::Queue;
 use batch::Batcher;
+use loaders::Loaders;
 use place::Places;
 use route::{Mapped, Routes};
 use session::Session;
@@ -99,6 +101,8 @@ pub struct Begin {
     pub requests: mpsc::Receiver<Request>,
     /// How the copies that have ended stand at the target, by mapping.
     pub rows: HashMap<String, CopyRow>,
+    /// The sessions that load pieces beside ours.
+    pub loaders: Loaders,
 }
 
 /// The applier of one attempt.
@@ -138,6 +142,8 @@ pub struct Applier {
     source: SourceTransaction,
     /// Where everything relevant has been dealt with, and whether that is worth a row.
     reached: Position,
+    /// The position that is known to be in the progress row.
+    saved: Option<Position>,
     unsaved: bool,
     last_write: Instant,
     last_save: Instant,
@@ -145,6 +151,7 @@ pub struct Applier {
     blame: Option<Arc<str>>,
     regions: Regions,
     requests: mpsc::Receiver<Request>,
+    loaders: Loaders,
     /// A piece is being written: whatever fails is about its mapping.
     in_piece: bool,
     /// How the copies that have ended stand at the target, by mapping.
@@ -232,6 +239,7 @@ impl Applier {
             committing: None,
             failed: None,
             source: SourceTransaction::default(),
+            saved: Some(begin.position.clone()),
             reached: begin.position,
             unsaved: false,
             last_write: Instant::now(),
@@ -239,6 +247,7 @@ impl Applier {
             blame: None,
             regions: begin.regions,
             requests: begin.requests,
+            loaders: begin.loaders,
             in_piece: false,
             rows: begin.rows,
             replan: false,

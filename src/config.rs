@@ -49,6 +49,8 @@ pub struct FlowConfig {
     pub publication: String,
     /// Where to start instead of at the log's end.
     pub start_at: Option<String>,
+    /// How many pieces of copies are read and written at once.
+    pub copy_workers: usize,
     /// Rows a second that copies may read; unlimited if absent.
     pub snapshot_rows_per_second: Option<u64>,
     /// The mappings.

@@ -30,7 +30,10 @@
 //! disk that the target does not hold. The source keeps no long snapshot, and its log is freed meanwhile.
 
 pub mod copier;
+mod merge;
 pub mod region;
+pub mod schedule;
+mod sweep;
 
 pub use copier::{CopyFailed, Copying, Job, Reverse, copy};
 pub use region::{Regions, Request};

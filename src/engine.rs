@@ -507,6 +507,7 @@ fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowCon
                 target_is_read: config.flows.iter().any(|other| other.source == flow.target),
                 checkpoint: checkpoint.clone(),
                 shared: own.ok_or_else(|| Error::bug("a flow without its state"))?,
+                copy_workers: flow.copy_workers,
                 copy_rows_per_second: flow.snapshot_rows_per_second,
                 reverse,
                 systems: [&flow.source, &flow.target].map(|name| config.systems.get(name).cloned()),

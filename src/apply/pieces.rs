@@ -1,33 +1,40 @@
 //! The applier's part in copies: between two source transactions it writes the pieces whose place in the log has come.
+//!
+//! **A volley.** With several workers, pieces are loaded by several sessions at once ([`super::loaders`]), each in a
+//! transaction of its own. The flow stands still at a place F from before the first of them begins until the last has
+//! committed, and F is the position at the target before any of them begins. Each piece has been followed up to F,
+//! so each commit leaves its range as the source has it at F, whichever of the others are committed, and so does a crash
+//! between them. The rows travel side by side; the commits come one after the other, each with a row that tells of all parts committed
+//! so far. A loader's transaction can commit only while our epoch holds ([`tidelock_core::sink`]).
+//!
+//! **Refused together.** Order among pieces can only be refused (a unique value that one piece gives up and another takes;
+//! a deadlock), never change a row. So what is refused in a volley is no verdict: copying begins anew with one
+//! worker, and what is refused then is the row's own fault.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidelock_core::{
-    Change, CopyPhase, CopyRow, Error, Load, LoadRows, Op, OpKind, Piece, Result, Row, Value,
+    Change, Code, CopyPhase, CopyRow, Error, ErrorKind, HopList, Op, OpKind, Piece, Position,
+    Result, Value,
 };
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 
-use super::Applier;
+use super::loaders::{Loader, put};
 use super::route::Mapped;
-use crate::copy::region::{Outcome, Ready};
+use super::{Applier, PING};
+use crate::copy::region::{Outcome, RowsReady, Step, SweepReady};
+use crate::copy::{Regions, Request};
 use crate::flow::FlowState;
 use crate::mapping::{BoundPlan, MappingPlan};
 
-/// The rows of a piece, converted as they are asked for.
-struct Loading {
-    bound: BoundPlan,
-    rows: Vec<Row>,
-}
-
-impl LoadRows for Loading {
-    fn count(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()> {
-        let row =
-            self.rows.get(row).ok_or_else(|| Error::bug("a piece is shorter than it says"))?;
-        self.bound.load(row, cells)
-    }
+/// A piece that a loader has in hand.
+struct Shot {
+    mapping: Arc<str>,
+    step: Step,
+    reply: oneshot::Sender<Outcome>,
+    loaded: Result<Loader>,
 }
 
 impl Applier {
@@ -85,97 +92,205 @@ impl Applier {
             while let Ok(request) = self.requests.try_recv() {
                 self.regions.take(request, &self.reached);
             }
-            let Some(ready) = self.regions.ready(&self.reached)? else { return Ok(()) };
-            self.finish().await?;
-            self.settled().await?;
-            self.in_piece = true;
-            let (mapping, row, reply) = match ready {
-                Ready::Rows { mapping, piece, row, reply } => {
-                    self.blame = Some(mapping.clone());
-                    self.direct().await?;
-                    let plan = self.plan_of(&mapping)?.plan;
-                    self.load(&plan, piece, &row).await?;
-                    (mapping, row, reply)
+            if let Some(ready) = self.regions.rows_ready(&self.reached)? {
+                self.finish().await?;
+                self.settled().await?;
+                match self.loaders.are_used() {
+                    true => self.volley(ready).await?,
+                    false => self.rows(ready).await?,
                 }
-                Ready::Sweep { mapping, keys, row, reply } => {
-                    self.blame = Some(mapping.clone());
-                    let plan = self.plan_of(&mapping)?.plan;
-                    let mut removed = 0;
-                    for key in keys {
-                        let write = BoundPlan::remove(&plan, &key);
-                        if !self.regions.touched(&mapping, write.keys[0]) {
-                            self.batcher.push(&plan, write, OpKind::Delete);
-                            removed += 1;
-                        }
-                    }
-                    if removed > 0 {
-                        tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
-                    }
-                    self.direct().await?;
-                    self.blame = None;
-                    let sink = self.session.sink()?;
-                    sink.record_copy(&row).await?;
-                    sink.commit(&self.reached, 0).await?;
-                    (mapping, row, reply)
-                }
-            };
-            self.open = None;
-            self.in_piece = false;
-            self.counters.publish(&mut self.tally);
-            self.after_commit(self.reached.clone(), self.seq, None);
-            self.regions.committed(&mapping, row.clone());
-            self.rows.insert(mapping.to_string(), row.clone());
-            self.shared.show_copy(&mapping, &row);
-            self.show_copies();
-            // A copier that has gone away is not told; the attempt ends then.
-            let _gone = reply.send(Outcome::Written);
+            } else if let Some(ready) = self.regions.sweep_ready(&self.reached)? {
+                self.finish().await?;
+                self.settled().await?;
+                self.sweep(ready).await?;
+            } else {
+                return Ok(());
+            }
         }
+    }
+
+    /// Writes a piece through the flow's own session.
+    async fn rows(&mut self, ready: RowsReady) -> Result<()> {
+        let RowsReady { mapping, piece, step, reply } = ready;
+        let row = self.regions.after(&mapping, &step)?;
+        self.in_piece = true;
+        self.blame = Some(mapping.clone());
+        self.direct().await?;
+        let plan = self.plan_of(&mapping)?.plan;
+        self.load(&plan, piece, &row).await?;
+        self.wrote_copy();
+        self.stepped(&mapping, &step, row, reply);
+        Ok(())
+    }
+
+    async fn sweep(&mut self, ready: SweepReady) -> Result<()> {
+        let SweepReady { mapping, keys, row, reply } = ready;
+        self.in_piece = true;
+        self.blame = Some(mapping.clone());
+        let plan = self.plan_of(&mapping)?.plan;
+        let mut removed = 0;
+        for key in keys {
+            let write = BoundPlan::remove(&plan, &key);
+            if !self.regions.touched(&mapping, write.keys[0]) {
+                self.batcher.push(&plan, write, OpKind::Delete);
+                removed += 1;
+            }
+        }
+        if removed > 0 {
+            tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
+        }
+        self.direct().await?;
+        self.blame = None;
+        let sink = self.session.sink()?;
+        sink.record_copy(&row).await?;
+        sink.commit(&self.reached, 0).await?;
+        self.wrote_copy();
+        self.regions.committed(&mapping, row.clone());
+        self.show_step(&mapping, row, reply);
+        Ok(())
+    }
+
+    /// The flow's own session has committed at the place where the flow stands.
+    fn wrote_copy(&mut self) {
+        self.open = None;
+        self.in_piece = false;
+        self.counters.publish(&mut self.tally);
+        self.after_commit(self.reached.clone(), self.seq, None);
+    }
+
+    fn stepped(
+        &mut self,
+        mapping: &str,
+        step: &Step,
+        row: CopyRow,
+        reply: oneshot::Sender<Outcome>,
+    ) {
+        self.regions.stepped(mapping, step, row.clone());
+        self.show_step(mapping, row, reply);
+    }
+
+    fn show_step(&mut self, mapping: &str, row: CopyRow, reply: oneshot::Sender<Outcome>) {
+        self.shared.show_copy(mapping, &row);
+        self.rows.insert(mapping.to_owned(), row);
+        self.show_copies();
+        // A copier that has gone away is not told; the attempt ends then.
+        let _gone = reply.send(Outcome::Written);
     }
 
     /// Loads a piece, and commits it with the cursor and the position. The copier is answered
     /// meanwhile, so that the next piece is read while this one is written: the flow stands still
     /// until then, and its position is what this transaction commits.
-    pub(super) async fn load(
-        &mut self,
-        plan: &Arc<MappingPlan>,
-        piece: Piece,
-        row: &CopyRow,
-    ) -> Result<()> {
-        let Piece { table, rows, mut lines, .. } = piece;
-        let bound = BoundPlan::new(plan, &table)?;
-        let mut loading = Loading { bound, rows };
+    async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<()> {
         let Applier { session, regions, requests, reached, blame, .. } = self;
         let sink = session.sink()?;
         let written = async {
-            if let Some(lines) = lines.take()
-                && !(loading.bound.is_identity(&table)
-                    && sink.load_lines(&plan.target, loading.bound.columns(), &lines).await?)
-            {
-                loading.rows.extend(lines.rows()?);
-            }
-            if !loading.rows.is_empty() {
-                let columns = loading.bound.columns().clone();
-                let (mapping, table) = (plan.name.clone(), plan.target.clone());
-                sink.load(&Load { mapping, table, columns, rows: &loading }).await?;
-            }
+            put(sink, plan, piece).await?;
             // What fails from here on is not about the rows.
             *blame = None;
             sink.record_copy(row).await?;
             sink.commit(reached, 0).await
         };
-        tokio::pin!(written);
+        answering(regions, requests, reached, written).await
+    }
+
+    /// Loads this piece and all whose place has come by several sessions at once; those that come to it meanwhile, too.
+    /// A session that is lost or refused ends it all: what was not committed is read again.
+    async fn volley(&mut self, first: RowsReady) -> Result<()> {
+        if self.saved.as_ref() != Some(&self.reached) {
+            self.save().await?;
+        }
+        let hops = HopList::default().with(&self.source_id);
+        let mut next = Some(first);
+        let mut loads: JoinSet<Shot> = JoinSet::new();
         loop {
+            while let Some(loader) = self.loaders.take() {
+                let ready = match next.take() {
+                    Some(ready) => Some(ready),
+                    None => self.regions.rows_ready(&self.reached)?,
+                };
+                let Some(RowsReady { mapping, piece, step, reply }) = ready else {
+                    self.loaders.give(loader);
+                    break;
+                };
+                let plan = self.plan_of(&mapping)?.plan;
+                let load = self.loaders.load(loader, plan, piece, hops.clone());
+                loads.spawn(async move { Shot { mapping, step, reply, loaded: load.await } });
+            }
+            if loads.is_empty() {
+                return Ok(());
+            }
+            let ping_at = self.last_write + PING;
             tokio::select! {
                 biased;
-                outcome = &mut written => return outcome,
-                Some(request) = requests.recv() => regions.take(request, reached),
+                Some(shot) = loads.join_next() => self.hit(shot).await?,
+                Some(request) = self.requests.recv() => self.regions.take(request, &self.reached),
+                () = tokio::time::sleep_until(ping_at.into()) => {
+                    self.session.sink()?.ping().await?;
+                    self.last_write = std::time::Instant::now();
+                }
             }
         }
     }
 
-    pub(super) fn show_copies(&self) {
+    /// The rows of a piece are at the target: commits them with how far the copy has come.
+    async fn hit(&mut self, shot: std::result::Result<Shot, JoinError>) -> Result<()> {
+        let Shot { mapping, step, reply, loaded } =
+            shot.map_err(|panic| Error::bug(format!("loading ended in a panic: {panic}")))?;
+        let committed = async {
+            let mut loader = loaded?;
+            let row = self.regions.after(&mapping, &step)?;
+            let Applier { regions, requests, reached, .. } = &mut *self;
+            let sink = loader.sink()?;
+            let written = async {
+                sink.record_copy(&row).await?;
+                sink.commit(reached, 0).await
+            };
+            answering(regions, requests, reached, written).await?;
+            Ok((loader, row))
+        };
+        let (loader, row) = committed.await.map_err(|error| self.refused(&mapping, error))?;
+        self.loaders.give(loader);
+        self.stepped(&mapping, &step, row, reply);
+        Ok(())
+    }
+
+    /// What an error of a piece means that was written beside others.
+    fn refused(&self, mapping: &str, error: Error) -> Error {
+        // Deadlocks and waits for locks are among the busy ones.
+        if error.kind() != ErrorKind::Data && error.code() != Code::ServerBusy {
+            return error;
+        }
+        tracing::warn!(flow = %self.flow, %mapping, code = %error.code(), %error,
+            "a piece was refused while others were written; tables are copied by one worker from here on");
+        self.shared.copy_alone.store(true, Ordering::Relaxed);
+        let said = format!("a piece was refused beside others, and is tried by itself: {error}");
+        Error::transient(Code::ServerBusy, said)
+    }
+
+    pub(super) fn show_copies(&mut self) {
+        if self.regions.is_empty() {
+            self.loaders.end();
+            self.shared.copy_alone.store(false, Ordering::Relaxed);
+        }
         let state =
             if self.regions.is_empty() { FlowState::Streaming } else { FlowState::Snapshotting };
         self.shared.set_state(state, None);
+    }
+}
+
+/// Does something at the target while the copier is answered.
+async fn answering<T>(
+    regions: &mut Regions,
+    requests: &mut mpsc::Receiver<Request>,
+    reached: &Position,
+    doing: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(doing);
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut doing => return outcome,
+            Some(request) = requests.recv() => regions.take(request, reached),
+        }
     }
 }

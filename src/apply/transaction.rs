@@ -235,6 +235,7 @@ impl Applier {
             self.latency.record((now_micros() - micros).max(0) as f64 / 1e6);
         }
         self.shared.applied.send_replace(Some(position.clone()));
+        self.saved = Some(position.clone());
         self.committed.send_replace(Some(Committed { position, epoch: self.epoch, seq }));
     }
 
@@ -299,6 +300,7 @@ impl Applier {
             }
             return Ok(());
         }
+        self.loaders.let_go();
         self.keep_shapes().await?;
         if self.unsaved && self.last_save.elapsed() >= IDLE_SAVE {
             return self.save().await;

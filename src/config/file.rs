@@ -111,6 +111,8 @@ pub struct Settings {
     pub on_unrepresentable: Option<OnUnrepresentable>,
     /// The zone of times without one.
     pub time_zone: Option<Spanned<String>>,
+    /// How many pieces of copies are read and written at once, a flow.
+    pub copy_workers: Option<Spanned<u64>>,
     /// Rows a second that copies may read, a flow.
     pub snapshot_rows_per_second: Option<u64>,
 }
@@ -135,6 +137,8 @@ pub struct Flow {
     pub on_unrepresentable: Option<OnUnrepresentable>,
     /// The zone of times without one.
     pub time_zone: Option<Spanned<String>>,
+    /// How many pieces of copies are read and written at once.
+    pub copy_workers: Option<Spanned<u64>>,
     /// Rows a second that copies may read.
     pub snapshot_rows_per_second: Option<u64>,
     /// The slot's name.

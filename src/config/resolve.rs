@@ -33,6 +33,9 @@ impl Source<'_> {
     }
 }
 
+/// Each is a session at both ends.
+const COPY_WORKERS_MAX: u64 = 32;
+
 /// Checks and completes a parsed file.
 pub fn resolve(parsed: File, source: &Source<'_>) -> Result<Config> {
     if *parsed.version.get_ref() != 1 {
@@ -273,6 +276,17 @@ fn new_flow(
                 .error(text.span(), "a slot or publication name has 1 to 63 of a-z, 0-9 and _")),
         }
     };
+    let workers = |given: Option<&Spanned<u64>>| -> Result<usize> {
+        match given {
+            None => Ok(default_copy_workers()),
+            Some(given) if (1..=COPY_WORKERS_MAX).contains(given.get_ref()) => {
+                Ok(*given.get_ref() as usize)
+            }
+            Some(given) => {
+                Err(source.error(given.span(), format!("copy_workers is 1 to {COPY_WORKERS_MAX}")))
+            }
+        }
+    };
     Ok(FlowConfig {
         name: name.to_owned(),
         source: from.to_owned(),
@@ -280,11 +294,19 @@ fn new_flow(
         slot: given(own.and_then(|f| f.slot.as_ref()))?,
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
         start_at: own.and_then(|f| f.start_at.clone()),
+        copy_workers: workers(
+            own.and_then(|f| f.copy_workers.as_ref()).or(defaults.copy_workers.as_ref()),
+        )?,
         snapshot_rows_per_second: own
             .and_then(|f| f.snapshot_rows_per_second)
             .or(defaults.snapshot_rows_per_second),
         mappings: Vec::new(),
     })
+}
+
+/// As many as there are cores, up to four: more gain little, and each is a session at both ends.
+fn default_copy_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
 fn legal(name: &str) -> bool {

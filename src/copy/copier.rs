@@ -1,36 +1,44 @@
-//! The task that reads: one mapping after the other, one piece after the other, the next one being
+//! The tasks that read: each one part after the other and one piece after the other, the next one being
 //! read while the one before is written.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, DataType, Error, ErrorKind, JsonForm,
-    Key, KeyRange, Piece, Position, Result, SourceSpec, TransactionId,
+    Connector, Copier, CopyPhase, CopyRow, CopyTable, Error, ErrorKind, Key, KeyRange, Piece,
+    Position, Reach, Result, SourceSpec, copy::key_order,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 
-use super::region::{Outcome, Request, Watching};
+use super::region::{Outcome, Request, Watching, parts_of};
+use super::schedule::{Schedule, Span, Work};
 use crate::flow::{FlowContext, FlowShared, shapes};
 use crate::mapping::MappingPlan;
-use crate::mapping::convert::{Conversion, Target, compatible};
 
 /// Rows of the first piece; later ones follow the width of the rows.
 const ROWS_FIRST: usize = 1_000;
 /// Rows of a piece at most: what the log brings waits while a piece is written.
 const ROWS_MAX: usize = 100_000;
-/// Memory that a piece should take. Three are about at most: one written, one waiting, one being read.
+/// Memory that the pieces of all workers should take, each counted once. Of each worker three are about at most: one
+/// written, one waiting, one being read.
 const PIECE_BYTES: usize = 16 << 20;
-/// Memory beyond which a piece is cut smaller.
+/// Memory beyond which they are cut smaller.
 const PIECE_BYTES_MAX: usize = 32 << 20;
-/// Keys of the target asked for at the source at a time.
-const SWEEP_KEYS: usize = 5_000;
+/// Rows of a part at least, and at most: to find the end of one the server counts its keys.
+const PART_ROWS_MIN: u64 = 10_000;
+const PART_ROWS_MAX: u64 = 2_000_000;
+/// Parts at most; fewer where the database must be asked in which part a key lies.
+const PARTS_MAX: u64 = 256;
+const PARTS_MAX_ASKED: u64 = 16;
 /// Between two looks whether a snapshot shows what was applied already.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often a log at rest is asked for its end.
 const NUDGE_EVERY: Duration = Duration::from_millis(5);
 /// How long that may take before it is told.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
+/// Time that copying may have been late and still make up for.
+const PACE_CREDIT: Duration = Duration::from_secs(1);
 
 /// A mapping to be copied.
 #[derive(Debug, Clone)]
@@ -43,6 +51,8 @@ pub struct Job {
     pub alike: bool,
     /// Whether the target takes the source's rows as they are, so that they may stay text.
     pub as_lines: bool,
+    /// Whether it may be cut into parts that are copied at once.
+    pub splits: bool,
     /// How far it has come.
     pub row: CopyRow,
 }
@@ -57,6 +67,8 @@ pub struct Copying {
     pub target: Arc<dyn Connector>,
     /// The mappings.
     pub plans: Vec<Arc<MappingPlan>>,
+    /// How many read at once.
+    pub workers: usize,
     /// Rows a second at most.
     pub rows_per_second: Option<u64>,
     /// What others see.
@@ -89,57 +101,60 @@ pub struct CopyFailed {
 
 /// Copies these mappings in this order; comes back only with an error.
 pub async fn copy(copying: Copying, jobs: Vec<Job>) -> CopyFailed {
-    let mut at = None;
-    match all(copying, jobs, &mut at).await {
+    match all(copying, jobs).await {
         Ok(()) => std::future::pending().await,
-        // Only what is about the data is about a mapping.
-        Err(error) => CopyFailed { mapping: at.filter(|_| error.kind() == ErrorKind::Data), error },
+        Err(failed) => failed,
     }
 }
 
-async fn all(copying: Copying, jobs: Vec<Job>, at: &mut Option<Arc<str>>) -> Result<()> {
-    let jobs: Vec<Job> = jobs
+async fn all(copying: Copying, jobs: Vec<Job>) -> std::result::Result<(), CopyFailed> {
+    let jobs: Vec<Arc<Job>> = jobs
         .into_iter()
         .filter(|job| matches!(job.row.phase, CopyPhase::Rows | CopyPhase::Sweep))
+        .map(Arc::new)
         .collect();
     if jobs.is_empty() {
         return Ok(());
     }
-    let mut reader = copying.source.copier().await?;
+    let early = |error| CopyFailed { error, mapping: None };
+    let mut reader = copying.source.copier().await.map_err(early)?;
     let flow = copying.flow.clone();
     let notice = move |words: String| tracing::warn!(%flow, "{words}");
-    reader.settle(&notice).await?;
-    let mut task = Task { copying, reader, delivered: Vec::new() };
-    for job in jobs {
-        *at = Some(job.mapping.clone());
-        if job.row.cursor.is_empty() && job.row.phase == CopyPhase::Rows {
-            // Before that place the log may hold rows of an older shape than the mapping has.
-            shapes::passed(&task.copying.context, &task.copying.look_at).await;
-        }
-        if job.row.phase == CopyPhase::Rows {
-            task.rows(&job).await?;
-        }
-        if job.row.sweep {
-            task.sweep(&job).await?;
-        }
-        tracing::info!(flow = %task.copying.flow, mapping = %job.mapping, "copied");
+    reader.settle(&notice).await.map_err(early)?;
+    let shared = Arc::new(Shared {
+        schedule: Mutex::new(Schedule::new(&jobs, &copying.plans)),
+        changed: Notify::new(),
+        paid_until: Mutex::new(None),
+        copying,
+        jobs,
+    });
+    let mut tasks = JoinSet::new();
+    let mut reader = Some(reader);
+    for _ in 0..shared.copying.workers.max(1) {
+        let worker = Worker { shared: shared.clone(), reader: reader.take(), shown: 0 };
+        tasks.spawn(worker.run());
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(|panic| {
+            Err(early(Error::bug(format!("copying ended in a panic: {panic}"))))
+        })?;
     }
     Ok(())
 }
 
 /// The applier ends its side first, and then we are ended too.
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::bug("the applier went away while copying")
 }
 
 impl Copying {
-    async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
+    pub(super) async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T> {
         self.requests.send(request).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
 
     /// Waits for the log to pass the place of a piece. A log at rest is asked for its end meanwhile.
-    async fn outcome(&self, mut outcome: oneshot::Receiver<Outcome>) -> Result<Outcome> {
+    pub(super) async fn outcome(&self, mut outcome: oneshot::Receiver<Outcome>) -> Result<Outcome> {
         loop {
             tokio::select! {
                 biased;
@@ -149,22 +164,19 @@ impl Copying {
         }
     }
 
-    async fn unwatch(&self, job: &Job, all: bool) -> Result<()> {
+    async fn unwatch(&self, job: &Job, part: usize, all: bool) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Unwatch { mapping: job.mapping.clone(), all, reply }, answer).await
+        self.ask(Request::Unwatch { mapping: job.mapping.clone(), part, all, reply }, answer).await
     }
 
-    async fn throttle(&self, began: Instant, copied: u64) {
-        let Some(rate) = self.rows_per_second.filter(|rate| *rate > 0) else { return };
-        let due = Duration::from_secs_f64(copied as f64 / rate as f64);
-        if let Some(early) = due.checked_sub(began.elapsed()) {
-            tokio::time::sleep(early).await;
-        }
+    /// What of a number is one worker's share.
+    fn share(&self, all: usize) -> usize {
+        (all / self.workers.max(1)).max(1)
     }
 
     /// A row that only the target has may be one that the other direction is still bringing: waits
     /// until that has applied everything that the target's log holds now.
-    async fn reverse_has_passed(&self) -> Result<()> {
+    pub(super) async fn reverse_has_passed(&self) -> Result<()> {
         let Some(reverse) = &self.reverse else { return Ok(()) };
         let end = self.target.probe(&reverse.spec, None).await?.end;
         let began = Instant::now();
@@ -186,250 +198,300 @@ impl Copying {
     }
 }
 
-struct Task {
-    copying: Copying,
-    reader: Box<dyn Copier>,
-    /// Transactions applied that no snapshot of ours has been asked about.
-    delivered: Vec<TransactionId>,
+/// What the workers have in common.
+pub(super) struct Shared {
+    pub(super) copying: Copying,
+    jobs: Vec<Arc<Job>>,
+    schedule: Mutex<Schedule>,
+    changed: Notify,
+    /// Until when the rows read so far are paid for, where there is a limit.
+    paid_until: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    fn schedule<T>(&self, change: impl FnOnce(&mut Schedule) -> T) -> T {
+        change(&mut self.schedule.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Work on a job is done.
+    fn did(&self, at: usize) {
+        let ended = self.schedule(|s| s.did(at));
+        if ended && let Some(job) = self.jobs.get(at) {
+            tracing::info!(flow = %self.copying.flow, mapping = %job.mapping, "copied");
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits as long as so many rows are to take for all workers together.
+    async fn throttle(&self, rows: usize) {
+        let Some(rate) = self.copying.rows_per_second.filter(|rate| *rate > 0) else { return };
+        let due = {
+            let mut paid = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let from = paid.unwrap_or(now).max(now.checked_sub(PACE_CREDIT).unwrap_or(now));
+            let due = from + Duration::from_secs_f64(rows as f64 / rate as f64);
+            *paid = Some(due);
+            due
+        };
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+/// One that reads.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    /// None while there is nothing to do: a snapshot keeps the source from cleaning up.
+    reader: Option<Box<dyn Copier>>,
+    /// The number of the last transaction that a snapshot of ours has shown.
+    pub(super) shown: u64,
 }
 
 /// A piece that the applier has in hand.
 struct Sent {
     upto: Option<Key>,
+    last: bool,
     rows: usize,
     outcome: oneshot::Receiver<Outcome>,
 }
 
-impl Task {
+impl Worker {
+    async fn run(mut self) -> std::result::Result<(), CopyFailed> {
+        while let Some(work) = self.next().await {
+            let (Work::Begin(at) | Work::Part(at, _) | Work::Sweep(at)) = work;
+            let Some(job) = self.shared.jobs.get(at).cloned() else { continue };
+            let done = match work {
+                Work::Begin(_) => self.begin(at, &job).await,
+                Work::Part(_, span) => self.rows(&job, span).await,
+                Work::Sweep(_) => self.sweep(&job).await,
+            };
+            // Only what is about the data is about a mapping.
+            done.map_err(|error| CopyFailed {
+                mapping: (error.kind() == ErrorKind::Data).then(|| job.mapping.clone()),
+                error,
+            })?;
+            self.shared.did(at);
+        }
+        Ok(())
+    }
+
+    /// Waits for something to do; `None` when everything is done.
+    async fn next(&mut self) -> Option<Work> {
+        let shared = self.shared.clone();
+        loop {
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (work, done) = shared.schedule(|s| (s.take(), s.is_done()));
+            if work.is_some() || done {
+                return work;
+            }
+            self.reader = None;
+            changed.await;
+        }
+    }
+
+    pub(super) fn copying(&self) -> &Copying {
+        &self.shared.copying
+    }
+
+    pub(super) async fn reader(&mut self) -> Result<&mut Box<dyn Copier>> {
+        if self.reader.is_none() {
+            self.reader = Some(self.shared.copying.source.copier().await?);
+        }
+        self.reader.as_mut().ok_or_else(|| Error::bug("a reader that was just opened is gone"))
+    }
+
     /// Opens a snapshot that shows all that the applier had applied when it began to watch.
-    async fn snapshot(&mut self, watching: Watching) -> Result<Position> {
-        self.delivered.extend(watching.delivered);
+    pub(super) async fn snapshot(&mut self, watching: Watching) -> Result<Position> {
+        let Watching { reached, delivered, last } = watching;
         let began = Instant::now();
         let mut told = false;
         loop {
-            let opened = self.reader.snapshot(&watching.reached, &self.delivered).await?;
+            let opened = self.reader().await?.snapshot(&reached, &delivered).await?;
             if let Some(upto) = opened {
-                self.delivered.clear();
+                self.shown = last;
                 // The log passes that place while the rows are read.
-                self.copying.shared.nudge.notify_one();
+                self.copying().shared.nudge.notify_one();
                 return Ok(upto);
             }
             if !told && began.elapsed() > NOTICE_AFTER {
                 told = true;
-                tracing::warn!(flow = %self.copying.flow, "copying waits: the source has logged transactions that its own queries do not see yet (a synchronous standby that does not answer?)");
+                tracing::warn!(flow = %self.copying().flow, "copying waits: the source has logged transactions that its own queries do not see yet (a synchronous standby that does not answer?)");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    async fn rows(&mut self, job: &Job) -> Result<()> {
-        let mut after = Cursor::decode(&job.row.cursor, &job.table.key);
+    /// Finds the parts of a mapping; what is found is read by others meanwhile.
+    async fn begin(&mut self, at: usize, job: &Job) -> Result<()> {
+        if job.row.phase != CopyPhase::Rows {
+            return Ok(());
+        }
+        if job.row.cursor.is_empty() {
+            // Before that place the log may hold rows of an older shape than the mapping has.
+            shapes::passed(&self.copying().context, &self.copying().look_at).await;
+        }
+        let mut parts = parts_of(&job.row, &job.table);
+        let total = self.reader().await?.estimate(&job.table).await?;
+        let shared = self.shared.clone();
+        let tell = |span: Span| {
+            shared.schedule(|s| s.found(at, span));
+            shared.changed.notify_waiters();
+        };
+        let mut after = None;
+        let last = parts.pop();
+        for (part, found) in parts.iter().enumerate() {
+            let from = match &found.reach {
+                Reach::All => None,
+                Reach::Nothing => Some(after.clone()),
+                Reach::UpTo(key) => Some(Some(key.clone())),
+            };
+            if let Some(from) = from {
+                tell(Span {
+                    part,
+                    range: KeyRange { after: from, upto: found.upto.clone() },
+                    total,
+                });
+            }
+            after.clone_from(&found.upto);
+        }
+        let mut part = parts.len();
+        let mut after = match last.map(|last| last.reach) {
+            Some(Reach::UpTo(key)) => Some(key),
+            Some(Reach::Nothing) | None => after,
+            Some(Reach::All) => return Ok(()),
+        };
+        let (rows, parts_max) = self.part_rows(job, total.saturating_sub(job.row.rows_done));
+        while part + 1 < parts_max {
+            let end = self.reader().await?.bound(&job.table, after.as_ref(), rows).await?;
+            let Some(end) = end else { break };
+            let (reply, answer) = oneshot::channel();
+            let split = Request::Split { mapping: job.mapping.clone(), at: end.clone(), reply };
+            self.copying().ask(split, answer).await?;
+            let range = KeyRange { after: after.take(), upto: Some(end.clone()) };
+            tell(Span { part, range, total });
+            after = Some(end);
+            part += 1;
+        }
+        tell(Span { part, range: KeyRange { after, upto: None }, total });
+        Ok(())
+    }
+
+    /// How many rows a part has, and how many parts there are at most.
+    fn part_rows(&self, job: &Job, rows: u64) -> (usize, usize) {
+        let workers = self.copying().workers as u64;
+        if workers < 2 || !job.splits || rows < 2 * PART_ROWS_MIN {
+            return (0, 0);
+        }
+        let (parts, parts_max) = match job.alike {
+            true => (2 * workers, PARTS_MAX),
+            false => (workers, PARTS_MAX_ASKED),
+        };
+        let rows = (rows / parts).clamp(PART_ROWS_MIN, PART_ROWS_MAX);
+        (rows as usize, parts_max as usize)
+    }
+
+    /// Copies a part.
+    async fn rows(&mut self, job: &Job, span: Span) -> Result<()> {
+        let Span { part, range, total } = span;
+        let KeyRange { mut after, upto: end } = range;
         let mut done = after.clone();
         let mut size = ROWS_FIRST;
-        // No piece is more than a second's worth.
-        let rate = self.copying.rows_per_second.filter(|rate| *rate > 0);
-        let rows_max = rate.map_or(ROWS_MAX, |rate| rate.min(ROWS_MAX as u64) as usize);
+        // All workers together read no more than a second's worth at a time.
+        let rate = self.copying().rows_per_second.filter(|rate| *rate > 0);
+        let rows_max =
+            rate.map_or(ROWS_MAX, |rate| self.copying().share(rate.min(ROWS_MAX as u64) as usize));
         let mut sent: Option<Sent> = None;
-        let total = self.reader.estimate(&job.table).await?;
-        let (began, mut copied) = (Instant::now(), 0u64);
         loop {
-            let upto = self.reader.bound(&job.table, after.as_ref(), size).await?;
-            let range = KeyRange { after: after.clone(), upto };
-            let (piece, covered) = self.piece(job, &range, &mut size).await?;
+            let read = match &sent {
+                // Nothing is left to be read.
+                Some(before) if before.last => None,
+                Some(_) | None => {
+                    let upto = self.bound(job, after.as_ref(), end.as_ref(), size).await?;
+                    let last = upto == end;
+                    let range = KeyRange { after: after.clone(), upto };
+                    let (piece, covered) = self.piece(job, part, &range, last, &mut size).await?;
+                    Some((range.upto, last, piece, covered))
+                }
+            };
             // The one before must be in place: pieces are written in the order of their keys.
             if let Some(before) = sent.take() {
-                match self.copying.outcome(before.outcome).await? {
+                match self.copying().outcome(before.outcome).await? {
+                    Outcome::Written if before.last => return Ok(()),
                     Outcome::Written => done = before.upto,
                     Outcome::Spoiled => {
-                        self.copying.unwatch(job, true).await?;
+                        self.copying().unwatch(job, part, true).await?;
                         size = (before.rows / 2).max(1);
-                        after = done.clone();
+                        after.clone_from(&done);
                         continue;
                     }
                 }
             }
-            let Some(piece) = piece else {
-                after = done.clone();
+            let Some((upto, last, Some(piece), covered)) = read else {
+                after.clone_from(&done);
                 continue;
             };
             let (rows, bytes) = (piece.count(), piece.bytes);
             let (reply, outcome) = oneshot::channel();
-            let request =
-                Request::Rows { mapping: job.mapping.clone(), piece, upto: covered, total, reply };
-            self.copying.requests.send(request).await.map_err(|_| gone())?;
-            if range.upto.is_none() {
-                return match self.copying.outcome(outcome).await? {
-                    Outcome::Written => Ok(()),
-                    Outcome::Spoiled => {
-                        self.copying.unwatch(job, true).await?;
-                        Box::pin(
-                            self.rows(&Job { row: with_cursor(job, done.as_ref()), ..job.clone() }),
-                        )
-                        .await
-                    }
-                };
-            }
-            sent = Some(Sent { upto: range.upto.clone(), rows, outcome });
-            after = range.upto;
-            if bytes > 0 {
-                let fitting = rows.saturating_mul(PIECE_BYTES) / bytes.max(1);
+            let mapping = job.mapping.clone();
+            let request = Request::Rows { mapping, part, piece, upto: covered, total, reply };
+            self.copying().requests.send(request).await.map_err(|_| gone())?;
+            sent = Some(Sent { upto: upto.clone(), last, rows, outcome });
+            after = upto;
+            let wanted = rows.saturating_mul(self.copying().share(PIECE_BYTES));
+            if let Some(fitting) = wanted.checked_div(bytes) {
                 size = fitting.clamp(1, rows_max).min(size.saturating_mul(4));
             }
-            copied += rows as u64;
-            self.copying.throttle(began, copied).await;
+            self.shared.throttle(rows).await;
         }
+    }
+
+    /// The last key of the next piece: so many rows on, but not beyond the end of the part.
+    async fn bound(
+        &mut self,
+        job: &Job,
+        after: Option<&Key>,
+        end: Option<&Key>,
+        size: usize,
+    ) -> Result<Option<Key>> {
+        let reader = self.reader().await?;
+        let (found, end) = match (reader.bound(&job.table, after, size).await?, end) {
+            (Some(found), Some(end)) => (found, end),
+            (found, None) => return Ok(found),
+            (None, Some(end)) => return Ok(Some(end.clone())),
+        };
+        let ends = match key_order(end, &found) {
+            Some(order) if job.alike => order.is_le(),
+            Some(_) | None => reader.up_to(&job.table, end, &found).await?,
+        };
+        Ok(Some(if ends { end.clone() } else { found }))
     }
 
     /// Reads a range. No piece if it was too big: then `size` says how many rows to try.
     async fn piece(
         &mut self,
         job: &Job,
+        part: usize,
         range: &KeyRange,
+        last: bool,
         size: &mut usize,
     ) -> Result<(Option<Piece>, Position)> {
         let (reply, answer) = oneshot::channel();
-        let watch = Request::Watch { mapping: job.mapping.clone(), range: range.clone(), reply };
-        let watching = self.copying.ask(watch, answer).await?;
+        let (mapping, upto) = (job.mapping.clone(), range.upto.clone());
+        let watch = Request::Watch { mapping, part, upto, last, shown: self.shown, reply };
+        let watching = self.copying().ask(watch, answer).await?;
         let upto = self.snapshot(watching).await?;
-        let limit = if *size == 1 { usize::MAX } else { PIECE_BYTES_MAX };
+        let limit = if *size == 1 { usize::MAX } else { self.copying().share(PIECE_BYTES_MAX) };
+        let reader = self.reader().await?;
         let piece = match job.as_lines {
-            true => self.reader.read_lines(&job.table, range, limit).await?,
-            false => self.reader.read(&job.table, range, limit).await?,
+            true => reader.read_lines(&job.table, range, limit).await?,
+            false => reader.read(&job.table, range, limit).await?,
         };
         if piece.cut {
             *size = (piece.count() / 2).max(1);
-            self.copying.unwatch(job, false).await?;
+            self.copying().unwatch(job, part, false).await?;
             return Ok((None, upto));
         }
         Ok((Some(piece), upto))
     }
-
-    /// Looks for rows that only the target has, key by key of the target.
-    async fn sweep(&mut self, job: &Job) -> Result<()> {
-        let plan = self
-            .copying
-            .plans
-            .iter()
-            .find(|p| p.name == job.mapping)
-            .cloned()
-            .ok_or_else(|| Error::bug("a copy without its mapping"))?;
-        let (theirs, ours, back) = sweep_tables(&plan)?;
-        let leads_back = leads_back(&plan);
-        if !leads_back {
-            tracing::warn!(flow = %self.copying.flow, mapping = %job.mapping,
-                "rows that only the target has stay: its keys cannot be led back to the types of the source's");
-        }
-        let mut target = self.copying.target.copier().await?;
-        let resumed = job.row.phase == CopyPhase::Sweep;
-        let mut after = resumed.then(|| Cursor::decode(&job.row.cursor, &theirs.key)).flatten();
-        loop {
-            let upto = target.bound(&theirs, after.as_ref(), SWEEP_KEYS).await?;
-            let range = KeyRange { after: after.clone(), upto: upto.clone() };
-            let keys: Vec<Key> = target
-                .read(&theirs, &range, usize::MAX)
-                .await?
-                .rows
-                .into_iter()
-                .map(|row| row.0)
-                .collect();
-            self.copying.reverse_has_passed().await?;
-            let (reply, answer) = oneshot::channel();
-            let watching = self
-                .copying
-                .ask(Request::WatchKeys { mapping: job.mapping.clone(), reply }, answer)
-                .await?;
-            let covered = self.snapshot(watching).await?;
-            let asked: Vec<Option<Key>> = keys.iter().map(|key| source_key(key, &back)).collect();
-            let askable: Vec<Key> = asked.iter().flatten().cloned().collect();
-            let mut found = self.reader.present(&ours, &askable).await?.into_iter();
-            let mut absent = Vec::new();
-            for (key, asked) in keys.into_iter().zip(asked) {
-                // A key that the source's columns could not hold is not there.
-                if leads_back && (asked.is_none() || !found.next().unwrap_or(false)) {
-                    absent.push(key);
-                }
-            }
-            let cursor = upto.as_ref().and_then(|key| Cursor::new(&theirs.key, key));
-            let (reply, answer) = oneshot::channel();
-            let sweep = Request::Sweep {
-                mapping: job.mapping.clone(),
-                absent,
-                upto: covered,
-                cursor,
-                reply,
-            };
-            self.copying.requests.send(sweep).await.map_err(|_| gone())?;
-            match self.copying.outcome(answer).await? {
-                Outcome::Written if upto.is_none() => return Ok(()),
-                Outcome::Written => after = upto,
-                Outcome::Spoiled => {}
-            }
-        }
-    }
-}
-
-fn with_cursor(job: &Job, done: Option<&Key>) -> CopyRow {
-    let mut row = job.row.clone();
-    row.cursor = done
-        .and_then(|key| Cursor::new(&job.table.key, key))
-        .map(|cursor| cursor.encode())
-        .unwrap_or_default();
-    row
-}
-
-/// The target's keys, the same keys at the source, and the way back from the one to the other.
-fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Conversion>)> {
-    let columns: Vec<_> = plan
-        .target
-        .key
-        .iter()
-        .filter_map(|&i| Some((plan.target.columns.get(i)?, &plan.columns.get(i)?.rule)))
-        .collect();
-    let names: Vec<String> = columns.iter().map(|(c, _)| c.name.clone()).collect();
-    let theirs = CopyTable {
-        name: plan.target.name.clone(),
-        columns: names.clone(),
-        key: names,
-        filter: None,
-    };
-    let source: Vec<(String, DataType)> = plan
-        .target
-        .key
-        .iter()
-        .filter_map(|&i| Some((plan.sources.get(i)?.clone(), plan.source_types.get(i)?.clone())))
-        .collect();
-    let names: Vec<String> = source.iter().map(|(name, _)| name.clone()).collect();
-    let ours =
-        CopyTable { name: plan.source.clone(), columns: names.clone(), key: names, filter: None };
-    let back = columns
-        .iter()
-        .zip(&source)
-        .map(|((target, rule), (_, data_type))| {
-            let back = Target {
-                data_type,
-                nullable: false,
-                same_family: plan.same_family,
-                json_form: JsonForm::Text,
-            };
-            Conversion::new(&target.data_type, back, rule)
-        })
-        .collect();
-    Ok((theirs, ours, back))
-}
-
-/// Whether every key of the target can be led back to the source's types. One that cannot says nothing about what
-/// the source has: a text does not tell which number it was made of, nor a civil time which hour that came twice.
-fn leads_back(plan: &MappingPlan) -> bool {
-    plan.target.key.iter().all(|&i| {
-        let (Some(target), Some(from), Some(column)) =
-            (plan.target.columns.get(i), plan.source_types.get(i), plan.columns.get(i))
-        else {
-            return false;
-        };
-        column.rule.zone.is_none() && compatible(&target.data_type, from, &column.rule).is_ok()
-    })
-}
-
-fn source_key(key: &Key, back: &[Conversion]) -> Option<Key> {
-    key.iter().zip(back).map(|(value, back)| back.apply(value).ok()).collect()
 }

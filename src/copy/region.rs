@@ -1,20 +1,26 @@
 //! What of each mapping is copied, and the pieces on their way. Pure but for one question: where keys
 //! are ordered by a collation, the source is asked.
+//!
+//! **Parts.** The keys of a mapping may be split into parts, each with a cursor of its own, so that several can be copied at
+//! once. They cover every key there is and never overlap, so each key lies in one part, and there it is copied,
+//! being read, or to be read later. What a change means follows from these two answers, for the key before
+//! and the key after it; whether both are of one part makes no difference.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Change, Code, Connector, Copier, CopyPhase, CopyRow, CopyTable, Cursor, Error, Insert, Key,
-    KeyRange, Op, Piece, Position, Result, Row, TableSchema, TargetColumn, TransactionId, Value,
-    copy::key_order,
+    Change, Code, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Error,
+    Insert, Key, Op, Part, Piece, Position, Reach, Result, Row, TableSchema, TargetColumn,
+    TransactionId, Value, copy::key_order,
 };
 use tokio::sync::oneshot;
 
 use super::Job;
+use super::merge::{Kept, merged};
 use crate::mapping::MappingPlan;
 
-/// Memory for the changes kept for one piece; beyond it the piece is given up and read again.
+/// Memory for the changes kept for one piece of each worker together; beyond its share a piece is given up and read again.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// Where the applier stood when it began to watch, and what it had applied lately.
@@ -22,8 +28,10 @@ const KEPT_BYTES_MAX: usize = 32 << 20;
 pub struct Watching {
     /// The position that the snapshot must show.
     pub reached: Position,
-    /// Transactions of the copied tables delivered since the last such answer.
+    /// Transactions of the copied tables delivered, but for those that some snapshot was known to show.
     pub delivered: Vec<TransactionId>,
+    /// The number of the last of them: to be told when a snapshot has shown them all.
+    pub last: u64,
 }
 
 /// What became of a piece.
@@ -37,12 +45,27 @@ pub enum Outcome {
 
 /// What the copier asks of the applier; answered between two source transactions.
 pub enum Request {
+    /// Cut the last part of a mapping, of which nothing beyond this key is copied or watched.
+    Split {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The last key of the first half.
+        at: Key,
+        /// The answer.
+        reply: oneshot::Sender<()>,
+    },
     /// Keep the changes of a range from now on.
     Watch {
         /// The mapping.
         mapping: Arc<str>,
-        /// The range.
-        range: KeyRange,
+        /// The part that the range is of.
+        part: usize,
+        /// Its last key; it begins where the one watched before it ends.
+        upto: Option<Key>,
+        /// Whether the part ends with it.
+        last: bool,
+        /// The number of the last transaction that a snapshot has shown.
+        shown: u64,
         /// The answer.
         reply: oneshot::Sender<Watching>,
     },
@@ -50,6 +73,8 @@ pub enum Request {
     Rows {
         /// The mapping.
         mapping: Arc<str>,
+        /// The part.
+        part: usize,
         /// The rows.
         piece: Piece,
         /// What covers everything they show.
@@ -59,10 +84,12 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Outcome>,
     },
-    /// Forget the range watched last, or all of them.
+    /// Forget the range watched last in a part, or all of them.
     Unwatch {
         /// The mapping.
         mapping: Arc<str>,
+        /// The part.
+        part: usize,
         /// All, not only the last.
         all: bool,
         /// The answer.
@@ -72,6 +99,8 @@ pub enum Request {
     WatchKeys {
         /// The mapping.
         mapping: Arc<str>,
+        /// The number of the last transaction that a snapshot has shown.
+        shown: u64,
         /// The answer.
         reply: oneshot::Sender<Watching>,
     },
@@ -90,25 +119,10 @@ pub enum Request {
     },
 }
 
-/// Which keys of a mapping are copied.
-#[derive(Debug, Clone, PartialEq)]
-enum Reach {
-    Nothing,
-    UpTo(Key),
-    All,
-}
-
-/// A change of a range that is being read.
-#[derive(Debug)]
-struct Kept {
-    old: Option<(String, bool)>,
-    new: Option<(String, bool, Row)>,
-    clear: bool,
-}
-
-/// A range that is being read.
+/// A range that is being read; the one before it ends where it begins.
 struct Watched {
-    range: KeyRange,
+    upto: Option<Key>,
+    last: bool,
     kept: Vec<Kept>,
     bytes: usize,
     spoiled: bool,
@@ -136,12 +150,26 @@ struct Places {
     columns: Vec<usize>,
 }
 
+/// A part, and the pieces of it that are on their way.
+struct Course {
+    part: Part,
+    watched: VecDeque<Watched>,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Course {
+    fn new(part: Part) -> Course {
+        Course { part, watched: VecDeque::new(), waiting: VecDeque::new() }
+    }
+}
+
 struct Region {
     table: CopyTable,
     row: CopyRow,
-    reach: Reach,
-    watched: VecDeque<Watched>,
-    waiting: VecDeque<Waiting>,
+    /// In the order of their keys; only the last has no end.
+    courses: Vec<Course>,
+    /// The stream is applied everywhere, and the pieces are laid over it.
+    overlaid: bool,
     touched: Option<HashSet<u64>>,
     sweeping: Option<Sweeping>,
     places: HashMap<u64, Places>,
@@ -154,8 +182,8 @@ struct Region {
 struct Follow {
     /// The table that is copied: our target.
     table: CopyTable,
-    /// The key up to which it is copied, in our target's values.
-    bound: Key,
+    /// What of it is copied, in our target's values.
+    parts: Vec<Part>,
     alike: bool,
 }
 
@@ -171,35 +199,45 @@ pub enum Meeting {
     Later,
 }
 
-/// What is ready to be written.
-pub enum Ready {
-    /// Rows of a piece.
-    Rows {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The rows, with what changed meanwhile laid over them.
-        piece: Piece,
-        /// How far the copy has come with them.
-        row: CopyRow,
-        /// Whom to tell.
-        reply: oneshot::Sender<Outcome>,
-    },
-    /// Keys to be removed.
-    Sweep {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The keys, with what was written meanwhile left to [`Regions::touched`].
-        keys: Vec<Key>,
-        /// How far the copy has come with them.
-        row: CopyRow,
-        /// Whom to tell.
-        reply: oneshot::Sender<Outcome>,
-    },
+/// How far a part comes with a piece.
+#[derive(Debug)]
+pub struct Step {
+    part: usize,
+    /// Up to which key; `None` if the part ends with it.
+    upto: Option<Key>,
+    rows: u64,
+    total: u64,
 }
 
+/// Rows of a piece that are ready to be written.
+pub struct RowsReady {
+    /// The mapping.
+    pub mapping: Arc<str>,
+    /// The rows, with what changed meanwhile laid over them.
+    pub piece: Piece,
+    /// How far the copy comes with them: see [`Regions::after`].
+    pub step: Step,
+    /// Whom to tell.
+    pub reply: oneshot::Sender<Outcome>,
+}
+
+/// Keys that are ready to be removed.
+pub struct SweepReady {
+    /// The mapping.
+    pub mapping: Arc<str>,
+    /// The keys, with what was written meanwhile left to [`Regions::touched`].
+    pub keys: Vec<Key>,
+    /// How far the copy has come with them.
+    pub row: CopyRow,
+    /// Whom to tell.
+    pub reply: oneshot::Sender<Outcome>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Place {
     Copied,
-    Watched(usize),
+    /// Of this part and this range of it.
+    Watched(usize, usize),
     Beyond,
 }
 
@@ -211,35 +249,35 @@ pub struct Regions {
     target_judge: Option<Box<dyn Copier>>,
     follows: HashMap<Arc<str>, Follow>,
     regions: BTreeMap<Arc<str>, Region>,
-    delivered: Vec<TransactionId>,
+    /// Transactions delivered that no snapshot is known to have shown, and the number of the last.
+    delivered: VecDeque<TransactionId>,
+    last: u64,
+    kept_bytes_max: usize,
 }
 
 impl Regions {
-    /// Regions of the mappings whose copy has not ended.
+    /// Regions of the mappings whose copy has not ended, copied by so many workers.
     pub fn new(
         source: Arc<dyn Connector>,
         target: Arc<dyn Connector>,
         copies: impl IntoIterator<Item = Job>,
+        workers: usize,
     ) -> Regions {
         let regions = copies
             .into_iter()
             .map(|Job { mapping, table, alike, row, .. }| {
-                let overlaid = row.reason == tidelock_core::CopyReason::Backfill;
-                let reach = match row.phase {
-                    CopyPhase::Sweep | CopyPhase::Done => Reach::All,
-                    _ if overlaid => Reach::All,
-                    CopyPhase::Held => Reach::Nothing,
-                    CopyPhase::Rows => match Cursor::decode(&row.cursor, &table.key) {
-                        Some(key) => Reach::UpTo(key),
-                        None => Reach::Nothing,
-                    },
+                let parts = match row.phase {
+                    CopyPhase::Sweep | CopyPhase::Done => {
+                        vec![Part { upto: None, reach: Reach::All }]
+                    }
+                    CopyPhase::Held => vec![Part::whole()],
+                    CopyPhase::Rows => parts_of(&row, &table),
                 };
                 let region = Region {
                     table,
+                    overlaid: row.reason == CopyReason::Backfill,
                     row,
-                    reach,
-                    watched: VecDeque::new(),
-                    waiting: VecDeque::new(),
+                    courses: parts.into_iter().map(Course::new).collect(),
                     touched: None,
                     sweeping: None,
                     places: HashMap::new(),
@@ -255,7 +293,9 @@ impl Regions {
             target_judge: None,
             follows: HashMap::new(),
             regions,
-            delivered: Vec::new(),
+            delivered: VecDeque::new(),
+            last: 0,
+            kept_bytes_max: KEPT_BYTES_MAX / workers.max(1),
         }
     }
 
@@ -267,9 +307,7 @@ impl Regions {
     /// Whether everything of a mapping is still to be read.
     pub fn begins(&self, mapping: &str) -> bool {
         self.regions.get(mapping).is_some_and(|region| {
-            region.row.phase == CopyPhase::Rows
-                && region.reach == Reach::Nothing
-                && region.watched.is_empty()
+            region.row.phase == CopyPhase::Rows && region.is_untouched() && !region.overlaid
         })
     }
 
@@ -285,9 +323,19 @@ impl Regions {
 
     /// Notes that a transaction of copied tables was delivered.
     pub fn note(&mut self, id: TransactionId) {
-        if !self.regions.is_empty() && self.delivered.last() != Some(&id) {
-            self.delivered.push(id);
+        if !self.regions.is_empty() && self.delivered.back() != Some(&id) {
+            self.delivered.push_back(id);
+            self.last += 1;
         }
+    }
+
+    /// What a snapshot opened from here on must show. What one has shown, all that are opened after it show.
+    fn watching(&mut self, reached: &Position, shown: u64) -> Watching {
+        let first = self.last - self.delivered.len() as u64;
+        let known = shown.min(self.last).saturating_sub(first) as usize;
+        self.delivered.drain(..known.min(self.delivered.len()));
+        let delivered = self.delivered.iter().copied().collect();
+        Watching { reached: reached.clone(), delivered, last: self.last }
     }
 
     /// Notes the keys of a write, for a sweep that is under way.
@@ -309,35 +357,41 @@ impl Regions {
     pub fn take(&mut self, request: Request, reached: &Position) {
         // A copier that has gone away is not told; the attempt is over then.
         match request {
-            Request::Watch { mapping, range, reply } => {
-                if let Some(region) = self.regions.get_mut(&mapping) {
-                    region.watched.push_back(Watched {
-                        range,
-                        kept: Vec::new(),
-                        bytes: 0,
-                        spoiled: false,
-                    });
-                    let delivered = std::mem::take(&mut self.delivered);
-                    let _gone = reply.send(Watching { reached: reached.clone(), delivered });
-                }
-            }
-            Request::Rows { mapping, piece, upto, total, reply } => {
-                if let Some(region) = self.regions.get_mut(&mapping) {
-                    region.waiting.push_back(Waiting { piece, upto, total, reply });
-                }
-            }
-            Request::Unwatch { mapping, all, reply } => {
-                if let Some(region) = self.regions.get_mut(&mapping) {
-                    let kept = if all { 0 } else { region.watched.len().saturating_sub(1) };
-                    region.watched.truncate(kept);
+            Request::Split { mapping, at, reply } => {
+                if let Some(region) = self.regions.get_mut(&mapping)
+                    && let Some(last) = region.courses.last_mut()
+                {
+                    last.part.upto = Some(at);
+                    region.courses.push(Course::new(Part::whole()));
                 }
                 let _gone = reply.send(());
             }
-            Request::WatchKeys { mapping, reply } => {
+            Request::Watch { mapping, part, upto, last, shown, reply } => {
+                let watching = self.watching(reached, shown);
+                if let Some(course) = self.course(&mapping, part) {
+                    let kept = Vec::new();
+                    let watched = Watched { upto, last, kept, bytes: 0, spoiled: false };
+                    course.watched.push_back(watched);
+                    let _gone = reply.send(watching);
+                }
+            }
+            Request::Rows { mapping, part, piece, upto, total, reply } => {
+                if let Some(course) = self.course(&mapping, part) {
+                    course.waiting.push_back(Waiting { piece, upto, total, reply });
+                }
+            }
+            Request::Unwatch { mapping, part, all, reply } => {
+                if let Some(course) = self.course(&mapping, part) {
+                    let kept = if all { 0 } else { course.watched.len().saturating_sub(1) };
+                    course.watched.truncate(kept);
+                }
+                let _gone = reply.send(());
+            }
+            Request::WatchKeys { mapping, shown, reply } => {
+                let watching = self.watching(reached, shown);
                 if let Some(region) = self.regions.get_mut(&mapping) {
                     region.touched = Some(HashSet::new());
-                    let delivered = std::mem::take(&mut self.delivered);
-                    let _gone = reply.send(Watching { reached: reached.clone(), delivered });
+                    let _gone = reply.send(watching);
                 }
             }
             Request::Sweep { mapping, absent, upto, cursor, reply } => {
@@ -348,17 +402,22 @@ impl Regions {
         }
     }
 
+    fn course(&mut self, mapping: &str, part: usize) -> Option<&mut Course> {
+        self.regions.get_mut(mapping)?.courses.get_mut(part)
+    }
+
     /// What a change means for a mapping.
     pub async fn meet(&mut self, mapping: &str, change: &Change, echo: bool) -> Result<Meeting> {
         let Some(region) = self.regions.get_mut(mapping) else { return Ok(Meeting::Apply) };
         if region.row.phase == CopyPhase::Held {
             return Ok(Meeting::Later);
         }
-        if region.reach == Reach::All && region.watched.is_empty() {
+        let applies = region.overlaid || region.is_whole();
+        if applies && !region.is_watched() {
             return Ok(Meeting::Apply);
         }
         // Nothing was read yet: the rows may be of a shape that is none any more.
-        if region.reach == Reach::Nothing && region.watched.is_empty() && !echo {
+        if !applies && region.is_untouched() && !echo {
             return Ok(Meeting::Later);
         }
         let (old, new) = region.keys(change)?;
@@ -369,11 +428,12 @@ impl Regions {
         };
         let new_place = match &new {
             Some(key) if !same => Some(place(region, &mut self.judge, &self.source, key).await?),
-            Some(_) => old_place.as_ref().map(Place::again),
+            Some(_) => old_place,
             None => None,
         };
-        region.keep(change, (old.as_ref(), &old_place), (new.as_ref(), &new_place))?;
-        if region.reach == Reach::All || echo {
+        let bytes_max = self.kept_bytes_max;
+        region.keep(change, (old.as_ref(), old_place), (new.as_ref(), new_place), bytes_max)?;
+        if applies || echo {
             return Ok(Meeting::Apply);
         }
         let copied = |place: &Option<Place>| matches!(place, Some(Place::Copied));
@@ -399,7 +459,7 @@ impl Regions {
     /// Every row of a mapping went away. Answers whether the target must be emptied too.
     pub fn meet_truncate(&mut self, mapping: &str) -> bool {
         let Some(region) = self.regions.get_mut(mapping) else { return true };
-        for watched in &mut region.watched {
+        for watched in region.courses.iter_mut().flat_map(|course| &mut course.watched) {
             watched.kept.clear();
             watched.bytes = 0;
             watched.kept.push(Kept { old: None, new: None, clear: true });
@@ -407,38 +467,53 @@ impl Regions {
         region.row.phase != CopyPhase::Held
     }
 
-    /// The next thing whose place in the log has come.
-    pub fn ready(&mut self, reached: &Position) -> Result<Option<Ready>> {
+    /// The next piece whose place in the log has come.
+    pub fn rows_ready(&mut self, reached: &Position) -> Result<Option<RowsReady>> {
         let source = self.source.clone();
         let come = |upto: &Position| source.compare(reached, upto).map(|order| order.reached());
         for (mapping, region) in &mut self.regions {
-            let due = match region.waiting.front() {
-                Some(waiting) => come(&waiting.upto)?,
-                None => false,
-            };
-            if due
-                && let (Some(waiting), Some(watched)) =
-                    (region.waiting.pop_front(), region.watched.pop_front())
-            {
+            let Region { table, courses, .. } = region;
+            for (part, course) in courses.iter_mut().enumerate() {
+                let due = match course.waiting.front() {
+                    Some(waiting) => come(&waiting.upto)?,
+                    None => false,
+                };
+                if !due {
+                    continue;
+                }
+                let (Some(waiting), Some(watched)) =
+                    (course.waiting.pop_front(), course.watched.pop_front())
+                else {
+                    continue;
+                };
                 let piece = match watched.spoiled {
                     true => None,
-                    false => merged(waiting.piece, watched.kept, &region.table)?,
+                    false => merged(waiting.piece, watched.kept, table)?,
                 };
                 let Some(piece) = piece else {
                     // What follows it was cut at its end: all begin anew there.
                     let _gone = waiting.reply.send(Outcome::Spoiled);
-                    region.watched.clear();
-                    for later in region.waiting.drain(..) {
+                    course.watched.clear();
+                    for later in course.waiting.drain(..) {
                         let _gone = later.reply.send(Outcome::Spoiled);
                     }
                     continue;
                 };
-                let row = region.after(&watched.range, piece.count() as u64, waiting.total)?;
+                let (rows, total) = (piece.count() as u64, waiting.total);
+                let upto = watched.upto.filter(|_| !watched.last);
+                let step = Step { part, upto, rows, total };
                 let mapping = mapping.clone();
-                return Ok(Some(Ready::Rows { mapping, piece, row, reply: waiting.reply }));
+                return Ok(Some(RowsReady { mapping, piece, step, reply: waiting.reply }));
             }
+        }
+        Ok(None)
+    }
+
+    /// The next keys to be removed whose place in the log has come.
+    pub fn sweep_ready(&mut self, reached: &Position) -> Result<Option<SweepReady>> {
+        for (mapping, region) in &mut self.regions {
             let due = match &region.sweeping {
-                Some(sweeping) => come(&sweeping.upto)?,
+                Some(sweeping) => self.source.compare(reached, &sweeping.upto)?.reached(),
                 None => false,
             };
             if due && let Some(sweeping) = region.sweeping.take() {
@@ -447,31 +522,35 @@ impl Regions {
                     Some(cursor) => row.cursor = cursor.encode(),
                     None => ended(&mut row),
                 }
-                return Ok(Some(Ready::Sweep {
-                    mapping: mapping.clone(),
-                    keys: sweeping.absent,
-                    row,
-                    reply: sweeping.reply,
-                }));
+                let Sweeping { absent, reply, .. } = sweeping;
+                let mapping = mapping.clone();
+                return Ok(Some(SweepReady { mapping, keys: absent, row, reply }));
             }
         }
         Ok(None)
     }
 
-    /// A mapping's copy has come so far, durably.
+    /// The row that tells how far a mapping's copy has come after a step, beside all that is committed.
+    pub fn after(&self, mapping: &str, step: &Step) -> Result<CopyRow> {
+        match self.regions.get(mapping) {
+            Some(region) => region.after(step),
+            None => Err(Error::bug("a piece of a mapping that is not copied")),
+        }
+    }
+
+    /// A step is committed, with this row.
+    pub fn stepped(&mut self, mapping: &str, step: &Step, row: CopyRow) {
+        if let Some(course) = self.course(mapping, step.part) {
+            course.part.reach = step.reach();
+        }
+        self.committed(mapping, row);
+    }
+
+    /// The row of a mapping's copy is this one by now, durably.
     pub fn committed(&mut self, mapping: &str, row: CopyRow) {
         if row.phase == CopyPhase::Done {
             self.regions.remove(mapping);
-            return;
-        }
-        if let Some(region) = self.regions.get_mut(mapping) {
-            if region.reach != Reach::All {
-                region.reach = match (row.phase, Cursor::decode(&row.cursor, &region.table.key)) {
-                    (CopyPhase::Sweep, _) => Reach::All,
-                    (_, Some(key)) => Reach::UpTo(key),
-                    (_, None) => Reach::Nothing,
-                };
-            }
+        } else if let Some(region) = self.regions.get_mut(mapping) {
             region.row = row;
         }
     }
@@ -497,7 +576,7 @@ impl Regions {
         plan: &MappingPlan,
     ) -> Option<CopyRow> {
         let region = self.regions.get_mut(mapping)?;
-        let (columns, bound) = Cursor::parse(cursor)?;
+        let (columns, parts) = Part::parse(cursor)?;
         let keys: Vec<&TargetColumn> =
             plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i)).collect();
         let same = keys.len() == columns.len() && keys.iter().all(|k| columns.contains(&k.name));
@@ -511,7 +590,7 @@ impl Regions {
             key: columns,
             filter: None,
         };
-        self.follows.insert(mapping.clone(), Follow { table, bound, alike });
+        self.follows.insert(mapping.clone(), Follow { table, parts, alike });
         region.row.cursor = cursor.to_owned();
         Some(region.row.clone())
     }
@@ -539,8 +618,17 @@ impl Regions {
             })
             .collect();
         let Some(ordered) = ordered else { return Ok(false) };
-        let judge = &mut self.target_judge;
-        is_up_to(&follow.table, follow.alike, judge, &self.target, &ordered, &follow.bound).await
+        let mut order = Order {
+            table: &follow.table,
+            alike: follow.alike,
+            judge: &mut self.target_judge,
+            system: &self.target,
+        };
+        let part = order.part_of(&follow.parts, |part| part, &ordered).await?;
+        match follow.parts.get(part) {
+            Some(part) => order.is_reached(part, &ordered).await,
+            None => Ok(false),
+        }
     }
 
     /// The held mappings, and what their rows become when the hold ends.
@@ -563,6 +651,11 @@ fn ended(row: &mut CopyRow) {
     row.finished_micros = crate::apply::now_micros();
 }
 
+/// The parts that a row of the phase of rows tells of.
+pub(super) fn parts_of(row: &CopyRow, table: &CopyTable) -> Vec<Part> {
+    Part::decode(&row.cursor, &table.key).unwrap_or_else(|| vec![Part::whole()])
+}
+
 /// Where a key lies.
 async fn place(
     region: &Region,
@@ -570,66 +663,103 @@ async fn place(
     source: &Arc<dyn Connector>,
     key: &Key,
 ) -> Result<Place> {
-    if let Reach::UpTo(bound) = &region.reach
-        && is_up_to(&region.table, region.alike, judge, source, key, bound).await?
-    {
+    let mut order = Order { table: &region.table, alike: region.alike, judge, system: source };
+    let part = order.part_of(&region.courses, |course| &course.part, key).await?;
+    let Some(course) = region.courses.get(part) else { return Ok(Place::Beyond) };
+    if order.is_reached(&course.part, key).await? {
         return Ok(Place::Copied);
     }
-    let overlaid = region.reach == Reach::All;
-    for (i, watched) in region.watched.iter().enumerate() {
-        if overlaid
-            && i == 0
-            && let Some(after) = &watched.range.after
-            && is_up_to(&region.table, region.alike, judge, source, key, after).await?
-        {
-            return Ok(Place::Copied);
-        }
-        let within = match &watched.range.upto {
+    for (i, watched) in course.watched.iter().enumerate() {
+        let within = match &watched.upto {
             None => true,
-            Some(upto) => is_up_to(&region.table, region.alike, judge, source, key, upto).await?,
+            Some(upto) => order.is_up_to(key, upto).await?,
         };
         if within {
-            return Ok(Place::Watched(i));
+            return Ok(Place::Watched(part, i));
         }
     }
     Ok(Place::Beyond)
 }
 
-async fn is_up_to(
-    table: &CopyTable,
+/// The order of a table's keys: compared here where that is the same, else by the database.
+struct Order<'a> {
+    table: &'a CopyTable,
     alike: bool,
-    judge: &mut Option<Box<dyn Copier>>,
-    source: &Arc<dyn Connector>,
-    key: &Key,
-    bound: &Key,
-) -> Result<bool> {
-    if alike && let Some(order) = key_order(key, bound) {
-        return Ok(order.is_le());
-    }
-    if judge.is_none() {
-        *judge = Some(source.copier().await?);
-    }
-    match judge {
-        Some(judge) => judge.up_to(table, key, bound).await,
-        None => Err(Error::bug("no connection to compare keys by")),
-    }
+    judge: &'a mut Option<Box<dyn Copier>>,
+    system: &'a Arc<dyn Connector>,
 }
 
-impl Place {
-    fn again(&self) -> Place {
-        match self {
-            Place::Copied => Place::Copied,
-            Place::Watched(i) => Place::Watched(*i),
-            Place::Beyond => Place::Beyond,
+impl Order<'_> {
+    async fn is_up_to(&mut self, key: &Key, bound: &Key) -> Result<bool> {
+        if self.alike
+            && let Some(order) = key_order(key, bound)
+        {
+            return Ok(order.is_le());
+        }
+        if self.judge.is_none() {
+            *self.judge = Some(self.system.copier().await?);
+        }
+        match self.judge {
+            Some(judge) => judge.up_to(self.table, key, bound).await,
+            None => Err(Error::bug("no connection to compare keys by")),
         }
     }
 
-    fn is_watched(place: &Option<Place>, index: usize) -> bool {
-        matches!(place, Some(Place::Watched(i)) if *i == index)
+    /// Which part a key is of: the first that ends at it or beyond.
+    async fn part_of<T>(
+        &mut self,
+        parts: &[T],
+        part: impl Fn(&T) -> &Part,
+        key: &Key,
+    ) -> Result<usize> {
+        let (mut low, mut high) = (0, parts.len().saturating_sub(1));
+        while low < high {
+            let middle = low.midpoint(high);
+            let within = match parts.get(middle).and_then(|p| part(p).upto.as_ref()) {
+                None => true,
+                Some(upto) => self.is_up_to(key, upto).await?,
+            };
+            if within { high = middle } else { low = middle + 1 }
+        }
+        Ok(low)
+    }
+
+    /// Whether a key of a part is copied.
+    async fn is_reached(&mut self, part: &Part, key: &Key) -> Result<bool> {
+        match &part.reach {
+            Reach::All => Ok(true),
+            Reach::Nothing => Ok(false),
+            Reach::UpTo(bound) => self.is_up_to(key, bound).await,
+        }
+    }
+}
+
+impl Step {
+    /// How far its part is copied with it.
+    fn reach(&self) -> Reach {
+        match &self.upto {
+            Some(key) => Reach::UpTo(key.clone()),
+            None => Reach::All,
+        }
     }
 }
 
 impl Region {
+    fn is_watched(&self) -> bool {
+        self.courses.iter().any(|course| !course.watched.is_empty())
+    }
+
+    /// Whether every key is copied.
+    fn is_whole(&self) -> bool {
+        self.courses.iter().all(|course| course.part.reach == Reach::All)
+    }
+
+    /// Whether no key is copied or being read.
+    fn is_untouched(&self) -> bool {
+        let nothing = |course: &Course| course.part.reach == Reach::Nothing;
+        !self.is_watched() && self.courses.iter().all(nothing)
+    }
+
     /// The key before and after a change.
     fn keys(&mut self, change: &Change) -> Result<(Option<Key>, Option<Key>)> {
         let table = &self.table;
@@ -687,13 +817,17 @@ impl Region {
     fn keep(
         &mut self,
         change: &Change,
-        (old, old_place): (Option<&Key>, &Option<Place>),
-        (new, new_place): (Option<&Key>, &Option<Place>),
+        (old, old_place): (Option<&Key>, Option<Place>),
+        (new, new_place): (Option<&Key>, Option<Place>),
+        bytes_max: usize,
     ) -> Result<()> {
         let Some(places) = self.places.get(&change.table.version) else { return Ok(()) };
-        for (i, watched) in self.watched.iter_mut().enumerate() {
-            let (old_in, new_in) =
-                (Place::is_watched(old_place, i), Place::is_watched(new_place, i));
+        let watched = self.courses.iter_mut().enumerate().flat_map(|(part, course)| {
+            course.watched.iter_mut().enumerate().map(move |(i, watched)| (part, i, watched))
+        });
+        for (part, i, watched) in watched {
+            let here = Some(Place::Watched(part, i));
+            let (old_in, new_in) = (old_place == here, new_place == here);
             if watched.spoiled || !(old_in || new_in) {
                 continue;
             }
@@ -733,7 +867,7 @@ impl Region {
                 None => None,
             };
             watched.kept.push(Kept { old, new, clear: false });
-            if watched.bytes > KEPT_BYTES_MAX {
+            if watched.bytes > bytes_max {
                 watched.spoiled = true;
                 watched.kept = Vec::new();
             }
@@ -741,23 +875,22 @@ impl Region {
         Ok(())
     }
 
-    /// The row that tells how far the copy has come after a range.
-    fn after(&self, range: &KeyRange, rows: u64, total: u64) -> Result<CopyRow> {
+    fn after(&self, step: &Step) -> Result<CopyRow> {
         let mut row = self.row.clone();
-        row.rows_done += rows;
-        row.rows_total = total.max(row.rows_done);
-        match &range.upto {
-            Some(key) => {
-                row.cursor = Cursor::new(&self.table.key, key)
-                    .map(|c| c.encode())
-                    .ok_or_else(|| Error::bug("a key to copy by holds NULL"))?;
-            }
-            None if row.sweep => {
-                row.phase = CopyPhase::Sweep;
-                row.cursor.clear();
-                row.rows_total = row.rows_done;
-            }
-            None => ended(&mut row),
+        row.rows_done += step.rows;
+        row.rows_total = step.total.max(row.rows_done);
+        let mut parts: Vec<Part> = self.courses.iter().map(|course| course.part.clone()).collect();
+        let part = parts.get_mut(step.part).ok_or_else(|| Error::bug("a piece of no part"))?;
+        part.reach = step.reach();
+        if parts.iter().any(|part| part.reach != Reach::All) {
+            row.cursor = Part::encode(&self.table.key, &parts)
+                .ok_or_else(|| Error::bug("a key to copy by holds NULL"))?;
+        } else if row.sweep {
+            row.phase = CopyPhase::Sweep;
+            row.cursor.clear();
+            row.rows_total = row.rows_done;
+        } else {
+            ended(&mut row);
         }
         Ok(row)
     }
@@ -772,253 +905,5 @@ impl Places {
                 .collect()
         };
         Places { key: find(&table.key), columns: find(&table.columns) }
-    }
-}
-
-/// A piece with the changes laid over it; `None` if they do not fit together, which a new reading
-/// mends. Only the rows that a change is about are taken out and read; lines stay lines else.
-fn merged(mut piece: Piece, kept: Vec<Kept>, table: &CopyTable) -> Result<Option<Piece>> {
-    if kept.is_empty() {
-        return Ok(Some(piece));
-    }
-    let mut changed = take_out(&mut piece, &kept, table)?;
-    for change in kept {
-        if change.clear {
-            piece.rows.clear();
-            piece.lines = None;
-            changed.clear();
-            continue;
-        }
-        let before = match &change.old {
-            Some((text, true)) => changed.remove(text),
-            Some((_, false)) | None => None,
-        };
-        let Some((text, true, new)) = change.new else { continue };
-        let base = before.or_else(|| changed.get(&text).cloned());
-        changed.insert(text, overlaid(base, new));
-    }
-    if !changed.values().all(Row::is_full) {
-        return Ok(None);
-    }
-    piece.rows.extend(changed.into_values());
-    Ok(Some(piece))
-}
-
-/// Takes the rows out of a piece that changes name by their keys.
-fn take_out(piece: &mut Piece, kept: &[Kept], table: &CopyTable) -> Result<BTreeMap<String, Row>> {
-    let named = |change: &'_ Kept| {
-        let old = change.old.as_ref().filter(|old| old.1).map(|old| old.0.clone());
-        let new = change.new.as_ref().filter(|new| new.1).map(|new| new.0.clone());
-        old.into_iter().chain(new)
-    };
-    let named: HashSet<String> = kept.iter().flat_map(named).collect();
-    let text = |key: &[Value]| {
-        let cursor = Cursor::new(&table.key, key).map(|cursor| cursor.encode());
-        cursor.ok_or_else(|| Error::bug("a key to copy by holds NULL"))
-    };
-    let places: Vec<usize> =
-        table.key.iter().filter_map(|name| table.columns.iter().position(|c| c == name)).collect();
-    let mut taken = BTreeMap::new();
-    let rows = std::mem::take(&mut piece.rows);
-    piece.rows.reserve(rows.len());
-    for row in rows {
-        let key: Key = places.iter().filter_map(|&at| row.0.get(at).cloned()).collect();
-        let text = text(&key)?;
-        if named.contains(&text) {
-            taken.insert(text, row);
-        } else {
-            piece.rows.push(row);
-        }
-    }
-    if let Some(lines) = &mut piece.lines {
-        let before = std::mem::take(&mut lines.text);
-        for chunk in before {
-            // What stays between two rows that are taken out is one slice.
-            let mut start = 0;
-            let mut at = 0;
-            for line in chunk.split_inclusive(|byte| *byte == b'\n') {
-                let line = chunk.slice_ref(line);
-                let text = text(&lines.reader.key(&line)?)?;
-                let end = at + line.len();
-                if named.contains(&text) {
-                    taken.insert(text, lines.reader.row(&line)?);
-                    lines.count -= 1;
-                    lines.text.push(chunk.slice(start..at));
-                    start = end;
-                }
-                at = end;
-            }
-            lines.text.push(chunk.slice(start..));
-        }
-        lines.text.retain(|chunk| !chunk.is_empty());
-    }
-    Ok(taken)
-}
-
-/// A row with what a change tells of it; cells it does not tell stay.
-fn overlaid(base: Option<Row>, mut new: Row) -> Row {
-    if let Some(base) = base {
-        for (cell, before) in new.0.iter_mut().zip(base.0) {
-            if cell.is_unchanged() {
-                *cell = before;
-            }
-        }
-    }
-    new
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidelock_core::{Bytes, LineReader, Lines, TableName};
-
-    fn table() -> CopyTable {
-        CopyTable {
-            name: TableName::new("s", "t"),
-            columns: vec!["id".to_owned(), "a".to_owned(), "b".to_owned()],
-            key: vec!["id".to_owned()],
-            filter: None,
-        }
-    }
-
-    fn row(id: i64, a: Value, b: Value) -> Row {
-        Row(vec![Value::Int(id), a, b].into())
-    }
-
-    fn text(id: i64) -> String {
-        Cursor::new(&table().key, &[Value::Int(id)]).map(|c| c.encode()).unwrap_or_default()
-    }
-
-    fn update(old: i64, new: Row, new_in: bool) -> Kept {
-        let Some(Value::Int(id)) = new.0.first().cloned() else { panic!("no id") };
-        Kept { old: Some((text(old), true)), new: Some((text(id), new_in, new)), clear: false }
-    }
-
-    fn int(n: i64) -> Value {
-        Value::Int(n)
-    }
-
-    fn piece(rows: Vec<Row>) -> Piece {
-        let shape = TableSchema { name: table().name, version: 1, columns: Vec::new() };
-        Piece { table: Arc::new(shape), rows, lines: None, bytes: 0, cut: false }
-    }
-
-    /// Lines of the form `id a b`.
-    struct Spaced;
-
-    impl LineReader for Spaced {
-        fn key(&self, line: &Bytes) -> Result<Key> {
-            Ok(self.row(line)?.0.first().cloned().into_iter().collect())
-        }
-
-        fn row(&self, line: &Bytes) -> Result<Row> {
-            let text = std::str::from_utf8(line).map_err(|_| Error::bug("no text"))?;
-            let cells: Vec<Value> =
-                text.split_whitespace().map(|cell| int(cell.parse().unwrap_or(-1))).collect();
-            Ok(Row(cells.into()))
-        }
-    }
-
-    /// The same rows left as text, in chunks of two lines.
-    fn lined(rows: &[Row]) -> Piece {
-        let number = |v: &Value| match v {
-            Value::Int(n) => n.to_string(),
-            _ => "-1".to_owned(),
-        };
-        let line = |row: &Row| row.0.iter().map(number).collect::<Vec<_>>().join(" ") + "\n";
-        let text =
-            rows.chunks(2).map(|two| two.iter().map(line).collect::<String>().into()).collect();
-        let lines = Lines { text, count: rows.len(), reader: Arc::new(Spaced) };
-        Piece { lines: Some(lines), ..piece(Vec::new()) }
-    }
-
-    /// The rows that come of a piece, in key order, whether they were read as values or left as lines.
-    fn outcome(rows: Vec<Row>, kept: impl Fn() -> Vec<Kept>) -> Option<Vec<Row>> {
-        let both = [lined(&rows), piece(rows)].map(|piece| {
-            let mut piece = merged(piece, kept(), &table()).unwrap_or(None)?;
-            let count = piece.count();
-            if let Some(lines) = piece.lines.take() {
-                piece.rows.extend(lines.rows().unwrap_or_default());
-            }
-            assert_eq!(piece.rows.len(), count, "counted wrongly");
-            piece.rows.sort_by_key(|r| match r.0.first() {
-                Some(Value::Int(i)) => *i,
-                _ => 0,
-            });
-            Some(piece.rows)
-        });
-        let [as_lines, as_rows] = both;
-        assert_eq!(as_lines, as_rows);
-        as_rows
-    }
-
-    #[test]
-    fn what_the_snapshot_already_shows_changes_nothing_when_laid_over_it() {
-        // Insert 3, set a of 1, move 2 to 5, delete 4: laid over the state before and after each.
-        let changes = || {
-            vec![
-                Kept {
-                    old: None,
-                    new: Some((text(3), true, row(3, int(3), int(3)))),
-                    clear: false,
-                },
-                update(1, row(1, int(9), Value::Unchanged), true),
-                update(2, row(5, Value::Unchanged, int(7)), true),
-                Kept { old: Some((text(4), true)), new: None, clear: false },
-            ]
-        };
-        let states = [
-            vec![row(1, int(1), int(1)), row(2, int(2), int(2)), row(4, int(4), int(4))],
-            vec![
-                row(1, int(1), int(1)),
-                row(2, int(2), int(2)),
-                row(3, int(3), int(3)),
-                row(4, int(4), int(4)),
-            ],
-            vec![
-                row(1, int(9), int(1)),
-                row(2, int(2), int(2)),
-                row(3, int(3), int(3)),
-                row(4, int(4), int(4)),
-            ],
-            vec![
-                row(1, int(9), int(1)),
-                row(3, int(3), int(3)),
-                row(4, int(4), int(4)),
-                row(5, int(2), int(7)),
-            ],
-            vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))],
-        ];
-        for state in states {
-            assert_eq!(
-                outcome(state, changes),
-                Some(vec![row(1, int(9), int(1)), row(3, int(3), int(3)), row(5, int(2), int(7))])
-            );
-        }
-    }
-
-    #[test]
-    fn a_row_that_leaves_the_range_is_not_in_it() {
-        let rows = outcome(vec![row(1, int(1), int(1))], || {
-            vec![update(1, row(99, int(1), int(1)), false)]
-        });
-        assert_eq!(rows, Some(Vec::new()));
-    }
-
-    #[test]
-    fn a_partial_change_without_its_row_asks_for_a_new_reading_unless_it_went_away() {
-        let partial = || update(7, row(7, int(1), Value::Unchanged), true);
-        assert_eq!(outcome(vec![], || vec![partial()]), None);
-        let gone = || Kept { old: Some((text(7), true)), new: None, clear: false };
-        assert_eq!(outcome(vec![], || vec![partial(), gone()]), Some(vec![]));
-    }
-
-    #[test]
-    fn a_truncate_empties_what_was_read() {
-        let clear = || Kept { old: None, new: None, clear: true };
-        let insert =
-            || Kept { old: None, new: Some((text(2), true, row(2, int(2), int(2)))), clear: false };
-        let rows = outcome(vec![row(1, int(1), int(1))], || vec![clear(), insert()]);
-        assert_eq!(rows, Some(vec![row(2, int(2), int(2))]));
     }
 }

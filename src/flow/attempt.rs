@@ -15,6 +15,7 @@ use super::disposition::{Care, Scene};
 use super::shapes::{self, Noted, Watched};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
+use crate::apply::loaders::Loaders;
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
@@ -141,6 +142,8 @@ pub async fn attempt(
     context.shared.applied.send_replace(Some(progress.position.clone()));
     tracing::info!(flow = %context.config.name, position = %progress.position, epoch = progress.epoch, "streaming");
 
+    let alone = context.shared.copy_alone.load(Ordering::Relaxed);
+    let workers = if alone { 1 } else { context.copy_workers };
     let (committed, commits) = watch::channel(None);
     let (requests, requested) = mpsc::channel(8);
     let copying = Copying {
@@ -148,6 +151,7 @@ pub async fn attempt(
         source: context.source.clone(),
         target: context.target.clone(),
         plans: systems.plans.clone(),
+        workers,
         rows_per_second: context.copy_rows_per_second,
         shared: context.shared.clone(),
         reverse: reverse(context),
@@ -179,8 +183,19 @@ pub async fn attempt(
         shapes::watch(context.clone(), watched, copies.absent, noted, shapes, stop.clone());
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let begin = Begin {
-        regions: Regions::new(context.source.clone(), context.target.clone(), jobs.iter().cloned()),
+        regions: Regions::new(
+            context.source.clone(),
+            context.target.clone(),
+            jobs.iter().cloned(),
+            workers,
+        ),
         requests: requested,
+        loaders: Loaders::new(
+            context.target.clone(),
+            start::sink_spec(context, &systems),
+            progress.epoch,
+            workers,
+        ),
         rows: copies.rows,
         epoch: progress.epoch,
         seq: progress.seq,

@@ -601,7 +601,9 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
     let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
     // Lines hold what the target's columns hold, in their order, and nothing else.
     let as_lines = plan.as_lines && table.columns == plan.sources;
-    Ok(Job { mapping: plan.name.clone(), table, alike, as_lines, row })
+    // A row may point to one of another part that is not there yet.
+    let splits = table.filter.is_none() && !plan.references.contains(&plan.target.name);
+    Ok(Job { mapping: plan.name.clone(), table, alike, as_lines, splits, row })
 }
 
 /// A mapping met for the first time. `started_micros` 0 says: followed from here on without a copy.

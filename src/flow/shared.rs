@@ -33,6 +33,8 @@ pub struct FlowContext {
     pub checkpoint: Arc<Checkpoint>,
     /// What others see.
     pub shared: Arc<FlowShared>,
+    /// How many pieces of copies may be read and written at once.
+    pub copy_workers: usize,
     /// Rows a second that copies may read, if limited.
     pub copy_rows_per_second: Option<u64>,
     /// The flow of the other direction: what it shows, and its configuration.
@@ -179,6 +181,8 @@ pub struct FlowShared {
     pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
     pub save_wanted: AtomicBool,
+    /// Pieces of copies are written one by one: the target has refused one beside others.
+    pub copy_alone: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -201,6 +205,7 @@ impl FlowShared {
             ordered: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
+            copy_alone: AtomicBool::new(false),
         }
     }
 

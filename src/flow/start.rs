@@ -191,19 +191,24 @@ pub(super) fn refuse_problems(findings: &[Finding]) -> Result<()> {
         .with_hint("`tidelock check` shows every problem and the statements that mend it"))
 }
 
+/// Whose sessions at the target ours are.
+pub fn sink_spec(context: &FlowContext, systems: &Systems) -> SinkSpec {
+    SinkSpec {
+        pipeline: context.pipeline.clone(),
+        flow: context.config.name.clone(),
+        holder: context.holder.clone(),
+        config_hash: context.config_hash.clone(),
+        tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
+    }
+}
+
 /// Takes the lease and finds or makes the position.
 pub async fn start(
     context: &FlowContext,
     systems: &Systems,
     stop: Option<&MappingStop>,
 ) -> Result<Started> {
-    let sink_spec = SinkSpec {
-        pipeline: context.pipeline.clone(),
-        flow: context.config.name.clone(),
-        holder: context.holder.clone(),
-        config_hash: context.config_hash.clone(),
-        tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
-    };
+    let sink_spec = sink_spec(context, systems);
     let mut spec =
         source_spec(&context.pipeline, &context.config, &systems.plans, &systems.source_history);
     for table in &mut spec.tables {

@@ -2,7 +2,7 @@
 //!
 //! A [`Connector`] is made once a system and shared by all flows. Its methods open a connection of
 //! their own or use a cached one for administration; each has a deadline and each may be called
-//! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`],
+//! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`], [`Connector::open_loader`],
 //! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::forget_progress`], [`Connector::write_state`],
 //! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::create`],
 //! [`Connector::admit`], [`Connector::run_ddl`] and
@@ -20,7 +20,7 @@ use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
 use crate::schema::{DataType, Table, TableName};
 use crate::shape::{Look, Scope, ShapeChange};
-use crate::sink::{Lease, SinkSpec};
+use crate::sink::{Lease, Sink, SinkSpec};
 use crate::source::{Source, SourceSpec};
 
 /// A text that is never shown.
@@ -293,6 +293,10 @@ pub trait Connector: Send + Sync {
 
     /// Tries to become the one writer of the flow; takes over from a holder that is dead or stuck.
     async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease>;
+
+    /// Opens a session that loads pieces of copies beside the one that holds the flow under `epoch`: see
+    /// [`crate::sink`]. `lane` is its number, from 1 on; no two sessions of a flow may have the same.
+    async fn open_loader(&self, spec: &SinkSpec, epoch: u64, lane: u32) -> Result<Box<dyn Sink>>;
 
     /// The progress rows of a pipeline at this system. Read-only; none where there is no meta schema.
     async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>>;

@@ -261,7 +261,7 @@ pub struct CopyRow {
     pub phase: CopyPhase,
     /// Whether rows that only the target has are removed at the end.
     pub sweep: bool,
-    /// The key up to which it has come, as [`Cursor`] writes it; empty at the beginning of a phase.
+    /// How far it has come, as [`Part`]s (rows) or a [`Cursor`] (sweep); empty at the beginning of a phase.
     pub cursor: String,
     /// The condition that rows must meet; empty for all.
     pub filter: String,
@@ -392,9 +392,156 @@ impl Cursor {
     }
 }
 
+/// How far a range of keys is copied.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reach {
+    /// No key of it.
+    Nothing,
+    /// Up to and with this key.
+    UpTo(Key),
+    /// Every key of it.
+    All,
+}
+
+/// A range of a table's keys that is copied by itself: those above the part before, up to and with `upto`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its last key; `None` is an open end.
+    pub upto: Option<Key>,
+    /// How far it is copied.
+    pub reach: Reach,
+}
+
+/// Parts in a text that a table can hold.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptParts {
+    columns: Vec<String>,
+    parts: Vec<KeptPart>,
+}
+
+/// A part in that text: `at` is its cursor, `all` says that every key of it is copied.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptPart {
+    upto: Option<Vec<Kept>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<Vec<Kept>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
+}
+
+impl Part {
+    /// The whole of a table, of which nothing is copied.
+    pub fn whole() -> Part {
+        Part { upto: None, reach: Reach::Nothing }
+    }
+
+    /// The text of parts in the order of their keys; `None` if a key holds NULL. A single part is written as its
+    /// [`Cursor`], and parts side by side that are all copied as one.
+    pub fn encode(columns: &[String], parts: &[Part]) -> Option<String> {
+        if let [Part { upto: None, reach }] = parts {
+            return match reach {
+                Reach::Nothing => Some(String::new()),
+                Reach::UpTo(key) => Some(Cursor::new(columns, key)?.encode()),
+                Reach::All => None,
+            };
+        }
+        let keep = |key: &Key| {
+            let values = key.iter().map(Kept::of).collect::<Option<Vec<_>>>()?;
+            (values.len() == columns.len()).then_some(values)
+        };
+        let mut kept = Vec::with_capacity(parts.len());
+        for (i, part) in parts.iter().enumerate() {
+            let next = parts.get(i + 1).map(|next| &next.reach);
+            if part.reach == Reach::All && next == Some(&Reach::All) {
+                continue;
+            }
+            let upto = match &part.upto {
+                Some(key) => Some(keep(key)?),
+                None => None,
+            };
+            let at = match &part.reach {
+                Reach::UpTo(key) => Some(keep(key)?),
+                Reach::Nothing | Reach::All => None,
+            };
+            kept.push(KeptPart { upto, at, all: part.reach == Reach::All });
+        }
+        serde_json::to_string(&KeptParts { columns: columns.to_vec(), parts: kept }).ok()
+    }
+
+    /// The columns and the parts of such a text.
+    pub fn parse(text: &str) -> Option<(Vec<String>, Vec<Part>)> {
+        if let Some((columns, key)) = Cursor::parse(text) {
+            return Some((columns, vec![Part { upto: None, reach: Reach::UpTo(key) }]));
+        }
+        let KeptParts { columns, parts } = serde_json::from_str(text).ok()?;
+        let width = columns.len();
+        let key = |kept: Vec<Kept>| -> Option<Key> {
+            let key: Key = kept.into_iter().map(Kept::value).collect::<Option<_>>()?;
+            (key.len() == width).then_some(key)
+        };
+        let parts = parts
+            .into_iter()
+            .map(|KeptPart { upto, at, all }| {
+                let upto = match upto {
+                    Some(kept) => Some(key(kept)?),
+                    None => None,
+                };
+                let reach = match at {
+                    _ if all => Reach::All,
+                    Some(kept) => Reach::UpTo(key(kept)?),
+                    None => Reach::Nothing,
+                };
+                Some(Part { upto, reach })
+            })
+            .collect::<Option<Vec<_>>>()?;
+        // Only the last has no end.
+        let (last, before) = parts.split_last()?;
+        let sound = last.upto.is_none() && before.iter().all(|part| part.upto.is_some());
+        sound.then_some((columns, parts))
+    }
+
+    /// The parts of such a text, if it is over these columns.
+    pub fn decode(text: &str, columns: &[String]) -> Option<Vec<Part>> {
+        let (names, parts) = Part::parse(text)?;
+        (names == columns).then_some(parts)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_come_back_as_they_were_and_one_part_is_a_plain_cursor() {
+        let columns = ["id".to_owned(), "at".to_owned()];
+        let key = |n: i64| -> Key { [Value::Int(n), Value::Text("x".into())].into() };
+        let one = |reach| vec![Part { upto: None, reach }];
+        let text = Part::encode(&columns, &one(Reach::UpTo(key(7)))).expect("text");
+        assert_eq!(Some(text.clone()), Cursor::new(&columns, &key(7)).map(|c| c.encode()));
+        assert_eq!(Part::decode(&text, &columns), Some(one(Reach::UpTo(key(7)))));
+        assert_eq!(Part::encode(&columns, &one(Reach::Nothing)), Some(String::new()));
+        assert_eq!(Part::decode("", &columns), None);
+        let part = |upto: Option<i64>, reach| Part { upto: upto.map(key), reach };
+        let several = vec![
+            part(Some(10), Reach::All),
+            part(Some(20), Reach::All),
+            part(Some(30), Reach::UpTo(key(25))),
+            part(Some(40), Reach::All),
+            part(None, Reach::Nothing),
+        ];
+        let text = Part::encode(&columns, &several).expect("text");
+        // What lies side by side and is copied has become one.
+        assert_eq!(Part::decode(&text, &columns).as_deref(), several.get(1..));
+        assert_eq!(Part::decode(&text, &["other".to_owned(), "at".to_owned()]), None);
+        // An older version takes it for no cursor.
+        assert_eq!(Cursor::parse(&text), None);
+        // A part without an end can only be the last.
+        assert_eq!(
+            Part::parse(r#"{"columns":["id"],"parts":[{"upto":null},{"upto":null}]}"#),
+            None
+        );
+        assert_eq!(Part::parse(r#"{"columns":["id"],"parts":[]}"#), None);
+    }
 
     #[test]
     fn cursors_keep_every_kind_of_key_exactly() {

@@ -38,7 +38,7 @@ pub use connector::{
 };
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines,
-    Piece, TransactionId,
+    Part, Piece, Reach, TransactionId,
 };
 pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};

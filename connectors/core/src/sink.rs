@@ -8,6 +8,14 @@
 //!
 //! After **any** error the session is dropped: the server rolls back, and the flow starts over from
 //! the position that the progress row holds.
+//!
+//! **Loaders.** Pieces of copies may be loaded by several sessions at once ([`crate::Connector::open_loader`]) while the
+//! flow's own stands still between two transactions. Each has a progress row of its own (its `lane`), which it marks and
+//! commits as the flow's session does the flow's (lane 0): so a reader of the target's log knows its transactions as echoes, too.
+//! Before the mark it locks the flow's row in share mode and must find its epoch there, else it is
+//! [`crate::ErrorKind::Fenced`]. A takeover raises that epoch, so it waits for the loads that are under way, and those
+//! that begin after it fail: when a successor reads how far copies have come, nobody else can change that.
+//! A loader moves no position: it may load only what belongs to the position that the flow's row holds.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ use async_trait::async_trait;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax,
     Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange,
-    SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 
 use config::Endpoint;
@@ -171,6 +171,10 @@ impl Connector for MySqlConnector {
 
     async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease> {
         sink::open(&self.endpoint, spec).await
+    }
+
+    async fn open_loader(&self, spec: &SinkSpec, epoch: u64, lane: u32) -> Result<Box<dyn Sink>> {
+        sink::open_loader(&self.endpoint, spec, epoch, lane).await
     }
 
     async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>> {

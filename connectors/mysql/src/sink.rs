@@ -26,7 +26,8 @@
 //!
 //! Fencing: the first statement of a transaction sets `seq` where epoch and the sequence before are
 //! ours, and must match one row (found rows, not changed rows). It locks the row until COMMIT, so two
-//! holders cannot both go on. After 1205 half a transaction would stay open and after 1213 the next
+//! holders cannot both go on. A loader (`lane` above 0) marks a row of its own and locks the flow's row in share mode before,
+//! which the update of a takeover waits for, and must find the epoch there. After 1205 half a transaction would stay open and after 1213 the next
 //! statement would commit by itself: the engine drops the session after any error, and the session
 //! refuses to go on by itself (`broken`).
 
@@ -97,6 +98,8 @@ pub(crate) struct MySqlSink {
     meta: String,
     /// Which progress row is ours, as a condition.
     ours: String,
+    /// Whether we load beside the session that holds the flow.
+    loads: bool,
     spec: SinkSpec,
     /// The prepared statements.
     statements: HashMap<StatementKey, Statement>,
@@ -123,34 +126,27 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     if got != Some(1) {
         return busy(&mut session, endpoint, spec, &lock).await;
     }
-    settle(&mut session).await?;
-    let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
-    // In a smaller packet even a message of a load might not fit. Galera may be told to commit a load in
-    // parts, which would end our transaction.
-    let local_infile = packet as usize >= BYTES_MAX
-        && session.is_on("local_infile").await?
-        && !session.is_on("wsrep_load_data_splitting").await?;
-    let mut sink = MySqlSink {
-        session,
-        local_infile,
-        refused: HashMap::new(),
-        counted: HashMap::new(),
-        packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
-        meta: quote(&endpoint.meta),
-        ours: format!(
-            "pipeline = {} AND flow = {} AND lane = 0",
-            plain(&spec.pipeline),
-            plain(&spec.flow)
-        ),
-        statements: HashMap::new(),
-        spec: spec.clone(),
-        epoch: 0,
-        seq: 0,
-        open: false,
-        broken: false,
-    };
+    let mut sink = MySqlSink::new(session, endpoint, spec, 0).await?;
     let progress = sink.raise_epoch().await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
+}
+
+/// Opens a session that loads beside the one that holds the flow.
+pub(crate) async fn open_loader(
+    endpoint: &Endpoint,
+    spec: &SinkSpec,
+    epoch: u64,
+    lane: u32,
+) -> Result<Box<dyn Sink>> {
+    let session = Session::open(endpoint).await?;
+    let mut sink = MySqlSink::new(session, endpoint, spec, lane).await?;
+    sink.make_lane(epoch, lane).await?;
+    Ok(Box::new(sink))
+}
+
+/// The condition of a flow's progress rows.
+fn flow_row(spec: &SinkSpec) -> String {
+    format!("pipeline = {} AND flow = {}", plain(&spec.pipeline), plain(&spec.flow))
 }
 
 /// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
@@ -233,6 +229,70 @@ async fn settle(session: &mut Session) -> Result<()> {
 }
 
 impl MySqlSink {
+    async fn new(
+        mut session: Session,
+        endpoint: &Endpoint,
+        spec: &SinkSpec,
+        lane: u32,
+    ) -> Result<MySqlSink> {
+        settle(&mut session).await?;
+        let packet: u64 = session.one("SELECT @@max_allowed_packet").await?;
+        // In a smaller packet even a message of a load might not fit. Galera may be told to commit a load in
+        // parts, which would end our transaction.
+        let local_infile = packet as usize >= BYTES_MAX
+            && session.is_on("local_infile").await?
+            && !session.is_on("wsrep_load_data_splitting").await?;
+        let flow = flow_row(spec);
+        Ok(MySqlSink {
+            session,
+            local_infile,
+            refused: HashMap::new(),
+            counted: HashMap::new(),
+            packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
+            meta: quote(&endpoint.meta),
+            ours: format!("{flow} AND lane = {lane}"),
+            loads: lane > 0,
+            statements: HashMap::new(),
+            spec: spec.clone(),
+            epoch: 0,
+            seq: 0,
+            open: false,
+            broken: false,
+        })
+    }
+
+    /// Makes a loader's row, or takes over the one that is there.
+    async fn make_lane(&mut self, epoch: u64, lane: u32) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO {0}.`progress` (pipeline, flow, lane, epoch, seq, hop_list, \
+             source_identity, position, config_hash, holder, backend, source_commit_micros, updated_at) \
+             SELECT p.pipeline, p.flow, {lane}, p.epoch, 0, '0', p.source_identity, p.position, \
+             p.config_hash, p.holder, CONNECTION_ID(), 0, NOW(6) FROM {0}.`progress` p \
+             WHERE {1} AND lane = 0 AND epoch = {epoch} LOCK IN SHARE MODE \
+             ON DUPLICATE KEY UPDATE epoch = {epoch}, seq = 0, hop_list = '0', \
+             backend = CONNECTION_ID(), updated_at = NOW(6)",
+            self.meta,
+            flow_row(&self.spec)
+        );
+        self.session.run(&sql).await?;
+        // One for a new row, two for one that was changed, and as many as were found for one that was not.
+        if self.session.conn.affected_rows() == 0 {
+            return Err(self.taken_over());
+        }
+        Ok(())
+    }
+
+    /// Keeps the flow ours until the transaction ends: a takeover raises the epoch of the row locked here.
+    async fn guard(&mut self, epoch: u64) -> Result<()> {
+        let sql = format!(
+            "SELECT epoch FROM {}.`progress` WHERE {} AND lane = 0 LOCK IN SHARE MODE",
+            self.meta,
+            flow_row(&self.spec)
+        );
+        let found: Vec<u64> = self.session.query(&sql).await?;
+        if found == [epoch] { Ok(()) } else { Err(self.taken_over()) }
+    }
+
     async fn raise_epoch(&mut self) -> Result<Option<Progress>> {
         let (pipeline, flow) = (self.spec.pipeline.clone(), self.spec.flow.clone());
         let sql = format!(
@@ -302,7 +362,13 @@ impl MySqlSink {
     }
 
     async fn do_begin(&mut self, mark: &Mark) -> Result<()> {
-        let sql = format!("START TRANSACTION; {}", self.marking(mark, "")?);
+        let mut sql = self.marking(mark, "")?;
+        if self.loads {
+            self.session.run("START TRANSACTION").await?;
+            self.guard(mark.epoch).await?;
+        } else {
+            sql = format!("START TRANSACTION; {sql}");
+        }
         self.session.run(&sql).await?;
         // Of the last statement, and there is no COMMIT among them.
         if self.session.conn.affected_rows() != 1 {

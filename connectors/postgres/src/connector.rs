@@ -8,7 +8,8 @@ use rustls::ClientConfig;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Error, Finding,
     IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope,
-    ShapeChange, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
+    TableName,
 };
 use tokio::sync::Mutex;
 
@@ -168,6 +169,10 @@ impl Connector for PgConnector {
 
     async fn open_sink(&self, spec: &SinkSpec) -> Result<Lease> {
         sink::open(&self.address, self.tls.as_ref(), spec).await
+    }
+
+    async fn open_loader(&self, spec: &SinkSpec, epoch: u64, lane: u32) -> Result<Box<dyn Sink>> {
+        sink::open_loader(&self.address, self.tls.as_ref(), spec, epoch, lane).await
     }
 
     async fn read_progress(&self, pipeline: &str) -> Result<Vec<Progress>> {

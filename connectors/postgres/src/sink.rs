@@ -2,7 +2,8 @@
 //!
 //! **One writer.** An advisory lock of the session makes others wait; the epoch in the progress row
 //! makes them safe: each transaction begins with an update that matches only our epoch and the
-//! sequence number before, and anything but one row ends the session.
+//! sequence number before, and anything but one row ends the session. A loader (`lane` above 0) has no lock of
+//! its own: it locks the flow's row in share mode first, which a takeover's update waits for, and must find the epoch there.
 //!
 //! **Two trips a transaction.** BEGIN and the mark travel with the first writes: what follows a mark that
 //! matched nothing is undone with the session, as is everything until COMMIT. The position and COMMIT are
@@ -38,7 +39,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::SinkExt;
-use futures_util::future::{MaybeDone, join, maybe_done};
+use futures_util::future::{MaybeDone, join, join3, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
@@ -121,6 +122,8 @@ pub(crate) struct PgSink {
     copyable: HashMap<u64, bool>,
     /// Rows put into each table.
     rows_put: HashMap<u64, u64>,
+    /// Locks the flow's row and finds our epoch there: for a loader only.
+    guard_statement: Option<tokio_postgres::Statement>,
     mark_statement: tokio_postgres::Statement,
     position_statement: tokio_postgres::Statement,
     open: Option<Open>,
@@ -152,8 +155,43 @@ pub(crate) async fn open(
         return busy(&session, schema, spec, key).await;
     }
     let progress = take_over(&session, schema, spec).await?;
-    let sink = PgSink::new(session, spec.clone(), schema.clone()).await?;
+    let sink = PgSink::new(session, spec.clone(), schema.clone(), 0).await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
+}
+
+/// Opens a session that loads beside the one that holds the flow.
+pub(crate) async fn open_loader(
+    address: &Address,
+    tls: Option<&Arc<ClientConfig>>,
+    spec: &SinkSpec,
+    epoch: u64,
+    lane: u32,
+) -> Result<Box<dyn Sink>> {
+    let session = Session::open(address, tls, SETTINGS).await?;
+    set_limits(&session).await?;
+    let schema = address.meta_schema.clone();
+    let sql = format!(
+        "INSERT INTO {0}.progress (pipeline, flow, lane, epoch, seq, hop_list, source_identity, \
+         position, config_hash, holder, backend, source_commit_micros, updated_at) \
+         SELECT pipeline, flow, $4, epoch, 0, '0', source_identity, position, config_hash, holder, \
+         pg_backend_pid()::text, 0, clock_timestamp() FROM {0}.progress \
+         WHERE pipeline = $1 AND flow = $2 AND lane = 0 AND epoch = $3 FOR SHARE \
+         ON CONFLICT (pipeline, flow, lane) DO UPDATE SET epoch = EXCLUDED.epoch, seq = 0, \
+         hop_list = '0', source_identity = EXCLUDED.source_identity, position = EXCLUDED.position, \
+         config_hash = EXCLUDED.config_hash, holder = EXCLUDED.holder, backend = EXCLUDED.backend, \
+         updated_at = EXCLUDED.updated_at",
+        ident(&schema)
+    );
+    let lane = i32::try_from(lane).map_err(|_| Error::bug("a lane's number ran over"))?;
+    let rows = session
+        .execute(
+            "making a loader's row",
+            &sql,
+            &[&spec.pipeline, &spec.flow, &number(epoch)?, &lane],
+        )
+        .await?;
+    let sink = PgSink::new(session, spec.clone(), schema, lane).await?;
+    if rows == 1 { Ok(Box::new(sink)) } else { Err(sink.fenced()) }
 }
 
 async fn set_limits(session: &Session) -> Result<()> {
@@ -252,9 +290,12 @@ async fn send_in_order<F: Future>(futures: &mut [Pin<Box<MaybeDone<F>>>]) {
 }
 
 impl PgSink {
-    async fn new(session: Session, spec: SinkSpec, schema: String) -> Result<PgSink> {
+    async fn new(session: Session, spec: SinkSpec, schema: String, lane: i32) -> Result<PgSink> {
         let table = format!("{}.progress", ident(&schema));
-        let mine = "pipeline = $1 AND flow = $2 AND lane = 0";
+        let mine = format!("pipeline = $1 AND flow = $2 AND lane = {lane}");
+        let guard = format!(
+            "SELECT 1 FROM {table} WHERE pipeline = $1 AND flow = $2 AND lane = 0 AND epoch = $3 FOR SHARE"
+        );
         let mark = format!(
             "UPDATE {table} SET seq = $4::int8, hop_list = $5, updated_at = clock_timestamp() \
              WHERE {mine} AND epoch = $3 AND seq = $4::int8 - 1"
@@ -270,6 +311,7 @@ impl PgSink {
             let sql = sql;
             session.call(doing, Stage::Admin, CALL_TIMEOUT, session.client.prepare(&sql)).await
         };
+        let guard_statement = if lane == 0 { None } else { Some(prepare(guard).await?) };
         let mark_statement = prepare(mark).await?;
         let position_statement = prepare(position).await?;
         Ok(PgSink {
@@ -280,6 +322,7 @@ impl PgSink {
             copies: HashMap::new(),
             copyable: HashMap::new(),
             rows_put: HashMap::new(),
+            guard_statement,
             mark_statement,
             position_statement,
             open: None,
@@ -317,13 +360,19 @@ impl PgSink {
         let client = &self.session.client;
         let both = async {
             let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
+            let guard = async {
+                match &self.guard_statement {
+                    Some(guard) => client.execute(guard, &params[..3]).await,
+                    None => Ok(1),
+                }
+            };
             let update = client.execute(&self.mark_statement, &params);
-            let (begun, updated) = join(begin, update).await;
-            begun.and(updated)
+            let (begun, held, updated) = join3(begin, guard, update).await;
+            begun.and(held).and_then(|held| Ok((held, updated?)))
         };
         let rows =
             self.session.call("opening a transaction", Stage::Write, CALL_TIMEOUT, both).await?;
-        if rows == 1 { Ok(()) } else { Err(self.fenced()) }
+        if rows == (1, 1) { Ok(()) } else { Err(self.fenced()) }
     }
 
     /// Opens the transaction at the server for what cannot travel with the opening.

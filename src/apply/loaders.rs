@@ -1,0 +1,136 @@
+//! Sessions that load pieces of copies beside the flow's own, which stands still meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidelock_core::{
+    Connector, Error, HopList, Load, LoadRows, Mark, Piece, Result, Row, Sink, SinkSpec, Value,
+};
+
+use crate::mapping::{BoundPlan, MappingPlan};
+
+/// How long a session waits for its next piece before it is let go; the server ends it after 30 seconds.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The rows of a piece, converted as they are asked for.
+struct Loading {
+    bound: BoundPlan,
+    rows: Vec<Row>,
+}
+
+impl LoadRows for Loading {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn put(&self, row: usize, cells: &mut Vec<Value>) -> Result<()> {
+        let row =
+            self.rows.get(row).ok_or_else(|| Error::bug("a piece is shorter than it says"))?;
+        self.bound.load(row, cells)
+    }
+}
+
+/// Puts the rows of a piece into the open transaction of a session.
+pub(super) async fn put(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, piece: Piece) -> Result<()> {
+    let Piece { table, rows, lines, .. } = piece;
+    let mut loading = Loading { bound: BoundPlan::new(plan, &table)?, rows };
+    if let Some(lines) = lines {
+        let as_they_are = loading.bound.is_identity(&table)
+            && sink.load_lines(&plan.target, loading.bound.columns(), &lines).await?;
+        if !as_they_are {
+            loading.rows.extend(lines.rows()?);
+        }
+    }
+    if loading.rows.is_empty() {
+        return Ok(());
+    }
+    let columns = loading.bound.columns().clone();
+    let (mapping, table) = (plan.name.clone(), plan.target.clone());
+    sink.load(&Load { mapping, table, columns, rows: &loading }).await
+}
+
+/// The sessions of a flow.
+pub struct Loaders {
+    target: Arc<dyn Connector>,
+    spec: SinkSpec,
+    epoch: u64,
+    free: Vec<u32>,
+    idle: Vec<Loader>,
+}
+
+/// A session, or the number of one that is to be opened.
+pub(super) struct Loader {
+    lane: u32,
+    seq: u64,
+    sink: Option<Box<dyn Sink>>,
+    since: Instant,
+}
+
+impl Loaders {
+    /// At most so many sessions; with one the flow loads by its own.
+    pub fn new(target: Arc<dyn Connector>, spec: SinkSpec, epoch: u64, workers: usize) -> Loaders {
+        let most = if workers > 1 { u32::try_from(workers).unwrap_or(u32::MAX) } else { 0 };
+        Loaders { target, spec, epoch, free: (1..=most).rev().collect(), idle: Vec::new() }
+    }
+
+    /// Whether several load at once.
+    pub(super) fn are_used(&self) -> bool {
+        !self.free.is_empty() || !self.idle.is_empty()
+    }
+
+    /// One that has nothing to do; `None` if all are at work.
+    pub(super) fn take(&mut self) -> Option<Loader> {
+        self.let_go();
+        self.idle.pop().or_else(|| {
+            let lane = self.free.pop()?;
+            Some(Loader { lane, seq: 0, sink: None, since: Instant::now() })
+        })
+    }
+
+    /// Takes one back that has committed.
+    pub(super) fn give(&mut self, loader: Loader) {
+        self.idle.push(Loader { since: Instant::now(), ..loader });
+    }
+
+    /// Ends sessions that have waited for long.
+    pub(super) fn let_go(&mut self) {
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.idle.drain(..).partition(|loader| loader.since.elapsed() < IDLE);
+        self.idle = stay;
+        self.free.extend(go.into_iter().map(|loader| loader.lane));
+    }
+
+    /// Ends all sessions.
+    pub(super) fn end(&mut self) {
+        self.free.extend(self.idle.drain(..).map(|loader| loader.lane));
+    }
+
+    /// A load, to run beside others: it ends with the rows in the open transaction of the session.
+    pub(super) fn load(
+        &self,
+        mut loader: Loader,
+        plan: Arc<MappingPlan>,
+        piece: Piece,
+        hops: HopList,
+    ) -> impl Future<Output = Result<Loader>> + Send + 'static {
+        let (target, spec, epoch) = (self.target.clone(), self.spec.clone(), self.epoch);
+        async move {
+            let mut sink = match loader.sink.take() {
+                Some(sink) => sink,
+                None => target.open_loader(&spec, epoch, loader.lane).await?,
+            };
+            loader.seq += 1;
+            sink.begin(&Mark { epoch, seq: loader.seq, hops }).await?;
+            put(&mut *sink, &plan, piece).await?;
+            loader.sink = Some(sink);
+            Ok(loader)
+        }
+    }
+}
+
+impl Loader {
+    /// The session.
+    pub(super) fn sink(&mut self) -> Result<&mut Box<dyn Sink>> {
+        self.sink.as_mut().ok_or_else(|| Error::bug("a loader without its session"))
+    }
+}
