@@ -127,6 +127,7 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
         return busy(&mut session, endpoint, spec, &lock).await;
     }
     let mut sink = MySqlSink::new(session, endpoint, spec, 0).await?;
+    sink.end_loaders(endpoint).await?;
     let progress = sink.raise_epoch().await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
 }
@@ -138,7 +139,10 @@ pub(crate) async fn open_loader(
     epoch: u64,
     lane: u32,
 ) -> Result<Box<dyn Sink>> {
-    let session = Session::open(endpoint).await?;
+    let mut session = Session::open(endpoint).await?;
+    // By it a successor finds us. Whoever has it still is on the way out: its row stops us if need be.
+    let lock = lane_lock(endpoint, spec, lane);
+    session.rows::<Option<u64>, _>("SELECT GET_LOCK(?, 0)", (lock,)).await?;
     let mut sink = MySqlSink::new(session, endpoint, spec, lane).await?;
     sink.make_lane(epoch, lane).await?;
     Ok(Box::new(sink))
@@ -166,6 +170,11 @@ fn lock_name(endpoint: &Endpoint, spec: &SinkSpec) -> String {
     let digest = Sha256::digest(text.as_bytes());
     let hex: String = digest.iter().take(20).map(|b| format!("{b:02x}")).collect();
     format!("tidelock:{hex}")
+}
+
+/// The lock of a loader.
+fn lane_lock(endpoint: &Endpoint, spec: &SinkSpec, lane: u32) -> String {
+    format!("{}:{lane}", lock_name(endpoint, spec))
 }
 
 /// Someone holds the lock: who, and if that session has been silent for too long, its end.
@@ -259,6 +268,28 @@ impl MySqlSink {
             open: false,
             broken: false,
         })
+    }
+
+    /// Ends the loaders of whoever held the flow before: one that hangs would keep the epoch from being raised. What
+    /// they had not committed is read again.
+    async fn end_loaders(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let sql = format!(
+            "SELECT lane FROM {}.`progress` WHERE {} AND lane > 0",
+            self.meta,
+            flow_row(&self.spec)
+        );
+        let lanes: Vec<u32> = self.session.query(&sql).await?;
+        for lane in lanes {
+            let lock = lane_lock(endpoint, &self.spec, lane);
+            let held: Vec<Option<u64>> =
+                self.session.rows("SELECT IS_USED_LOCK(?)", (lock,)).await?;
+            let Some(id) = held.into_iter().next().flatten() else { continue };
+            // It may have gone by itself in the meantime, and one that we may not end is waited for.
+            if let Err(error) = self.session.run(&format!("KILL {id}")).await {
+                tracing::debug!(flow = %self.spec.flow, %error, "a loader of before was not ended");
+            }
+        }
+        Ok(())
     }
 
     /// Makes a loader's row, or takes over the one that is there.

@@ -26,15 +26,20 @@ async fn server() -> (Mysql, Box<dyn Connector>) {
     (server, connector)
 }
 
-/// Holds the flow, whose names could end a text.
-async fn hold(c: &dyn Connector) -> OpenSink {
-    let spec = SinkSpec {
+/// A flow whose names could end a text.
+fn spec() -> SinkSpec {
+    SinkSpec {
         pipeline: "p'\\".into(),
         flow: "erp:crm".into(),
         holder: "test".into(),
         config_hash: "h".into(),
         tables: vec![],
-    };
+    }
+}
+
+/// Holds the flow.
+async fn hold(c: &dyn Connector) -> OpenSink {
+    let spec = spec();
     for _ in 0..100 {
         if let Lease::Held(open) = c.open_sink(&spec).await.unwrap() {
             return open;
@@ -406,4 +411,64 @@ async fn more_kinds_of_statements_than_are_kept_are_prepared_again() {
         let sql = format!("SELECT CONCAT_WS(',', {}) FROM t WHERE id = {turn}", names.join(", "));
         assert_eq!(server.one("crm", &sql).await.unwrap(), expected.join(","));
     }
+}
+
+#[tokio::test]
+async fn loaders_commit_side_by_side_and_a_takeover_ends_what_they_have_not_committed() {
+    let (server, c) = server().await;
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let table = target(&[("id", int(32))]);
+    let row = |id| batch(&table, WriteOp::Upsert, &[0], vec![vec![Value::Int(id)]]);
+    let mark = |epoch, seq| Mark { epoch, seq, hops: HopList::default() };
+    let ids = "SELECT group_concat(id ORDER BY id) FROM crm.t";
+    let (mut open, _) = take(&*c).await;
+    open.sink.save_position(&mark(1, 1), &Position::new("0-1-7")).await.unwrap();
+    let mut loaders = Vec::new();
+    for lane in 1..=2 {
+        loaders.push(c.open_loader(&spec(), 1, lane).await.unwrap());
+    }
+    // Both transactions are open at once.
+    for (seq, round) in [(1, 0), (2, 10)] {
+        for (i, loader) in (1i64..).zip(&mut loaders) {
+            loader.begin(&mark(1, seq)).await.unwrap();
+            loader.write(&[row(round + i)]).await.unwrap();
+        }
+        for loader in &mut loaders {
+            loader.commit(&Position::new("0-1-7"), 0).await.unwrap();
+        }
+    }
+    assert_eq!(server.one("crm", ids).await.unwrap(), "1,2,11,12");
+    // The flow's own row is as it was, and goes on.
+    let progress = c.read_progress("p'\\").await.unwrap();
+    assert_eq!(progress.len(), 1);
+    assert_eq!((progress[0].epoch, progress[0].seq), (1, 1));
+    open.sink.save_position(&mark(1, 2), &Position::new("0-1-8")).await.unwrap();
+    // One hangs in an open transaction while another process takes the flow over.
+    let mut hanging = loaders.remove(0);
+    hanging.begin(&mark(1, 3)).await.unwrap();
+    hanging.write(&[row(99)]).await.unwrap();
+    drop(open);
+    let taken = tokio::time::timeout(Duration::from_secs(20), hold(&*c)).await.expect("in time");
+    assert_eq!(taken.progress.as_ref().map(|p| p.epoch), Some(2));
+    hanging.commit(&Position::new("0-1-8"), 0).await.expect_err("it was ended");
+    // Nor does one get in that comes later with the old epoch, whether it was open before or not.
+    let error = c.open_loader(&spec(), 1, 1).await.err().expect("old");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    let mut late = c.open_loader(&spec(), 2, 1).await.unwrap();
+    // A takeover that may not end a loader waits for it.
+    late.begin(&mark(2, 1)).await.unwrap();
+    late.write(&[row(50)]).await.unwrap();
+    let raising = server.sql("tidelock", "UPDATE progress SET epoch = 3 WHERE lane = 0");
+    let committing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let epoch = "SELECT epoch FROM progress WHERE lane = 0";
+        assert_eq!(server.one("tidelock", epoch).await.unwrap(), "2");
+        late.commit(&Position::new("0-1-8"), 0).await
+    };
+    let (raised, committed) = tokio::join!(raising, committing);
+    (raised.unwrap(), committed.unwrap());
+    let error = late.begin(&mark(2, 2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    drop(late);
+    assert_eq!(server.one("crm", ids).await.unwrap(), "1,2,11,12,50");
 }

@@ -154,6 +154,7 @@ pub(crate) async fn open(
     if !get::<bool>(&row, 0)? {
         return busy(&session, schema, spec, key).await;
     }
+    end_loaders(&session, spec).await;
     let progress = take_over(&session, schema, spec).await?;
     let sink = PgSink::new(session, spec.clone(), schema.clone(), 0).await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
@@ -169,6 +170,11 @@ pub(crate) async fn open_loader(
 ) -> Result<Box<dyn Sink>> {
     let session = Session::open(address, tls, SETTINGS).await?;
     set_limits(&session).await?;
+    // Shared with the flow's other loaders: by it a successor finds them.
+    let key = key_of("loaders", spec);
+    session
+        .query("taking the loaders' lock", "SELECT pg_advisory_lock_shared($1)", &[&key])
+        .await?;
     let schema = address.meta_schema.clone();
     let sql = format!(
         "INSERT INTO {0}.progress (pipeline, flow, lane, epoch, seq, hop_list, source_identity, \
@@ -214,9 +220,27 @@ async fn set_limits(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Ends the loaders of whoever held the flow before: one that hangs would keep the epoch from being raised. What they had
+/// not committed is read again.
+async fn end_loaders(session: &Session, spec: &SinkSpec) {
+    let sql = "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l \
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND (l.classid::int8 << 32 | l.objid::int8) = $1";
+    let key = key_of("loaders", spec);
+    // Without the right to do so they are waited for.
+    if let Err(error) = session.query("ending loaders of before", sql, &[&key]).await {
+        tracing::debug!(flow = %spec.flow, %error, "loaders of before were not ended");
+    }
+}
+
 /// The number of the flow's advisory lock.
 fn lock_key(spec: &SinkSpec) -> i64 {
-    let digest = Sha256::digest(format!("tidelock:{}:{}", spec.pipeline, spec.flow));
+    key_of("tidelock", spec)
+}
+
+fn key_of(kind: &str, spec: &SinkSpec) -> i64 {
+    let digest = Sha256::digest(format!("{kind}:{}:{}", spec.pipeline, spec.flow));
     let mut first = [0; 8];
     for (to, from) in first.iter_mut().zip(digest) {
         *to = from;
