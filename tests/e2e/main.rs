@@ -11,6 +11,7 @@ mod folder;
 mod hostile;
 mod lag;
 mod mappings;
+mod parallel;
 mod plan;
 mod schema;
 mod snapshot;
