@@ -31,9 +31,12 @@
 
 pub mod copier;
 mod merge;
+mod order;
 pub mod region;
+pub mod request;
 pub mod schedule;
 mod sweep;
 
 pub use copier::{CopyFailed, Copying, Job, Reverse, copy};
-pub use region::{Regions, Request};
+pub use region::Regions;
+pub use request::{Outcome, Request};

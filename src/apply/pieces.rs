@@ -24,8 +24,8 @@ use tokio::task::{JoinError, JoinSet};
 use super::loaders::{Loader, put};
 use super::route::Mapped;
 use super::{Applier, PING};
-use crate::copy::region::{Outcome, RowsReady, Step, SweepReady};
-use crate::copy::{Regions, Request};
+use crate::copy::region::{RowsReady, Step, SweepReady};
+use crate::copy::{Outcome, Regions, Request};
 use crate::flow::FlowState;
 use crate::mapping::{BoundPlan, MappingPlan};
 

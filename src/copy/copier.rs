@@ -11,7 +11,8 @@ use tidelock_core::{
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::region::{Outcome, Request, Watching, parts_of};
+use super::region::parts_of;
+use super::request::{Outcome, Request, Watching};
 use super::schedule::{Schedule, Span, Work};
 use crate::flow::{FlowContext, FlowShared, shapes};
 use crate::mapping::MappingPlan;

@@ -6,118 +6,29 @@
 //! being read, or to be read later. What a change means follows from these two answers, for the key before
 //! and the key after it; whether both are of one part makes no difference.
 
+mod held;
+mod keep;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tidelock_core::{
     Change, Code, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Error,
-    Insert, Key, Op, Part, Piece, Position, Reach, Result, Row, TableSchema, TargetColumn,
-    TransactionId, Value, copy::key_order,
+    Insert, Key, Op, Part, Piece, Position, Reach, Result, TransactionId,
 };
 use tokio::sync::oneshot;
 
 use super::Job;
 use super::merge::{Kept, merged};
-use crate::mapping::MappingPlan;
+use super::order::Order;
+use super::request::{Outcome, Request, Watching};
+use held::Follow;
+use keep::Places;
 
 /// Memory for the changes kept for one piece of each worker together; beyond its share a piece is given up and read again.
 const KEPT_BYTES_MAX: usize = 32 << 20;
-
-/// Where the applier stood when it began to watch, and what it had applied lately.
-#[derive(Debug)]
-pub struct Watching {
-    /// The position that the snapshot must show.
-    pub reached: Position,
-    /// Transactions of the copied tables delivered, but for those that some snapshot was known to show.
-    pub delivered: Vec<TransactionId>,
-    /// The number of the last of them: to be told when a snapshot has shown them all.
-    pub last: u64,
-}
-
-/// What became of a piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is committed at the target.
-    Written,
-    /// Too much changed meanwhile: read it again.
-    Spoiled,
-}
-
-/// What the copier asks of the applier; answered between two source transactions.
-pub enum Request {
-    /// Cut the last part of a mapping, of which nothing beyond this key is copied or watched.
-    Split {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The last key of the first half.
-        at: Key,
-        /// The answer.
-        reply: oneshot::Sender<()>,
-    },
-    /// Keep the changes of a range from now on.
-    Watch {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The part that the range is of.
-        part: usize,
-        /// Its last key; it begins where the one watched before it ends.
-        upto: Option<Key>,
-        /// Whether the part ends with it.
-        last: bool,
-        /// The number of the last transaction that a snapshot has shown.
-        shown: u64,
-        /// The answer.
-        reply: oneshot::Sender<Watching>,
-    },
-    /// The rows of the range watched.
-    Rows {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The part.
-        part: usize,
-        /// The rows.
-        piece: Piece,
-        /// What covers everything they show.
-        upto: Position,
-        /// About how many rows there are, where that was looked at.
-        total: u64,
-        /// The answer.
-        reply: oneshot::Sender<Outcome>,
-    },
-    /// Forget the range watched last in a part, or all of them.
-    Unwatch {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The part.
-        part: usize,
-        /// All, not only the last.
-        all: bool,
-        /// The answer.
-        reply: oneshot::Sender<()>,
-    },
-    /// Keep the keys that are written from now on.
-    WatchKeys {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The number of the last transaction that a snapshot has shown.
-        shown: u64,
-        /// The answer.
-        reply: oneshot::Sender<Watching>,
-    },
-    /// Keys of the target that the source does not have.
-    Sweep {
-        /// The mapping.
-        mapping: Arc<str>,
-        /// The keys, as the target has them.
-        absent: Vec<Key>,
-        /// What covers everything that the question saw.
-        upto: Position,
-        /// Up to which key of the target has been asked; `None` if that was the last.
-        cursor: Option<Cursor>,
-        /// The answer.
-        reply: oneshot::Sender<Outcome>,
-    },
-}
 
 /// A range that is being read; the one before it ends where it begins.
 struct Watched {
@@ -144,12 +55,6 @@ struct Sweeping {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// Where a column of a piece stands in a row of the log.
-struct Places {
-    key: Vec<usize>,
-    columns: Vec<usize>,
-}
-
 /// A part, and the pieces of it that are on their way.
 struct Course {
     part: Part,
@@ -174,16 +79,6 @@ struct Region {
     sweeping: Option<Sweeping>,
     places: HashMap<u64, Places>,
     /// Whether keys can be compared here.
-    alike: bool,
-}
-
-/// How far the copy of the other direction has come, for a mapping that waits for its end: what our
-/// source changes up to there is followed; beyond, the copy is about to overwrite it.
-struct Follow {
-    /// The table that is copied: our target.
-    table: CopyTable,
-    /// What of it is copied, in our target's values.
-    parts: Vec<Part>,
     alike: bool,
 }
 
@@ -554,93 +449,6 @@ impl Regions {
             region.row = row;
         }
     }
-
-    /// Whether a mapping waits for the copy of the other direction.
-    pub fn is_held(&self, mapping: &str) -> bool {
-        self.regions.get(mapping).is_some_and(|r| r.row.phase == CopyPhase::Held)
-    }
-
-    /// What a held mapping's row says of the other direction's copy.
-    pub fn held_cursor(&self, mapping: &str) -> Option<String> {
-        let region = self.regions.get(mapping)?;
-        (region.row.phase == CopyPhase::Held && !region.row.cursor.is_empty())
-            .then(|| region.row.cursor.clone())
-    }
-
-    /// Takes note how far the copy of the other direction has come, over the columns of our target.
-    /// Answers the row to be written; `None` if the mapping is not held.
-    pub fn follow(
-        &mut self,
-        mapping: &Arc<str>,
-        cursor: &str,
-        plan: &MappingPlan,
-    ) -> Option<CopyRow> {
-        let region = self.regions.get_mut(mapping)?;
-        let (columns, parts) = Part::parse(cursor)?;
-        let keys: Vec<&TargetColumn> =
-            plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i)).collect();
-        let same = keys.len() == columns.len() && keys.iter().all(|k| columns.contains(&k.name));
-        if region.row.phase != CopyPhase::Held || !same {
-            return None;
-        }
-        let alike = keys.iter().all(|k| self.target.orders_alike(&k.data_type));
-        let table = CopyTable {
-            name: plan.target.name.clone(),
-            columns: columns.clone(),
-            key: columns,
-            filter: None,
-        };
-        self.follows.insert(mapping.clone(), Follow { table, parts, alike });
-        region.row.cursor = cursor.to_owned();
-        Some(region.row.clone())
-    }
-
-    /// Whether a change of a held mapping, by the key that its row has at our target, is of keys that
-    /// the other direction has copied.
-    pub async fn follows(
-        &mut self,
-        mapping: &str,
-        key: &[Value],
-        plan: &MappingPlan,
-    ) -> Result<bool> {
-        let Some(follow) = self.follows.get(mapping) else { return Ok(false) };
-        // The key comes in the order of our mapping's key, the bound in that of the copy's.
-        let ordered: Option<Key> = follow
-            .table
-            .key
-            .iter()
-            .map(|name| {
-                let at =
-                    plan.target.key.iter().position(|&i| {
-                        plan.target.columns.get(i).is_some_and(|c| c.name == *name)
-                    })?;
-                key.get(at).cloned()
-            })
-            .collect();
-        let Some(ordered) = ordered else { return Ok(false) };
-        let mut order = Order {
-            table: &follow.table,
-            alike: follow.alike,
-            judge: &mut self.target_judge,
-            system: &self.target,
-        };
-        let part = order.part_of(&follow.parts, |part| part, &ordered).await?;
-        match follow.parts.get(part) {
-            Some(part) => order.is_reached(part, &ordered).await,
-            None => Ok(false),
-        }
-    }
-
-    /// The held mappings, and what their rows become when the hold ends.
-    pub fn release(&mut self, mapping: &str) -> Option<CopyRow> {
-        let region = self.regions.get(mapping)?;
-        if region.row.phase != CopyPhase::Held {
-            return None;
-        }
-        let mut row = region.row.clone();
-        ended(&mut row);
-        Some(row)
-    }
 }
 
 /// A copy that has ended.
@@ -681,59 +489,6 @@ async fn place(
     Ok(Place::Beyond)
 }
 
-/// The order of a table's keys: compared here where that is the same, else by the database.
-struct Order<'a> {
-    table: &'a CopyTable,
-    alike: bool,
-    judge: &'a mut Option<Box<dyn Copier>>,
-    system: &'a Arc<dyn Connector>,
-}
-
-impl Order<'_> {
-    async fn is_up_to(&mut self, key: &Key, bound: &Key) -> Result<bool> {
-        if self.alike
-            && let Some(order) = key_order(key, bound)
-        {
-            return Ok(order.is_le());
-        }
-        if self.judge.is_none() {
-            *self.judge = Some(self.system.copier().await?);
-        }
-        match self.judge {
-            Some(judge) => judge.up_to(self.table, key, bound).await,
-            None => Err(Error::bug("no connection to compare keys by")),
-        }
-    }
-
-    /// Which part a key is of: the first that ends at it or beyond.
-    async fn part_of<T>(
-        &mut self,
-        parts: &[T],
-        part: impl Fn(&T) -> &Part,
-        key: &Key,
-    ) -> Result<usize> {
-        let (mut low, mut high) = (0, parts.len().saturating_sub(1));
-        while low < high {
-            let middle = low.midpoint(high);
-            let within = match parts.get(middle).and_then(|p| part(p).upto.as_ref()) {
-                None => true,
-                Some(upto) => self.is_up_to(key, upto).await?,
-            };
-            if within { high = middle } else { low = middle + 1 }
-        }
-        Ok(low)
-    }
-
-    /// Whether a key of a part is copied.
-    async fn is_reached(&mut self, part: &Part, key: &Key) -> Result<bool> {
-        match &part.reach {
-            Reach::All => Ok(true),
-            Reach::Nothing => Ok(false),
-            Reach::UpTo(bound) => self.is_up_to(key, bound).await,
-        }
-    }
-}
-
 impl Step {
     /// How far its part is copied with it.
     fn reach(&self) -> Reach {
@@ -760,121 +515,6 @@ impl Region {
         !self.is_watched() && self.courses.iter().all(nothing)
     }
 
-    /// The key before and after a change.
-    fn keys(&mut self, change: &Change) -> Result<(Option<Key>, Option<Key>)> {
-        let table = &self.table;
-        let places = self
-            .places
-            .entry(change.table.version)
-            .or_insert_with(|| Places::new(table, &change.table));
-        let missing = || {
-            Error::data(
-                Code::IdentityMissing,
-                format!("{}: the log does not carry the columns that pieces are cut by", change.table.name),
-            )
-            .with_hint("on PostgreSQL set REPLICA IDENTITY FULL or USING INDEX over them; on MySQL and MariaDB set binlog_row_image = FULL")
-        };
-        if places.key.len() != table.key.len() || places.columns.len() != table.columns.len() {
-            return Err(Error::data(
-                Code::SchemaDrift,
-                format!("{}: a column that is being copied is gone", change.table.name),
-            ));
-        }
-        let of = |row: &Row| -> Result<Key> {
-            places
-                .key
-                .iter()
-                .map(|&i| match row.0.get(i) {
-                    None | Some(Value::Unchanged) => Err(missing()),
-                    Some(value) => Ok(value.clone()),
-                })
-                .collect()
-        };
-        Ok(match &change.op {
-            Op::Insert(insert) => (None, Some(of(&insert.new)?)),
-            Op::Delete(delete) => (Some(of(delete.old.row().ok_or_else(missing)?)?), None),
-            Op::Update(update) => {
-                let old = match update.old.row() {
-                    Some(old) => of(old)?,
-                    None => of(&update.new)?,
-                };
-                // A cell that the new row leaves out did not change.
-                let new = places
-                    .key
-                    .iter()
-                    .zip(old.iter())
-                    .map(|(&i, old)| match update.new.0.get(i) {
-                        None | Some(Value::Unchanged) => old.clone(),
-                        Some(value) => value.clone(),
-                    })
-                    .collect();
-                (Some(old), Some(new))
-            }
-        })
-    }
-
-    /// Keeps a change for the ranges it is about.
-    fn keep(
-        &mut self,
-        change: &Change,
-        (old, old_place): (Option<&Key>, Option<Place>),
-        (new, new_place): (Option<&Key>, Option<Place>),
-        bytes_max: usize,
-    ) -> Result<()> {
-        let Some(places) = self.places.get(&change.table.version) else { return Ok(()) };
-        let watched = self.courses.iter_mut().enumerate().flat_map(|(part, course)| {
-            course.watched.iter_mut().enumerate().map(move |(i, watched)| (part, i, watched))
-        });
-        for (part, i, watched) in watched {
-            let here = Some(Place::Watched(part, i));
-            let (old_in, new_in) = (old_place == here, new_place == here);
-            if watched.spoiled || !(old_in || new_in) {
-                continue;
-            }
-            let text = |key: &Key| -> Result<String> {
-                Cursor::new(&self.table.key, key)
-                    .map(|c| c.encode())
-                    .ok_or_else(|| Error::bug("a key to copy by holds NULL"))
-            };
-            let row = match &change.op {
-                Op::Insert(insert) => Some(&insert.new),
-                Op::Update(update) => Some(&update.new),
-                Op::Delete(_) => None,
-            };
-            let new = match (new, row) {
-                (Some(key), Some(row)) => {
-                    let mut cells: Vec<Value> = places
-                        .columns
-                        .iter()
-                        .map(|&c| row.0.get(c).cloned().unwrap_or(Value::Unchanged))
-                        .collect();
-                    for (name, value) in self.table.key.iter().zip(key.iter()) {
-                        if let Some(at) = self.table.columns.iter().position(|c| c == name)
-                            && let Some(cell) = cells.get_mut(at)
-                        {
-                            *cell = value.clone();
-                        }
-                    }
-                    let row = Row(cells.into());
-                    watched.bytes += row.bytes() + 100;
-                    Some((text(key)?, new_in, row))
-                }
-                _ => None,
-            };
-            watched.bytes += 100;
-            let old = match old {
-                Some(key) => Some((text(key)?, old_in)),
-                None => None,
-            };
-            watched.kept.push(Kept { old, new, clear: false });
-            if watched.bytes > bytes_max {
-                watched.spoiled = true;
-                watched.kept = Vec::new();
-            }
-        }
-        Ok(())
-    }
-
     fn after(&self, step: &Step) -> Result<CopyRow> {
         let mut row = self.row.clone();
         row.rows_done += step.rows;
@@ -893,17 +533,5 @@ impl Region {
             ended(&mut row);
         }
         Ok(row)
-    }
-}
-
-impl Places {
-    fn new(table: &CopyTable, shape: &TableSchema) -> Places {
-        let find = |names: &[String]| -> Vec<usize> {
-            names
-                .iter()
-                .filter_map(|name| shape.columns.iter().position(|c| &c.name == name))
-                .collect()
-        };
-        Places { key: find(&table.key), columns: find(&table.columns) }
     }
 }

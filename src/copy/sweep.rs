@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Job;
 use super::copier::{Worker, gone};
-use super::region::{Outcome, Request};
+use super::request::{Outcome, Request};
 use crate::mapping::MappingPlan;
 use crate::mapping::convert::{Conversion, Target, compatible};
 
