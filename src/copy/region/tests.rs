@@ -75,6 +75,15 @@ struct Reader {
     end: Option<i64>,
     /// A piece whose outcome is awaited, with its last key and whether the part ends with it.
     sent: Option<(oneshot::Receiver<Outcome>, Option<i64>, bool)>,
+    /// The piece behind it, which is read already.
+    ahead: Option<Ahead>,
+}
+
+struct Ahead {
+    piece: Piece,
+    seen: usize,
+    upto: Option<i64>,
+    last: bool,
 }
 
 struct World {
@@ -152,7 +161,7 @@ impl World {
                 Reach::UpTo(key) => Some(Some(of(key))),
             };
             if let Some(done) = done {
-                self.readers.push(Reader { part, done, end, sent: None });
+                self.readers.push(Reader { part, done, end, sent: None, ahead: None });
             }
             after = end;
         }
@@ -166,10 +175,10 @@ impl World {
             let end = done.unwrap_or(-1) + self.random.random_range(1..KEYS / 2);
             let (reply, _answer) = oneshot::channel();
             self.ask(Request::Split { mapping: MAPPING.into(), at: key(end), reply });
-            self.readers.push(Reader { part, done, end: Some(end), sent: None });
+            self.readers.push(Reader { part, done, end: Some(end), sent: None, ahead: None });
             (done, part) = (Some(end), part + 1);
         }
-        self.readers.push(Reader { part, done, end: None, sent: None });
+        self.readers.push(Reader { part, done, end: None, sent: None, ahead: None });
     }
 
     fn ask(&mut self, request: Request) {
@@ -248,8 +257,8 @@ impl World {
         let before = reader.sent.take();
         let after = before.as_ref().map_or(reader.done, |(_, upto, _)| *upto);
         let ended = before.as_ref().is_some_and(|(_, _, last)| *last);
-        let mut read = None;
-        if !ended {
+        let mut read = reader.ahead.take();
+        if !ended && read.is_none() {
             let upto = after.unwrap_or(-1) + self.random.random_range(1..12);
             let upto = match reader.end {
                 Some(end) => Some(upto.min(end)),
@@ -268,20 +277,15 @@ impl World {
             }
             let seen = self.random.random_range(self.followed..self.history.len());
             let range = KeyRange { after: after.map(key), upto: upto.map(key) };
-            read = Some((self.piece(&range, seen), seen, upto, last));
+            read = Some(Ahead { piece: self.piece(&range, seen), seen, upto, last });
         }
         if let Some((mut outcome, upto, last)) = before {
             match outcome.try_recv() {
                 Ok(Outcome::Written) if last => return,
                 Ok(Outcome::Written) => reader.done = upto,
                 Ok(Outcome::Spoiled) => panic!("nothing was too much"),
-                // It waits still: what was read is given up, for this world cannot wait.
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    if read.is_some() {
-                        let (reply, _answer) = oneshot::channel();
-                        let mapping = Arc::from(MAPPING);
-                        self.ask(Request::Unwatch { mapping, part, all: false, reply });
-                    }
+                    reader.ahead = read;
                     reader.sent = Some((outcome, upto, last));
                     self.readers.push(reader);
                     return;
@@ -289,7 +293,7 @@ impl World {
                 Err(closed) => panic!("{closed}"),
             }
         }
-        if let Some((piece, seen, upto, last)) = read {
+        if let Some(Ahead { piece, seen, upto, last }) = read {
             let (reply, outcome) = oneshot::channel();
             let rows = Request::Rows {
                 mapping: MAPPING.into(),
