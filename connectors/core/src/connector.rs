@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::copy::{Copier, CopyRow};
+use crate::copy::{Copier, CopyRow, CopyTable};
 use crate::ddl::{Creation, Dialect};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
@@ -22,6 +22,7 @@ use crate::schema::{DataType, Table, TableName};
 use crate::shape::{Look, Scope, ShapeChange};
 use crate::sink::{Lease, Sink, SinkSpec};
 use crate::source::{Source, SourceSpec};
+use crate::track::{QueryColumn, TrackQuery};
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -312,6 +313,19 @@ pub trait Connector: Send + Sync {
 
     /// Opens a connection that reads tables in pieces.
     async fn copier(&self) -> Result<Box<dyn Copier>>;
+
+    /// The columns that a track's query gives. `values` has the type of each parameter's column. What the
+    /// server says against the query is [`crate::ErrorKind::Data`], in its own words. Read-only, and nothing
+    /// of the query is executed.
+    async fn describe_query(
+        &self,
+        query: &TrackQuery,
+        values: &[(String, DataType)],
+    ) -> Result<Vec<QueryColumn>>;
+
+    /// How the server would run [`Copier::read_keys`] with one key and with a thousand: a warning for each table
+    /// of some size that it would read as a whole. Read-only.
+    async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>>;
 
     /// Whether [`crate::copy::key_order`] is the database's own order of such values. Pure.
     fn orders_alike(&self, data_type: &DataType) -> bool;

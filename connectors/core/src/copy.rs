@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::change::Row;
 use crate::error::Result;
 use crate::position::Position;
-use crate::schema::{TableName, TableSchema};
+use crate::schema::{DataType, TableName, TableSchema};
+use crate::track::TrackQuery;
 use crate::value::{Date, Instant, Interval, Time, Timestamp, Value};
 
 /// A transaction's number at its source, without meaning beyond that server.
@@ -124,8 +125,8 @@ impl std::fmt::Debug for Lines {
 /// A connection that reads tables of a system.
 ///
 /// One task calls it, one call at a time. After an error it is dropped. `snapshot` opens a snapshot
-/// that `read` and `present` then look at, until the next `snapshot`; the other calls look at what is
-/// there now.
+/// that `read`, `present`, `read_keys` and `track_keys` then look at, until the next `snapshot`; the other
+/// calls look at what is there now.
 #[async_trait]
 pub trait Copier: Send {
     /// Waits until every transaction that was running when it was called has ended, where snapshots
@@ -173,6 +174,29 @@ pub trait Copier: Send {
 
     /// Which of these keys the open snapshot has a row for. Keys are over `table.key`.
     async fn present(&mut self, table: &CopyTable, keys: &[Key]) -> Result<Vec<bool>>;
+
+    /// The rows whose columns `by` are equal to one of these keys, in no order: none, one or (a group) many for
+    /// a key, and each row once whatever the keys. Equal is what the columns' own `=` and collations hold
+    /// equal, after a value was brought into the column's type ([`mod@crate::alike`]); NULL never is. Looks
+    /// at the open snapshot. At most about `bytes_max` of memory: if there was more, the answer is `cut`
+    /// and lacks rows of any key, and the snapshot is closed; open another and ask for fewer keys.
+    /// A table or column that is gone, or a missing right, is [`crate::ErrorKind::Data`].
+    async fn read_keys(
+        &mut self,
+        table: &CopyTable,
+        by: &[String],
+        keys: &[Key],
+        bytes_max: usize,
+    ) -> Result<Piece>;
+
+    /// The keys that a track's query gives in the open snapshot, each once, those with a NULL left out.
+    /// `values` has, for each parameter, the values of that column among the changed rows, old and new: NULLs
+    /// are left out of them, and an empty list matches nothing.
+    async fn track_keys(
+        &mut self,
+        query: &TrackQuery,
+        values: &[(String, DataType, Vec<Value>)],
+    ) -> Result<Vec<Key>>;
 
     /// Whether `key` is not above `bound`, in the database's own order.
     async fn up_to(&mut self, table: &CopyTable, key: &Key, bound: &Key) -> Result<bool>;

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`ddl`], [`shape`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`mod@alike`] and [`track`] for what is read by key, [`ddl`], [`shape`], and [`error`] for what may go wrong.
 
+pub mod alike;
 pub mod change;
 pub mod connector;
 pub mod copy;
@@ -27,8 +28,10 @@ pub mod schema;
 pub mod shape;
 pub mod sink;
 pub mod source;
+pub mod track;
 pub mod value;
 
+pub use alike::{Unlike, alike, comparable};
 pub use bytes::Bytes;
 pub use bytestring::ByteString;
 pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
@@ -58,4 +61,5 @@ pub use sink::{
     Lease, Load, LoadRows, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp,
 };
 pub use source::{Source, SourceSpec, SourceTable};
+pub use track::{Parameter, QueryColumn, TrackQuery};
 pub use value::{Date, Instant, Interval, Time, Timestamp, Value};

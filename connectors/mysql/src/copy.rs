@@ -14,6 +14,8 @@
 //! test reads every type by both ways and compares. Texts that are not stored as UTF-8 come as they are
 //! stored and go through the log's own decoder.
 
+mod keys;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +27,8 @@ use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
     ByteString, Code, Copier, CopyTable, DataType, Date, Error, Instant, Key, KeyRange, Piece,
-    Position, Result, Row, StreamColumn, TableName, TableSchema, Time, Timestamp, TransactionId,
-    Value,
+    Position, Result, Row, StreamColumn, TableName, TableSchema, Time, Timestamp, TrackQuery,
+    TransactionId, Value,
 };
 
 use crate::binlog::cell::{UNDEFINED_TEXT, bits};
@@ -525,6 +527,24 @@ impl Copier for MySqlCopier {
             })
             .await?;
         Ok(Piece { table: shape.table, rows, lines: None, bytes, cut })
+    }
+
+    async fn read_keys(
+        &mut self,
+        wanted: &CopyTable,
+        by: &[String],
+        keys: &[Key],
+        bytes_max: usize,
+    ) -> Result<Piece> {
+        self.by_keys(wanted, by, keys, bytes_max).await
+    }
+
+    async fn track_keys(
+        &mut self,
+        query: &TrackQuery,
+        values: &[(String, DataType, Vec<Value>)],
+    ) -> Result<Vec<Key>> {
+        self.tracked(query, values).await
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {

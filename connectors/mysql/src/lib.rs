@@ -33,9 +33,7 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax,
-    Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange,
-    Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn, Result, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName, TrackQuery,
 };
 
 use config::Endpoint;
@@ -196,6 +194,18 @@ impl Connector for MySqlConnector {
 
     async fn copier(&self) -> Result<Box<dyn Copier>> {
         Ok(Box::new(copy::MySqlCopier::open(&self.endpoint).await?))
+    }
+
+    async fn describe_query(
+        &self,
+        query: &TrackQuery,
+        values: &[(String, DataType)],
+    ) -> Result<Vec<QueryColumn>> {
+        copy::MySqlCopier::open(&self.endpoint).await?.described(query, values).await
+    }
+
+    async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>> {
+        copy::MySqlCopier::open(&self.endpoint).await?.explained(table, by).await
     }
 
     fn orders_alike(&self, data_type: &DataType) -> bool {

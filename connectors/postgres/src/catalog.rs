@@ -157,6 +157,11 @@ fn table(row: &Row, columns: Vec<Column>, indexes: Vec<(Index, bool)>) -> Result
         "r" => TableKind::Table,
         "p" => TableKind::Partitioned,
         "v" => TableKind::View,
+        "m" => {
+            let says = "it is a materialized view: REFRESH changes it and nothing is in the log; map a view";
+            refusals.push(says.to_owned());
+            TableKind::Other
+        }
         _ => {
             refusals.push("it is neither a table nor a view".to_owned());
             TableKind::Other

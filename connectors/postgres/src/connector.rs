@@ -6,10 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Error, Finding,
-    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope,
-    ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table,
-    TableName,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Error, Finding, IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn, Result, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName, TrackQuery,
 };
 use tokio::sync::Mutex;
 
@@ -193,6 +190,18 @@ impl Connector for PgConnector {
 
     async fn copier(&self) -> Result<Box<dyn Copier>> {
         Ok(Box::new(PgCopier::open(&self.address, self.tls.as_ref()).await?))
+    }
+
+    async fn describe_query(
+        &self,
+        query: &TrackQuery,
+        values: &[(String, DataType)],
+    ) -> Result<Vec<QueryColumn>> {
+        copy::describe(&self.own().await?, query, values).await
+    }
+
+    async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>> {
+        PgCopier::open(&self.address, self.tls.as_ref()).await?.explained(table, by).await
     }
 
     fn orders_alike(&self, data_type: &DataType) -> bool {

@@ -19,6 +19,8 @@
 //! under these settings is the same value to the input function of the same type. What the types are is
 //! asked again behind the `COPY`, whose lock then keeps them as they are.
 
+mod keys;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use rustls::ClientConfig;
 use tidelock_core::{
     Code, Copier, CopyTable, DataType, Error, Key, KeyRange, LineReader, Lines, Piece, Position,
-    Result, Row, StreamColumn, TableSchema, TransactionId, Value,
+    Result, Row, StreamColumn, TableSchema, TrackQuery, TransactionId, Value,
 };
 use tokio::time::{Instant, sleep};
 
@@ -40,6 +42,8 @@ use crate::quote::{ident, literal, table};
 use crate::session::{CALL_TIMEOUT, PINNED, Session, get};
 use crate::text;
 use crate::types::{TypeMap, value};
+
+pub(crate) use keys::describe;
 
 /// How long no row may come before the server is taken for gone.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -80,6 +84,7 @@ pub(crate) struct PgCopier {
     tls: Option<Arc<ClientConfig>>,
     types: TypeMap,
     facts: HashMap<(String, Vec<String>), Arc<Facts>>,
+    keyed: HashMap<(String, Vec<String>, Vec<String>), Arc<keys::Keyed>>,
     versions: u64,
     open: bool,
 }
@@ -127,6 +132,7 @@ impl PgCopier {
             tls: tls.cloned(),
             types: TypeMap::default(),
             facts: HashMap::new(),
+            keyed: HashMap::new(),
             versions: 0,
             open: false,
         })
@@ -218,10 +224,11 @@ impl PgCopier {
     async fn lines(
         &mut self,
         doing: &str,
+        stage: Stage,
         sql: &str,
         mut take: impl FnMut(Bytes) -> Result<bool>,
     ) -> Result<bool> {
-        let fault = |e: &tokio_postgres::Error| from_client(e, doing, Stage::Admin);
+        let fault = |e: &tokio_postgres::Error| from_client(e, doing, stage);
         let stream = self.session.client.copy_out(sql).await.map_err(|e| fault(&e))?;
         tokio::pin!(stream);
         loop {
@@ -378,6 +385,9 @@ impl Copier for PgCopier {
     }
 
     async fn estimate(&mut self, wanted: &CopyTable) -> Result<u64> {
+        if let Some(rows) = self.view_rows(wanted).await? {
+            return Ok(rows);
+        }
         // Partitioned tables have no size of their own.
         let sql = "WITH RECURSIVE part(oid) AS (\
                      SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -412,7 +422,7 @@ impl Copier for PgCopier {
         );
         let key = places(&facts, &wanted.key)?;
         let mut found = None;
-        self.lines(&format!("cutting a piece of {}", wanted.name), &sql, |line| {
+        self.lines(&format!("cutting a piece of {}", wanted.name), Stage::Copy, &sql, |line| {
             found = Some(row(&facts.schema, &key, &line)?);
             Ok(true)
         })
@@ -460,7 +470,7 @@ impl Copier for PgCopier {
         let all = places(&facts, &wanted.columns)?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let cut = self
-            .lines(&format!("reading {}", wanted.name), &sql, |line| {
+            .lines(&format!("reading {}", wanted.name), Stage::Copy, &sql, |line| {
                 let one = Row(row(&facts.schema, &all, &line)?);
                 bytes += one.bytes();
                 rows.push(one);
@@ -485,7 +495,7 @@ impl Copier for PgCopier {
         // The client hands over slices of what it has read from the network: copied, they do not keep that.
         let mut chunk = BytesMut::with_capacity(LINES_BYTES);
         let cut = self
-            .lines(&format!("reading {}", wanted.name), &sql, |line| {
+            .lines(&format!("reading {}", wanted.name), Stage::Copy, &sql, |line| {
                 if chunk.len() + line.len() > chunk.capacity() {
                     text.push(chunk.split().freeze());
                     chunk = BytesMut::with_capacity(LINES_BYTES.max(line.len()));
@@ -512,6 +522,24 @@ impl Copier for PgCopier {
         });
         let lines = Some(Lines { text, count, reader });
         Ok(Piece { table: facts.schema.clone(), rows: Vec::new(), lines, bytes, cut })
+    }
+
+    async fn read_keys(
+        &mut self,
+        wanted: &CopyTable,
+        by: &[String],
+        keys: &[Key],
+        bytes_max: usize,
+    ) -> Result<Piece> {
+        self.by_keys(wanted, by, keys, bytes_max).await
+    }
+
+    async fn track_keys(
+        &mut self,
+        query: &TrackQuery,
+        values: &[(String, DataType, Vec<Value>)],
+    ) -> Result<Vec<Key>> {
+        self.tracked(query, values).await
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {

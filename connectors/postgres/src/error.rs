@@ -21,6 +21,11 @@ pub(crate) enum Stage {
     Source,
     /// Writing rows of a batch, or committing them.
     Write,
+    /// Reading a piece of a copy: a missing right is looked for again, as for the log.
+    Copy,
+    /// Reading rows by key, or the keys of a track's query: what a view's or a track's own SQL runs into
+    /// is about its mapping alone.
+    Read,
 }
 
 /// The parts of a server's error that hold no row values, except that `message` may.
@@ -70,7 +75,7 @@ impl Fault {
     /// The error it is, met while `doing` something.
     pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
         let (kind, code) = classify(&self.sqlstate, &self.message, stage);
-        let text = self.text();
+        let text = self.text(stage);
         let mut error = Error::new(kind, code, format!("{doing}: {text}"));
         let mut detail = vec![format!("SQLSTATE {}", self.sqlstate)];
         for (word, name) in
@@ -81,15 +86,23 @@ impl Fault {
             }
         }
         error = error.with_detail(detail.join(", "));
-        match hint(&self.sqlstate, &self.message) {
+        let own = if stage == Stage::Read { reading_hint(&self.sqlstate) } else { None };
+        match own.or_else(|| hint(&self.sqlstate, &self.message)) {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
     }
 
     /// A text without row values.
-    fn text(&self) -> String {
+    fn text(&self, stage: Stage) -> String {
+        let reads = matches!(stage, Stage::Copy | Stage::Read);
         let own = match self.sqlstate.as_str() {
+            "22012" if reads => "its query divides by zero",
+            "21000" if reads => "a subquery in it gives more than one row",
+            "P0001" if reads => "a function that it calls raised an error",
+            code if reads && code.starts_with("22") => {
+                "its query meets a value that one of its functions or casts does not take"
+            }
             "23502" => "the column does not allow NULL",
             "23503" => "the row breaks a foreign key",
             "23505" => "another row already has this value in a unique index",
@@ -124,11 +137,15 @@ impl Fault {
 fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
     use ErrorKind::{Continuity, Data, Setup, Transient};
     let write = stage == Stage::Write;
+    let reads = matches!(stage, Stage::Copy | Stage::Read);
     match sqlstate {
         "57014" | "55P03" | "55006" | "57P05" | "25P03" => (Transient, Code::ServerBusy),
         // "cached plan must not change result type": the next session plans anew.
         "0A000" if message.contains("cached plan") => (Transient, Code::ServerBusy),
+        "42501" if stage == Stage::Read => (Data, Code::Privilege),
         "42501" => (Setup, Code::Privilege),
+        "42P01" | "3F000" if stage == Stage::Read => (Data, Code::TableGone),
+        "42703" if stage == Stage::Read => (Data, Code::SchemaDrift),
         "42P01" | "42703" | "3F000" if write => (Data, Code::SchemaDrift),
         "42P01" | "42703" | "3F000" | "3D000" => (Setup, Code::Catalog),
         "58P01" if stage == Stage::Source => (Continuity, Code::LogPurged),
@@ -141,9 +158,25 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
             "23" if write => (Data, Code::Constraint),
             "22" if write => (Data, Code::NotRepresentable),
             "XX" if !write => (Transient, Code::ServerBusy),
-            _ if write => (Data, Code::Rejected),
+            "21" | "22" | "2F" | "38" | "39" | "54" | "P0" if reads => (Data, Code::Rejected),
+            _ if write || stage == Stage::Read => (Data, Code::Rejected),
             _ => (Setup, Code::ServerSetting),
         },
+    }
+}
+
+/// What to do where a view or a track's query cannot be read.
+fn reading_hint(sqlstate: &str) -> Option<&'static str> {
+    match sqlstate {
+        "42501" => Some(
+            "GRANT USAGE on the schema and SELECT on what is read to our role, to the view's owner as well",
+        ),
+        "42P01" | "3F000" => Some("bring it back under its name, or take it out of the mapping"),
+        "42703" => Some("bring the column back, or take it out of the mapping"),
+        "42883" => Some(
+            "a function that the view calls must name its schemas, or have its own search_path              (ALTER FUNCTION … SET search_path); in a track's query, cast one side of the comparison",
+        ),
+        _ => None,
     }
 }
 
@@ -163,6 +196,22 @@ fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
         "53400" => Some("raise max_replication_slots and max_wal_senders"),
         "42501" => Some("`tidelock check` prints the GRANTs that are missing"),
         _ => None,
+    }
+}
+
+/// What the server says against a text of a person's own, which holds no row values.
+pub(crate) fn refusal(error: &tokio_postgres::Error, doing: &str) -> Error {
+    let found = from_client(error, doing, Stage::Read);
+    match error.as_db_error() {
+        Some(db) if found.kind() == ErrorKind::Data => {
+            let refused = Error::data(Code::Catalog, format!("{doing}: {}", db.message()));
+            let refused = refused.with_detail(format!("SQLSTATE {}", db.code().code()));
+            match found.hint() {
+                Some(hint) => refused.with_hint(hint),
+                None => refused,
+            }
+        }
+        _ => found,
     }
 }
 
