@@ -203,6 +203,7 @@ pub async fn start(
         holder: context.holder.clone(),
         config_hash: context.config_hash.clone(),
         tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
+        routines: Vec::new(),
     };
     let mut spec =
         source_spec(&context.pipeline, &context.config, &systems.plans, &systems.source_history);

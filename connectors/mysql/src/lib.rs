@@ -34,8 +34,8 @@ mod upsert;
 use async_trait::async_trait;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax,
-    Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope, ShapeChange,
-    SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Routine, Scope,
+    ShapeChange, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
 };
 
 use config::Endpoint;
@@ -101,6 +101,10 @@ impl Connector for MySqlConnector {
         let mut session = self.session().await?;
         let found = catalog::read(&mut session, schemas, Some(self.meta())).await?;
         Ok(found.into_iter().map(|t| t.table).collect())
+    }
+
+    async fn routines(&self, _schemas: &[String]) -> Result<Vec<Routine>> {
+        Ok(Vec::new())
     }
 
     async fn look(&self, scope: Scope<'_>) -> Result<Look> {
@@ -232,6 +236,10 @@ impl Connector for MySqlConnector {
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
         meta::forget_progress(&mut self.session().await?, self.meta(), pipeline, flow).await
+    }
+
+    async fn forget_memory(&self, _pipeline: &str, _flow: &str, _mapping: &str) -> Result<()> {
+        Ok(())
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

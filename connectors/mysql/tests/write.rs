@@ -34,6 +34,7 @@ async fn hold(c: &dyn Connector) -> OpenSink {
         holder: "test".into(),
         config_hash: "h".into(),
         tables: vec![],
+        routines: vec![],
     };
     for _ in 0..100 {
         if let Lease::Held(open) = c.open_sink(&spec).await.unwrap() {
@@ -87,6 +88,7 @@ fn target(columns: &[(&str, DataType)]) -> Arc<TargetTable> {
         columns: columns.collect(),
         key: vec![0],
         suppress_unchanged: false,
+        partial: false,
     })
 }
 

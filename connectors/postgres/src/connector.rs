@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
     Connector, Copier, CopyRow, Creation, DataType, Dialect, Dropped, Error, Finding,
-    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result, Scope,
-    ShapeChange, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName,
+    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, Result,
+    Routine, Scope, ShapeChange, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId,
+    Table, TableName,
 };
 use tokio::sync::Mutex;
 
@@ -88,6 +89,10 @@ impl Connector for PgConnector {
 
     async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>> {
         catalog::read(&*self.admin().await?, schemas, self.meta()).await
+    }
+
+    async fn routines(&self, _schemas: &[String]) -> Result<Vec<Routine>> {
+        Ok(Vec::new())
     }
 
     async fn look(&self, scope: Scope<'_>) -> Result<Look> {
@@ -246,6 +251,10 @@ impl Connector for PgConnector {
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
         meta::forget_progress(&*self.admin().await?, self.meta(), pipeline, flow).await
+    }
+
+    async fn forget_memory(&self, _pipeline: &str, _flow: &str, _mapping: &str) -> Result<()> {
+        Ok(())
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

@@ -42,8 +42,9 @@ use futures_util::future::{MaybeDone, join, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, Lease, Lines, Load, Mark, OpenSink, Position, Progress,
-    Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
+    Call, Code, CopyRow, Error, ErrorKind, Key, Lease, Lines, Load, LookupTarget, Mark,
+    MemoryScope, OpenSink, Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow,
+    TargetTable, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -107,14 +108,14 @@ struct Opening {
     hops: String,
 }
 
-type Key = (u64, Option<WriteOp>, Arc<[usize]>);
+type PlanKey = (u64, Option<WriteOp>, Arc<[usize]>);
 
 /// An open target session.
 pub(crate) struct PgSink {
     session: Session,
     spec: SinkSpec,
     schema: String,
-    statements: HashMap<Key, Arc<Prepared>>,
+    statements: HashMap<PlanKey, Arc<Prepared>>,
     /// The statements that load rows: of a table and columns, in binary or as text.
     copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
     /// Whether a table can be loaded, as the catalog had it when that was first asked.
@@ -761,6 +762,60 @@ impl Sink for PgSink {
             self.refused.insert(table.id, REFUSED_PIECES);
         }
         Ok(taken)
+    }
+
+    async fn call(&mut self, _calls: &[Call]) -> Result<()> {
+        Err(Error::bug("calls are not built"))
+    }
+
+    async fn lookup(
+        &mut self,
+        _target: &Arc<LookupTarget>,
+        _keys: &[Key],
+    ) -> Result<Vec<Option<Value>>> {
+        Err(Error::bug("lookups are not built"))
+    }
+
+    async fn lookup_or_insert(
+        &mut self,
+        _target: &Arc<LookupTarget>,
+        _rows: &[Box<[Value]>],
+    ) -> Result<Vec<Value>> {
+        Err(Error::bug("lookups are not built"))
+    }
+
+    async fn recall(&mut self, _scope: &MemoryScope, _keys: &[Bytes]) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn recall_prefix(
+        &mut self,
+        _scope: &MemoryScope,
+        _prefixes: &[Bytes],
+    ) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn recall_all(
+        &mut self,
+        _scope: &MemoryScope,
+        _after: Option<&Bytes>,
+        _limit: usize,
+    ) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn remember(
+        &mut self,
+        _scope: &MemoryScope,
+        _put: &[Remembered],
+        _gone: &[Bytes],
+    ) -> Result<()> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn forget_memory(&mut self, _mapping: &str) -> Result<()> {
+        Err(Error::bug("memory is not built"))
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -51,7 +51,7 @@ pub async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<
         })
         .collect();
     let id = IDS.fetch_add(1, Ordering::Relaxed);
-    Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged })
+    Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged, partial: false })
 }
 
 pub fn batch(
