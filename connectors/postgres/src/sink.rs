@@ -29,6 +29,10 @@
 //! the session, plans are made once and not for every few rows, and are made anew as the table grows. Where a
 //! trigger has no other way than to read a table whole, that price would make the server compile its plan for half a second, so nothing is compiled.
 
+mod call;
+mod lookup;
+mod memory;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,7 +51,7 @@ use tidelock_core::{
     TargetTable, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::config::Address;
 use crate::error::Stage;
@@ -116,6 +120,8 @@ pub(crate) struct PgSink {
     spec: SinkSpec,
     schema: String,
     statements: HashMap<PlanKey, Arc<Prepared>>,
+    /// Those of calls, lookups and memory, by their texts.
+    texts: HashMap<String, tokio_postgres::Statement>,
     /// The statements that load rows: of a table and columns, in binary or as text.
     copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
     /// Whether a table can be loaded, as the catalog had it when that was first asked.
@@ -278,6 +284,7 @@ impl PgSink {
             spec,
             schema,
             statements: HashMap::new(),
+            texts: HashMap::new(),
             copies: HashMap::new(),
             copyable: HashMap::new(),
             rows_put: HashMap::new(),
@@ -371,14 +378,42 @@ impl PgSink {
         let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
         let grown_rows = match op {
             // Its plan does not depend on the size of the table.
-            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert | WriteOp::DeleteAll) => {
+            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert) if !table.partial => {
                 u64::MAX
             }
-            Some(WriteOp::Update | WriteOp::Move | WriteOp::Delete) | None => 2 * put + REPLAN_ROWS,
+            Some(WriteOp::DeleteAll) => u64::MAX,
+            Some(
+                WriteOp::Insert
+                | WriteOp::Overwrite
+                | WriteOp::Upsert
+                | WriteOp::Update
+                | WriteOp::Move
+                | WriteOp::Delete,
+            )
+            | None => 2 * put + REPLAN_ROWS,
         };
         let prepared = Arc::new(Prepared { statement, counts: text.counts, grown_rows });
         self.statements.insert(key, prepared.clone());
         Ok(prepared)
+    }
+
+    /// The statement of this text, prepared once.
+    async fn kept(
+        &mut self,
+        doing: &str,
+        sql: String,
+        types: &[Type],
+    ) -> Result<tokio_postgres::Statement> {
+        if let Some(found) = self.texts.get(&sql) {
+            return Ok(found.clone());
+        }
+        if self.texts.len() >= STATEMENTS_MAX {
+            self.texts.clear();
+        }
+        let prepare = self.session.client.prepare_typed(&sql, types);
+        let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
+        self.texts.insert(sql, statement.clone());
+        Ok(statement)
     }
 
     /// Counts what goes into a table.
@@ -764,58 +799,58 @@ impl Sink for PgSink {
         Ok(taken)
     }
 
-    async fn call(&mut self, _calls: &[Call]) -> Result<()> {
-        Err(Error::bug("calls are not built"))
+    async fn call(&mut self, calls: &[Call]) -> Result<()> {
+        self.calls(calls).await
     }
 
     async fn lookup(
         &mut self,
-        _target: &Arc<LookupTarget>,
-        _keys: &[Key],
+        target: &Arc<LookupTarget>,
+        keys: &[Key],
     ) -> Result<Vec<Option<Value>>> {
-        Err(Error::bug("lookups are not built"))
+        self.looked_up(target, keys).await
     }
 
     async fn lookup_or_insert(
         &mut self,
-        _target: &Arc<LookupTarget>,
-        _rows: &[Box<[Value]>],
+        target: &Arc<LookupTarget>,
+        rows: &[Box<[Value]>],
     ) -> Result<Vec<Value>> {
-        Err(Error::bug("lookups are not built"))
+        self.looked_up_or_inserted(target, rows).await
     }
 
-    async fn recall(&mut self, _scope: &MemoryScope, _keys: &[Bytes]) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+    async fn recall(&mut self, scope: &MemoryScope, keys: &[Bytes]) -> Result<Vec<Remembered>> {
+        self.recalled(scope, keys).await
     }
 
     async fn recall_prefix(
         &mut self,
-        _scope: &MemoryScope,
-        _prefixes: &[Bytes],
+        scope: &MemoryScope,
+        prefixes: &[Bytes],
     ) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+        self.recalled_below(scope, prefixes).await
     }
 
     async fn recall_all(
         &mut self,
-        _scope: &MemoryScope,
-        _after: Option<&Bytes>,
-        _limit: usize,
+        scope: &MemoryScope,
+        after: Option<&Bytes>,
+        limit: usize,
     ) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+        self.recalled_after(scope, after, limit).await
     }
 
     async fn remember(
         &mut self,
-        _scope: &MemoryScope,
-        _put: &[Remembered],
-        _gone: &[Bytes],
+        scope: &MemoryScope,
+        put: &[Remembered],
+        gone: &[Bytes],
     ) -> Result<()> {
-        Err(Error::bug("memory is not built"))
+        self.keep(scope, put, gone).await
     }
 
-    async fn forget_memory(&mut self, _mapping: &str) -> Result<()> {
-        Err(Error::bug("memory is not built"))
+    async fn forget_memory(&mut self, mapping: &str) -> Result<()> {
+        self.forgotten(mapping).await
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -370,7 +370,7 @@ async fn a_constraint_that_waits_for_the_commit_is_an_error_of_the_commit() {
     let orphan = batch(&table, WriteOp::Upsert, &[0, 1], &[&[INT(1), INT(2)]]);
     open.sink.write(&[orphan]).await.expect("write");
     let error = open.sink.commit(&Position::new("0/2"), 0).await.expect_err("refused");
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::Constraint));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::ForeignKey));
     assert_eq!(error.batch(), None);
     drop(open);
     let rows = field.connector.read_progress("p").await.expect("progress");
