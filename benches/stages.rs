@@ -249,6 +249,7 @@ async fn encode(
         holder: "bench".to_owned(),
         config_hash: String::new(),
         tables: setup.plans.iter().map(|plan| plan.target.name.clone()).collect(),
+        routines: Vec::new(),
     };
     // The server may not have noticed yet that the session before is gone.
     let mut open = loop {

@@ -147,6 +147,7 @@ async fn check_flow(
         holder: String::new(),
         config_hash: config.hash.clone(),
         tables: outcome.mappings.iter().map(|p| p.target.name.clone()).collect(),
+        routines: Vec::new(),
     };
     ends(&flow.target, target.preflight_target(&sink).await);
     report

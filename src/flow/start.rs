@@ -199,6 +199,7 @@ pub fn sink_spec(context: &FlowContext, systems: &Systems) -> SinkSpec {
         holder: context.holder.clone(),
         config_hash: context.config_hash.clone(),
         tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
+        routines: Vec::new(),
     }
 }
 

@@ -695,6 +695,7 @@ fn build(
             columns,
             key: key.to_vec(),
             suppress_unchanged: catalogs.two_way,
+            partial: false,
         }),
         on_delete: mapping.on_delete,
         on_truncate: mapping.on_truncate,

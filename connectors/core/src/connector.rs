@@ -4,7 +4,7 @@
 //! their own or use a cached one for administration; each has a deadline and each may be called
 //! again after any error. Only [`Connector::ensure_meta`], [`Connector::create_stream`], [`Connector::open_loader`],
 //! [`Connector::drop_stream`], [`Connector::forget`], [`Connector::forget_progress`], [`Connector::write_state`],
-//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::create`],
+//! [`Connector::clear_state`], [`Connector::write_copy`], [`Connector::clear_copy`], [`Connector::forget_memory`], [`Connector::create`],
 //! [`Connector::admit`], [`Connector::run_ddl`] and
 //! [`Connector::heartbeat`] write; everything `check` uses is read-only.
 
@@ -18,6 +18,7 @@ use crate::ddl::{Creation, Dialect};
 use crate::error::Result;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
+use crate::routine::Routine;
 use crate::schema::{DataType, Table, TableName};
 use crate::shape::{Look, Scope, ShapeChange};
 use crate::sink::{Lease, Sink, SinkSpec};
@@ -229,6 +230,10 @@ pub trait Connector: Send + Sync {
     /// The tables and views of these schemas that our role can see, tidelock's own left out.
     async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>>;
 
+    /// The routines of these schemas that our role can see: functions and procedures where a query may call
+    /// functions that write, else procedures.
+    async fn routines(&self, schemas: &[String]) -> Result<Vec<Routine>>;
+
     /// What tables are now. Read-only, and cheap enough to be asked every few seconds.
     async fn look(&self, scope: Scope<'_>) -> Result<Look>;
 
@@ -357,7 +362,10 @@ pub trait Connector: Send + Sync {
     /// Removes the flow's progress row alone: the flow will begin at a new position.
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()>;
 
-    /// Removes the flow's progress, state and copy rows from this target; tells how many.
+    /// Forgets all that a mapping remembers at this target.
+    async fn forget_memory(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()>;
+
+    /// Removes the flow's progress, state, copy and memory rows from this target; tells how many.
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64>;
 
     /// How two positions of this system's log lie to each other. Pure.

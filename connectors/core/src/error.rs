@@ -106,6 +106,12 @@ codes! {
     KeyConflict = "TL0208",
     /// The source table is not there any more.
     TableGone = "TL0209",
+    /// A row points to one that the target does not have (yet), or is still pointed to.
+    ForeignKey = "TL0210",
+    /// A procedure of the target ended our transaction.
+    RoutineCommits = "TL0211",
+    /// A lookup in the target met more than one row.
+    LookupAmbiguous = "TL0212",
     /// Another process holds the flow.
     Fenced = "TL0301",
     /// The target is behind what was already confirmed, and the source's log no longer covers it.
@@ -205,7 +211,8 @@ impl Error {
         self
     }
 
-    /// Adds which batch of a [`crate::Sink::write`] call it is about.
+    /// Adds which batch of a [`crate::Sink::write`], which call of a [`crate::Sink::call`] or which row of a
+    /// [`crate::Sink::lookup_or_insert`] it is about.
     #[must_use]
     pub fn with_batch(mut self, batch: usize) -> Self {
         self.0.batch = Some(batch);

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Read in this order: [`value`], [`schema`], [`change`], [`event`], [`position`], [`progress`],
-//! then the contract: [`connector`], [`source`], [`sink`], [`copy`], [`mod@alike`] and [`track`] for what is read by key, [`ddl`], [`shape`], and [`error`] for what may go wrong.
+//! then the contract: [`connector`], [`source`], [`sink`], [`routine`], [`lookup`], [`memory`], [`copy`], [`mod@alike`] and [`track`] for what is read by key, [`ddl`], [`shape`], and [`error`] for what may go wrong.
 
 pub mod alike;
 pub mod change;
@@ -22,8 +22,11 @@ pub mod error;
 pub mod event;
 pub mod form;
 pub mod json;
+pub mod lookup;
+pub mod memory;
 pub mod position;
 pub mod progress;
+pub mod routine;
 pub mod schema;
 pub mod shape;
 pub mod sink;
@@ -47,11 +50,14 @@ pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
 pub use error::{Code, Error, ErrorKind, Result};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableChanged, TableFault, Truncate};
 pub use json::{JsonForm, json_loss};
+pub use lookup::LookupTarget;
+pub use memory::{MEMORY_TABLE, MemoryKind, MemoryPrefix, MemoryRange, MemoryScope, Remembered};
 pub use position::{Position, PositionOrder};
 pub use progress::{
     FLOW_CHARS_MAX, HopList, MAPPING_CHARS_MAX, Mark, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Progress,
     SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
+pub use routine::{Call, CallTarget, Parameter, ParameterMode, Routine, RoutineKind};
 pub use schema::{
     Column, ColumnDefault, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn,
     Table, TableKind, TableName, TableSchema,
@@ -61,5 +67,5 @@ pub use sink::{
     Lease, Load, LoadRows, OpenSink, Sink, SinkSpec, TargetColumn, TargetTable, WriteBatch, WriteOp,
 };
 pub use source::{Source, SourceSpec, SourceTable};
-pub use track::{Parameter, QueryColumn, TrackQuery};
+pub use track::{QueryColumn, TrackQuery};
 pub use value::{Date, Instant, Interval, Time, Timestamp, Value};

@@ -3,8 +3,12 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | load | record | record_copy } ─> commit | save_position | ping }
+//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | lookup | lookup_or_insert | remember | forget_memory
+//!                                                | record | record_copy } ─> commit | save_position | ping }
 //! ```
+//!
+//! `recall`, `recall_prefix`, `recall_all` and `lookup` may be called at any time; inside a transaction they see what it
+//! has done.
 //!
 //! After **any** error the session is dropped: the server rolls back, and the flow starts over from
 //! the position that the progress row holds.
@@ -20,11 +24,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use crate::copy::{CopyRow, Lines};
+use crate::copy::{CopyRow, Key, Lines};
 use crate::error::{Error, Result};
+use crate::lookup::LookupTarget;
+use crate::memory::{MemoryScope, Remembered};
 use crate::position::Position;
 use crate::progress::{Mark, Progress, StateRow};
+use crate::routine::Call;
 use crate::schema::{DataType, TableName};
 use crate::value::Value;
 
@@ -41,6 +49,8 @@ pub struct SinkSpec {
     pub config_hash: String,
     /// The tables that will be written (for preflight: rights, constraints, triggers).
     pub tables: Vec<TableName>,
+    /// The routines that will be called (for preflight: rights, and what they must not do).
+    pub routines: Vec<TableName>,
 }
 
 /// A column of a target table as mapped.
@@ -70,6 +80,10 @@ pub struct TargetTable {
     pub key: Vec<usize>,
     /// Whether a write that changes nothing must leave no trace in the target's log (two-way).
     pub suppress_unchanged: bool,
+    /// Whether the mapping writes only some columns of a row that others write too: a row that is there is updated
+    /// whatever its other columns ask of a new one (NOT NULL), and only what is missing is inserted. It holds for
+    /// every operation that may insert.
+    pub partial: bool,
 }
 
 /// What to do with the rows of a batch.
@@ -221,6 +235,58 @@ pub trait Sink: Send {
         let _not_in_this_family = (table, columns, lines);
         Ok(false)
     }
+
+    /// Calls routines inside the open transaction, one after the other in this order. What a routine raises is an
+    /// error that names its call ([`crate::Error::batch`]); one that is about a row which is not there (yet) is
+    /// [`crate::Code::ForeignKey`], whoever found that out. [`crate::Code::RoutineCommits`] means that a part of the
+    /// transaction is committed already: see [`crate::routine`].
+    async fn call(&mut self, calls: &[Call]) -> Result<()>;
+
+    /// Finds a value for each key, whose cells are those of `target.by`. A key with NULL in it finds nothing. More
+    /// than one row is [`crate::Code::LookupAmbiguous`].
+    async fn lookup(
+        &mut self,
+        target: &Arc<LookupTarget>,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Value>>>;
+
+    /// The same, where a row that is missing is inserted first. The cells of a row are those of `target.by` and then
+    /// those of `target.with`. A row that another session inserts at the same moment is found; any other thing that
+    /// stands in the way of an insert is an error that names its row ([`crate::Error::batch`]).
+    async fn lookup_or_insert(
+        &mut self,
+        target: &Arc<LookupTarget>,
+        rows: &[Box<[Value]>],
+    ) -> Result<Vec<Value>>;
+
+    /// What is remembered under these keys: those that are there, in any order.
+    async fn recall(&mut self, scope: &MemoryScope, keys: &[Bytes]) -> Result<Vec<Remembered>>;
+
+    /// What is remembered under keys that begin so, in any order. No beginning may contain another.
+    async fn recall_prefix(
+        &mut self,
+        scope: &MemoryScope,
+        prefixes: &[Bytes],
+    ) -> Result<Vec<Remembered>>;
+
+    /// What is remembered under the first `limit` keys above `after`, in the order of their bytes.
+    async fn recall_all(
+        &mut self,
+        scope: &MemoryScope,
+        after: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<Vec<Remembered>>;
+
+    /// Remembers values and forgets keys inside the open transaction. No key may stand there twice.
+    async fn remember(
+        &mut self,
+        scope: &MemoryScope,
+        put: &[Remembered],
+        gone: &[Bytes],
+    ) -> Result<()>;
+
+    /// Forgets all that a mapping remembers inside the open transaction.
+    async fn forget_memory(&mut self, mapping: &str) -> Result<()>;
 
     /// Writes a lasting state inside the open transaction.
     async fn record(&mut self, row: &StateRow) -> Result<()>;

@@ -33,7 +33,10 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding, IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn, Result, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName, TrackQuery,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding,
+    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn,
+    Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table, TableName, TrackQuery,
 };
 
 use config::Endpoint;
@@ -99,6 +102,10 @@ impl Connector for MySqlConnector {
         let mut session = self.session().await?;
         let found = catalog::read(&mut session, schemas, Some(self.meta())).await?;
         Ok(found.into_iter().map(|t| t.table).collect())
+    }
+
+    async fn routines(&self, _schemas: &[String]) -> Result<Vec<Routine>> {
+        Ok(Vec::new())
     }
 
     async fn look(&self, scope: Scope<'_>) -> Result<Look> {
@@ -246,6 +253,10 @@ impl Connector for MySqlConnector {
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
         meta::forget_progress(&mut self.session().await?, self.meta(), pipeline, flow).await
+    }
+
+    async fn forget_memory(&self, _pipeline: &str, _flow: &str, _mapping: &str) -> Result<()> {
+        Ok(())
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

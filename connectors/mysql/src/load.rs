@@ -267,6 +267,7 @@ mod tests {
             columns: vec![column],
             key: vec![0],
             suppress_unchanged: false,
+            partial: false,
         }
     }
 

@@ -42,8 +42,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Statement, Value as Param};
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, Lease, Load, Mark, OpenSink, Position, Progress, Result, Sink,
-    SinkSpec, StateRow, Value, WriteBatch, WriteOp,
+    Call, Code, CopyRow, Error, ErrorKind, Key, Lease, Load, LookupTarget, Mark, MemoryScope,
+    OpenSink, Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow, Value, WriteBatch,
+    WriteOp,
 };
 use tokio::sync::mpsc;
 
@@ -949,6 +950,60 @@ impl Sink for MySqlSink {
             self.write(&[load.upsert(from, UPSERT_ROWS)?]).await?;
         }
         Ok(())
+    }
+
+    async fn call(&mut self, _calls: &[Call]) -> Result<()> {
+        Err(Error::bug("calls are not built"))
+    }
+
+    async fn lookup(
+        &mut self,
+        _target: &Arc<LookupTarget>,
+        _keys: &[Key],
+    ) -> Result<Vec<Option<Value>>> {
+        Err(Error::bug("lookups are not built"))
+    }
+
+    async fn lookup_or_insert(
+        &mut self,
+        _target: &Arc<LookupTarget>,
+        _rows: &[Box<[Value]>],
+    ) -> Result<Vec<Value>> {
+        Err(Error::bug("lookups are not built"))
+    }
+
+    async fn recall(&mut self, _scope: &MemoryScope, _keys: &[Bytes]) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn recall_prefix(
+        &mut self,
+        _scope: &MemoryScope,
+        _prefixes: &[Bytes],
+    ) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn recall_all(
+        &mut self,
+        _scope: &MemoryScope,
+        _after: Option<&Bytes>,
+        _limit: usize,
+    ) -> Result<Vec<Remembered>> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn remember(
+        &mut self,
+        _scope: &MemoryScope,
+        _put: &[Remembered],
+        _gone: &[Bytes],
+    ) -> Result<()> {
+        Err(Error::bug("memory is not built"))
+    }
+
+    async fn forget_memory(&mut self, _mapping: &str) -> Result<()> {
+        Err(Error::bug("memory is not built"))
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -366,6 +366,7 @@ mod tests {
                 ],
                 key: vec![2, 0],
                 suppress_unchanged: false,
+                partial: false,
             }),
             op: WriteOp::Delete,
             columns: [2, 0].into(),

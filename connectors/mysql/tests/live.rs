@@ -60,6 +60,7 @@ fn sink_spec() -> SinkSpec {
         holder: "test".into(),
         config_hash: "h".into(),
         tables: vec![],
+        routines: vec![],
     }
 }
 
@@ -394,6 +395,7 @@ fn target(columns: &[(&str, DataType)], key: &[usize]) -> Arc<TargetTable> {
             .collect(),
         key: key.to_vec(),
         suppress_unchanged: true,
+        partial: false,
     })
 }
 
@@ -1372,6 +1374,7 @@ async fn cataloged(c: &dyn Connector, name: &str, id: u64) -> Arc<TargetTable> {
         columns: columns.collect(),
         key: vec![0],
         suppress_unchanged: false,
+        partial: false,
     })
 }
 

@@ -34,6 +34,7 @@ fn spec() -> SinkSpec {
         holder: "test".into(),
         config_hash: "h".into(),
         tables: vec![],
+        routines: vec![],
     }
 }
 
@@ -92,6 +93,7 @@ fn target(columns: &[(&str, DataType)]) -> Arc<TargetTable> {
         columns: columns.collect(),
         key: vec![0],
         suppress_unchanged: false,
+        partial: false,
     })
 }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Error, Finding, IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn, Result, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow, SystemConfig, SystemId, Table, TableName, TrackQuery,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Error, Finding,
+    IdentifierMax, Identity, Lease, Look, MemoryPrefix, Position, PositionOrder, Probe, Progress,
+    QueryColumn, Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
+    SystemConfig, SystemId, Table, TableName, TrackQuery,
 };
 use tokio::sync::Mutex;
 
@@ -15,7 +18,7 @@ use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
-use crate::{catalog, ddl, meta, preflight, publication, shape, sink, slot, tls};
+use crate::{catalog, ddl, meta, preflight, publication, routine, shape, sink, slot, tls};
 
 /// One PostgreSQL database.
 pub(crate) struct PgConnector {
@@ -86,6 +89,11 @@ impl Connector for PgConnector {
 
     async fn catalog(&self, schemas: &[String]) -> Result<Vec<Table>> {
         catalog::read(&*self.admin().await?, schemas, self.meta()).await
+    }
+
+    async fn routines(&self, schemas: &[String]) -> Result<Vec<Routine>> {
+        let found = routine::read(&*self.admin().await?, schemas).await?;
+        Ok(found.into_iter().map(|known| known.routine).collect())
     }
 
     async fn look(&self, scope: Scope<'_>) -> Result<Look> {
@@ -260,6 +268,11 @@ impl Connector for PgConnector {
 
     async fn forget_progress(&self, pipeline: &str, flow: &str) -> Result<()> {
         meta::forget_progress(&*self.admin().await?, self.meta(), pipeline, flow).await
+    }
+
+    async fn forget_memory(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        let whose = MemoryPrefix::flow(pipeline, flow).mapping(mapping);
+        meta::forget_memory(&*self.admin().await?, self.meta(), &whose).await.map(drop)
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

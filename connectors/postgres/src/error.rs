@@ -5,6 +5,7 @@
 //! is made of object names; for all others the text here is our own, chosen by SQLSTATE.
 
 use postgres_protocol::message::backend::ErrorResponseBody;
+use tidelock_core::routine::redact;
 use tidelock_core::{Code, Error, ErrorKind};
 use tokio_postgres::error::DbError;
 
@@ -116,6 +117,7 @@ impl Fault {
             "22P05" => "a text holds a character the client encoding does not have",
             "428C9" => "the column is computed by the server and cannot be written",
             "P0001" => "a trigger or procedure raised an error",
+            "2D000" => "a routine may not end the transaction that it is called in",
             "55P03" => "a lock was not to be had in time",
             code => match code.get(..2) {
                 Some(
@@ -146,7 +148,10 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
         "42501" => (Setup, Code::Privilege),
         "42P01" | "3F000" if stage == Stage::Read => (Data, Code::TableGone),
         "42703" if stage == Stage::Read => (Data, Code::SchemaDrift),
-        "42P01" | "42703" | "3F000" if write => (Data, Code::SchemaDrift),
+        "42P01" | "42703" | "42883" | "3F000" if write => (Data, Code::SchemaDrift),
+        // A routine wants to end our transaction, or to do what is not done inside one.
+        "2D000" if write => (Data, Code::RoutineCommits),
+        "25001" if write => (Data, Code::Rejected),
         "42P01" | "42703" | "3F000" | "3D000" => (Setup, Code::Catalog),
         "58P01" if stage == Stage::Source => (Continuity, Code::LogPurged),
         _ => match sqlstate.get(..2).unwrap_or("") {
@@ -155,6 +160,7 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
             "57" | "53" | "25" | "40" | "58" => (Transient, Code::ServerBusy),
             // The mapping's own key is met by ON CONFLICT, so this is another unique key.
             "23" if write && sqlstate == "23505" => (Data, Code::KeyConflict),
+            "23" if write && sqlstate == "23503" => (Data, Code::ForeignKey),
             "23" if write => (Data, Code::Constraint),
             "22" if write => (Data, Code::NotRepresentable),
             "XX" if !write => (Transient, Code::ServerBusy),
@@ -247,6 +253,20 @@ pub(crate) fn from_client(error: &tokio_postgres::Error, doing: &str, stage: Sta
             }
         }
     }
+}
+
+/// The error of a call of a routine: as [`from_client`] says, and with what the routine raised, without values.
+pub(crate) fn from_call(error: &tokio_postgres::Error, doing: &str, body: Option<&str>) -> Error {
+    let told = from_client(error, doing, Stage::Write);
+    let Some(db) = error.as_db_error().filter(|_| told.kind() == ErrorKind::Data) else {
+        return told;
+    };
+    // What the server itself refuses names its object, and its message has been told already.
+    if db.table().is_some() || db.column().is_some() || db.constraint().is_some() {
+        return told;
+    }
+    let raised = redact(db.message(), body);
+    told.with_detail(format!("SQLSTATE {}: {raised}", db.code().code()))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod pgoutput;
 mod preflight;
 mod publication;
 mod quote;
+mod routine;
 mod session;
 mod shape;
 mod sink;

@@ -1,8 +1,8 @@
-//! tidelock's own tables in a database: the system's id, progress and lasting states.
+//! tidelock's own tables in a database: the system's id, progress, lasting states, copies and memory.
 
 use tidelock_core::{
-    Code, CopyPhase, CopyReason, CopyRow, Error, Position, Progress, Result, StateRow, StoredState,
-    SystemId, TableName,
+    Code, CopyPhase, CopyReason, CopyRow, Error, MEMORY_TABLE, MemoryPrefix, MemoryRange, Position,
+    Progress, Result, StateRow, StoredState, SystemId, TableName,
 };
 use tokio_postgres::Row;
 
@@ -10,7 +10,7 @@ use crate::quote::{ident, literal};
 use crate::session::{Session, get};
 
 /// The tables, in the order they are made.
-const TABLES: [&str; 4] = ["system", "progress", "state", "snapshot"];
+pub(crate) const TABLES: [&str; 5] = ["system", "progress", "state", "snapshot", MEMORY_TABLE];
 
 /// The statements that make the meta schema, ready to be run by a DBA.
 pub(crate) fn ddl(schema: &str) -> Vec<String> {
@@ -45,6 +45,11 @@ pub(crate) fn ddl(schema: &str) -> Vec<String> {
              cursor text NOT NULL, filter text NOT NULL, columns text NOT NULL, rows_done bigint NOT NULL, \
              rows_total bigint NOT NULL, started_micros bigint NOT NULL, \
              finished_micros bigint NOT NULL, PRIMARY KEY (pipeline, flow, mapping));"
+        ),
+        // Room in each page, so that a value is replaced where it stands.
+        format!(
+            "CREATE TABLE IF NOT EXISTS {s}.{MEMORY_TABLE} (\
+             key bytea PRIMARY KEY, value bytea NOT NULL) WITH (fillfactor = 85);"
         ),
     ]
 }
@@ -368,6 +373,20 @@ pub(crate) async fn clear_copy(
     session.execute("forgetting a copy", &sql, &[&pipeline, &flow, &mapping]).await.map(|_| ())
 }
 
+/// Forgets what is remembered below a prefix; tells how much it was.
+pub(crate) async fn forget_memory(
+    session: &Session,
+    schema: &str,
+    whose: &MemoryPrefix,
+) -> Result<u64> {
+    if missing(session, schema).await?.contains(&MEMORY_TABLE) {
+        return Ok(0);
+    }
+    let MemoryRange { low, high } = whose.range(&[])?;
+    let sql = format!("DELETE FROM {}.{MEMORY_TABLE} WHERE key >= $1 AND key < $2", ident(schema));
+    session.execute("forgetting", &sql, &[&low, &high]).await
+}
+
 /// Removes a flow's progress row.
 pub(crate) async fn forget_progress(
     session: &Session,
@@ -391,6 +410,7 @@ pub(crate) async fn forget(
 ) -> Result<u64> {
     let missing = missing(session, schema).await?;
     let mut removed = 0;
+    removed += forget_memory(session, schema, &MemoryPrefix::flow(pipeline, flow)).await?;
     for name in ["state", "snapshot", "progress"] {
         if !missing.contains(&name) {
             let sql =

@@ -5,7 +5,7 @@ use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, Table, TableName};
 use crate::config::Address;
 use crate::quote::{ident, table};
 use crate::session::{Session, get};
-use crate::{meta, publication};
+use crate::{meta, publication, routine};
 
 /// A server's setting.
 async fn setting(session: &Session, name: &str) -> Result<String> {
@@ -145,11 +145,12 @@ async fn meta_schema(
         return Ok(());
     }
     let sql = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1 AND c.relname IN ('system', 'progress', 'state', 'snapshot') \
+               WHERE n.nspname = $1 AND c.relname = ANY($2) \
                AND NOT (has_schema_privilege(n.oid, 'USAGE') \
                  AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
                  AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))";
-    if !session.query("looking at rights", sql, &[schema]).await?.is_empty() {
+    let ours = &meta::TABLES[..];
+    if !session.query("looking at rights", sql, &[schema, &ours]).await?.is_empty() {
         let mut finding =
             Finding::problem(format!("role {} lacks rights in schema {schema}", role.name));
         for sql in meta::grants(schema, &role.name) {
@@ -380,6 +381,13 @@ pub(crate) async fn target(
     meta_schema(session, address, &role, &mut findings).await?;
     for name in &spec.tables {
         target_table(session, &role, name, &mut findings).await?;
+    }
+    if !spec.routines.is_empty() {
+        let schemas: Vec<String> = spec.routines.iter().map(|name| name.schema.clone()).collect();
+        let found = routine::read(session, &schemas).await?;
+        for name in &spec.routines {
+            routine::target(&found, name, &role.name, &mut findings);
+        }
     }
     Ok(findings)
 }

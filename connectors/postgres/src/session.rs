@@ -95,11 +95,20 @@ impl Session {
         limit: Duration,
         future: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
+        self.call_told(doing, limit, future, |e, doing| from_client(e, doing, stage)).await
+    }
+
+    /// The same with another way to tell an error, given where it was met.
+    pub(crate) async fn call_told<T>(
+        &self,
+        doing: &str,
+        limit: Duration,
+        future: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+        told: impl FnOnce(&tokio_postgres::Error, &str) -> Error,
+    ) -> Result<T> {
         match timeout(limit, future).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                Err(from_client(&error, &format!("{doing} at {}", self.endpoint), stage))
-            }
+            Ok(Err(error)) => Err(told(&error, &format!("{doing} at {}", self.endpoint))),
             Err(_) => {
                 self.suspect.store(true, Ordering::Relaxed);
                 Err(late(&format!("{doing} at {}", self.endpoint)))

@@ -30,6 +30,10 @@
 //! the session, plans are made once and not for every few rows, and are made anew as the table grows. Where a
 //! trigger has no other way than to read a table whole, that price would make the server compile its plan for half a second, so nothing is compiled.
 
+mod call;
+mod lookup;
+mod memory;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,11 +47,12 @@ use futures_util::future::{MaybeDone, join, join3, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Code, CopyRow, Error, ErrorKind, Lease, Lines, Load, Mark, OpenSink, Position, Progress,
-    Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
+    Call, Code, CopyRow, Error, ErrorKind, Key, Lease, Lines, Load, LookupTarget, Mark,
+    MemoryScope, OpenSink, Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow,
+    TargetTable, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::config::Address;
 use crate::error::Stage;
@@ -108,14 +113,16 @@ struct Opening {
     hops: String,
 }
 
-type Key = (u64, Option<WriteOp>, Arc<[usize]>);
+type PlanKey = (u64, Option<WriteOp>, Arc<[usize]>);
 
 /// An open target session.
 pub(crate) struct PgSink {
     session: Session,
     spec: SinkSpec,
     schema: String,
-    statements: HashMap<Key, Arc<Prepared>>,
+    statements: HashMap<PlanKey, Arc<Prepared>>,
+    /// Those of calls, lookups and memory, by their texts.
+    texts: HashMap<String, tokio_postgres::Statement>,
     /// The statements that load rows: of a table and columns, in binary or as text.
     copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
     /// Whether a table can be loaded, as the catalog had it when that was first asked.
@@ -343,6 +350,7 @@ impl PgSink {
             spec,
             schema,
             statements: HashMap::new(),
+            texts: HashMap::new(),
             copies: HashMap::new(),
             copyable: HashMap::new(),
             rows_put: HashMap::new(),
@@ -443,14 +451,42 @@ impl PgSink {
         let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
         let grown_rows = match op {
             // Its plan does not depend on the size of the table.
-            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert | WriteOp::DeleteAll) => {
+            Some(WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert) if !table.partial => {
                 u64::MAX
             }
-            Some(WriteOp::Update | WriteOp::Move | WriteOp::Delete) | None => 2 * put + REPLAN_ROWS,
+            Some(WriteOp::DeleteAll) => u64::MAX,
+            Some(
+                WriteOp::Insert
+                | WriteOp::Overwrite
+                | WriteOp::Upsert
+                | WriteOp::Update
+                | WriteOp::Move
+                | WriteOp::Delete,
+            )
+            | None => 2 * put + REPLAN_ROWS,
         };
         let prepared = Arc::new(Prepared { statement, counts: text.counts, grown_rows });
         self.statements.insert(key, prepared.clone());
         Ok(prepared)
+    }
+
+    /// The statement of this text, prepared once.
+    async fn kept(
+        &mut self,
+        doing: &str,
+        sql: String,
+        types: &[Type],
+    ) -> Result<tokio_postgres::Statement> {
+        if let Some(found) = self.texts.get(&sql) {
+            return Ok(found.clone());
+        }
+        if self.texts.len() >= STATEMENTS_MAX {
+            self.texts.clear();
+        }
+        let prepare = self.session.client.prepare_typed(&sql, types);
+        let statement = self.session.call(doing, Stage::Write, CALL_TIMEOUT, prepare).await?;
+        self.texts.insert(sql, statement.clone());
+        Ok(statement)
     }
 
     /// Counts what goes into a table.
@@ -834,6 +870,60 @@ impl Sink for PgSink {
             self.refused.insert(table.id, REFUSED_PIECES);
         }
         Ok(taken)
+    }
+
+    async fn call(&mut self, calls: &[Call]) -> Result<()> {
+        self.calls(calls).await
+    }
+
+    async fn lookup(
+        &mut self,
+        target: &Arc<LookupTarget>,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Value>>> {
+        self.looked_up(target, keys).await
+    }
+
+    async fn lookup_or_insert(
+        &mut self,
+        target: &Arc<LookupTarget>,
+        rows: &[Box<[Value]>],
+    ) -> Result<Vec<Value>> {
+        self.looked_up_or_inserted(target, rows).await
+    }
+
+    async fn recall(&mut self, scope: &MemoryScope, keys: &[Bytes]) -> Result<Vec<Remembered>> {
+        self.recalled(scope, keys).await
+    }
+
+    async fn recall_prefix(
+        &mut self,
+        scope: &MemoryScope,
+        prefixes: &[Bytes],
+    ) -> Result<Vec<Remembered>> {
+        self.recalled_below(scope, prefixes).await
+    }
+
+    async fn recall_all(
+        &mut self,
+        scope: &MemoryScope,
+        after: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<Vec<Remembered>> {
+        self.recalled_after(scope, after, limit).await
+    }
+
+    async fn remember(
+        &mut self,
+        scope: &MemoryScope,
+        put: &[Remembered],
+        gone: &[Bytes],
+    ) -> Result<()> {
+        self.keep(scope, put, gone).await
+    }
+
+    async fn forget_memory(&mut self, mapping: &str) -> Result<()> {
+        self.forgotten(mapping).await
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -13,7 +13,9 @@
 //! column's own.
 
 use bytes::{BufMut, BytesMut};
-use tidelock_core::{DataType, Error, Result, TargetColumn, TargetTable, Value, WriteOp};
+use tidelock_core::{
+    DataType, Error, LookupTarget, Result, TargetColumn, TargetTable, Value, WriteOp,
+};
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::binary::{self, Form};
@@ -95,6 +97,8 @@ pub(crate) fn cells<'a>(
 /// `unnest($1, $2) AS s(c0, c1)`, the casts of each cell, and the types of the parameters.
 struct Rows {
     from: String,
+    /// The same with the number of each row, from 1 on, as `i`.
+    numbered: String,
     exprs: Vec<String>,
     types: Vec<Type>,
 }
@@ -115,8 +119,10 @@ fn rows(cells: &[&TargetColumn]) -> Rows {
         types.push(form.types().1);
     }
     // More than one array at a time needs the FROM form of unnest, which takes one as well.
-    let from = format!("unnest({}) AS s({})", params.join(", "), names.join(", "));
-    Rows { from, exprs, types }
+    let (params, names) = (params.join(", "), names.join(", "));
+    let from = format!("unnest({params}) AS s({names})");
+    let numbered = format!("unnest({params}) WITH ORDINALITY AS s({names}, i)");
+    Rows { from, numbered, exprs, types }
 }
 
 /// `t.c IS DISTINCT FROM x`, by every bit of the text where equality is looser than identity.
@@ -171,6 +177,9 @@ fn differs(column: &TargetColumn, other: &str) -> String {
 pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) -> Result<Statement> {
     let all = cells(target, op, columns)?;
     match op {
+        WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert if target.partial => {
+            merge(target, columns, &all)
+        }
         WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => upsert(target, columns, &all),
         WriteOp::Update | WriteOp::Move => update(target, columns, &all),
         WriteOp::Delete => delete(target, columns, &all),
@@ -245,6 +254,117 @@ fn upsert(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Res
         key.join(", "),
     );
     Ok(Statement { sql, types: rows.types, counts: false })
+}
+
+/// Updates the rows that are there and inserts the others. `ON CONFLICT` alone would not do: the server checks the new
+/// row's NOT NULL columns before it looks for a conflict. It stays for a row that another session inserts meanwhile. A
+/// row that another session deletes meanwhile stays deleted, as if it had been updated before.
+fn merge(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
+    let Statement { sql: insert, types, .. } = upsert(target, columns, all)?;
+    let rows = rows(all);
+    let name = table(&target.name);
+    let (mut on, mut sets, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, (index, cell)) in columns.iter().zip(all).enumerate() {
+        let (cell_name, new) = (ident(&cell.name), format!("n.n{i}"));
+        if target.key.contains(index) {
+            on.push(format!("t.{cell_name} = {new}"));
+        } else {
+            sets.push(format!("{cell_name} = {new}"));
+            changed.push(differs(cell, &new));
+        }
+    }
+    let on = on.join(" AND ");
+    let news: Vec<String> =
+        rows.exprs.iter().enumerate().map(|(i, expr)| format!("{expr} AS n{i}")).collect();
+    let mut sql = format!("WITH n AS MATERIALIZED (SELECT {} FROM {})", news.join(", "), rows.from);
+    if !sets.is_empty() {
+        sql.push_str(&format!(
+            ", u AS (UPDATE {name} AS t SET {} FROM n WHERE {on}",
+            sets.join(", ")
+        ));
+        if target.suppress_unchanged {
+            sql.push_str(&format!(" AND ({})", changed.join(" OR ")));
+        }
+        sql.push(')');
+    }
+    // The insert is that of an ordinary upsert with other rows.
+    let source = format!("SELECT {} FROM {} ON CONFLICT", rows.exprs.join(", "), rows.from);
+    let cells: Vec<String> = (0..all.len()).map(|i| format!("n.n{i}")).collect();
+    let missing = format!(
+        "SELECT {} FROM n WHERE NOT EXISTS (SELECT 1 FROM {name} AS t WHERE {on}) ON CONFLICT",
+        cells.join(", ")
+    );
+    sql.push_str(&format!(" {}", insert.replacen(&source, &missing, 1)));
+    Ok(Statement { sql, types, counts: false })
+}
+
+/// The query that finds values by keys: the number of the key and the value's text, for each row that there is.
+pub(crate) fn lookup(target: &LookupTarget) -> Result<Statement> {
+    let by: Vec<&TargetColumn> = target.by.iter().collect();
+    if by.is_empty() {
+        return Err(Error::bug("a lookup by no column"));
+    }
+    let rows = rows(&by);
+    let on: Vec<String> =
+        by.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
+    let sql = format!(
+        "SELECT s.i, f.v FROM {} CROSS JOIN LATERAL \
+         (SELECT {} AS v FROM {} AS t WHERE {} LIMIT 2) f",
+        rows.numbered,
+        found(&target.result),
+        table(&target.table),
+        on.join(" AND ")
+    );
+    Ok(Statement { sql, types: rows.types, counts: false })
+}
+
+/// The text that a value's own output function gives, whatever the session's zone and settings are: a point in time
+/// as a civil time of UTC, bytes as hex digits. (A cast to text would be another text for truth values and `char`.)
+fn found(column: &TargetColumn) -> String {
+    let name = format!("t.{}", ident(&column.name));
+    match &column.data_type {
+        DataType::Bytes { .. } => format!("pg_catalog.encode({name}, 'hex')"),
+        DataType::Instant { .. } => format!("({name} AT TIME ZONE 'UTC')::text"),
+        _ => format!(
+            "CASE WHEN pg_catalog.num_nulls({name}) = 0 THEN pg_catalog.format('%s', {name}) END"
+        ),
+    }
+}
+
+/// The insert of a row that a lookup did not find.
+pub(crate) fn insert_missing(target: &LookupTarget) -> Result<Statement> {
+    let all: Vec<&TargetColumn> = target.by.iter().chain(&target.with).collect();
+    let rows = rows(&all);
+    let names = |columns: &[&TargetColumn]| {
+        columns.iter().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ")
+    };
+    let by: Vec<&TargetColumn> = target.by.iter().collect();
+    let overriding =
+        if all.iter().any(|c| c.identity_always) { " OVERRIDING SYSTEM VALUE" } else { "" };
+    let sql = format!(
+        "INSERT INTO {} ({}){overriding} SELECT {} FROM {} ON CONFLICT ({}) DO NOTHING",
+        table(&target.table),
+        names(&all),
+        rows.exprs.join(", "),
+        rows.from,
+        names(&by),
+    );
+    Ok(Statement { sql, types: rows.types, counts: false })
+}
+
+/// The type of one parameter that is sent for a value of such a column, and the expression that makes it the column's.
+pub(crate) fn single(column: &TargetColumn, parameter: &str) -> (Type, String) {
+    let (form, cast) = carrier(column);
+    let expression = match cast {
+        Some(cast) => format!("{parameter}::{cast}"),
+        None => parameter.to_owned(),
+    };
+    (form.types().0, expression)
+}
+
+/// Appends the length and the bytes of such a parameter.
+pub(crate) fn put_single(value: &Value, column: &TargetColumn, out: &mut BytesMut) -> Result<()> {
+    binary::put(carrier(column).0, value, column, out)
 }
 
 fn update(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {

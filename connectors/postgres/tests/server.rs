@@ -10,8 +10,16 @@ mod loader;
 mod loads;
 #[path = "server/log.rs"]
 mod log;
+#[path = "server/lookup.rs"]
+mod lookup;
+#[path = "server/memory.rs"]
+mod memory;
+#[path = "server/partial.rs"]
+mod partial;
 #[path = "server/record.rs"]
 mod record;
+#[path = "server/routine.rs"]
+mod routine;
 #[path = "server/silence.rs"]
 mod silence;
 #[path = "server/slot.rs"]

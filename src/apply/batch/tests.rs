@@ -48,6 +48,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
             columns: columns.to_vec(),
             key: vec![0],
             suppress_unchanged: false,
+            partial: false,
         }),
         on_delete: OnDelete::Delete,
         on_truncate: OnTruncate::Halt,

@@ -83,6 +83,7 @@ impl Field {
             holder: "test".into(),
             config_hash: "c".into(),
             tables: Vec::new(),
+            routines: Vec::new(),
         }
     }
 

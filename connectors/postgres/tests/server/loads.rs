@@ -206,7 +206,7 @@ async fn a_load_waits_for_the_commit_with_what_waits_for_it() {
     let table = target(&field, "t", false).await;
     let mut open = started(&field).await;
     let error = insert(&mut open, &table, 1, &rows(1, "a")).await.expect_err("orphans");
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::Constraint), "{error}");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::ForeignKey), "{error}");
     assert_eq!(error.batch(), None);
     drop(open);
     wait_free(&field).await;

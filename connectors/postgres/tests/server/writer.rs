@@ -51,7 +51,7 @@ pub async fn target(field: &Field, name: &str, suppress_unchanged: bool) -> Arc<
         })
         .collect();
     let id = IDS.fetch_add(1, Ordering::Relaxed);
-    Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged })
+    Arc::new(TargetTable { id, name: table.name, columns, key, suppress_unchanged, partial: false })
 }
 
 pub fn batch(
@@ -370,7 +370,7 @@ async fn a_constraint_that_waits_for_the_commit_is_an_error_of_the_commit() {
     let orphan = batch(&table, WriteOp::Upsert, &[0, 1], &[&[INT(1), INT(2)]]);
     open.sink.write(&[orphan]).await.expect("write");
     let error = open.sink.commit(&Position::new("0/2"), 0).await.expect_err("refused");
-    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::Constraint));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::ForeignKey));
     assert_eq!(error.batch(), None);
     drop(open);
     let rows = field.connector.read_progress("p").await.expect("progress");
