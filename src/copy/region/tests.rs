@@ -277,7 +277,15 @@ impl World {
             }
             let seen = self.random.random_range(self.followed..self.history.len());
             let range = KeyRange { after: after.map(key), upto: upto.map(key) };
-            read = Some(Ahead { piece: self.piece(&range, seen), seen, upto, last });
+            if self.random.random_bool(0.1) {
+                // It was too much: cut anew.
+                let (reply, _answer) = oneshot::channel();
+                let mapping = MAPPING.into();
+                self.ask(Request::Unwatch { mapping, part, all: false, reply });
+            } else {
+                let piece = self.piece(&range, seen);
+                read = Some(Ahead { piece, seen, upto, last });
+            }
         }
         if let Some((mut outcome, upto, last)) = before {
             match outcome.try_recv() {
