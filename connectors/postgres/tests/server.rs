@@ -4,6 +4,8 @@
 mod access;
 #[path = "server/field.rs"]
 mod field;
+#[path = "server/keys.rs"]
+mod keys;
 #[path = "server/loads.rs"]
 mod loads;
 #[path = "server/log.rs"]
