@@ -153,6 +153,10 @@ pub trait Copier: Send {
         delivered: &[TransactionId],
     ) -> Result<Option<Position>>;
 
+    /// Closes the snapshot. While one is open, its locks keep `ALTER` and `DROP` of what it has read waiting, and
+    /// the server keeps every row that has been replaced since: who does not read on soon closes it.
+    async fn close_snapshot(&mut self) -> Result<()>;
+
     /// The rows of a range in the open snapshot, at most about `bytes_max` of memory.
     async fn read(
         &mut self,

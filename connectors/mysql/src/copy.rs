@@ -16,13 +16,13 @@
 
 mod keys;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
@@ -42,6 +42,8 @@ use crate::{source, stream, upsert};
 
 /// How long a row may be waited for.
 const SILENCE: Duration = Duration::from_secs(300);
+/// Opens a snapshot.
+const SNAPSHOT: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 /// Keys asked for in one statement.
 const KEYS_A_QUERY: usize = 500;
 
@@ -50,6 +52,12 @@ pub(crate) struct MySqlCopier {
     session: Session,
     shapes: HashMap<(TableName, Vec<String>), Shape>,
     versions: u64,
+    /// What the tables and views are that were read by keys, as [`crate::shape`] writes it.
+    looks: HashMap<TableName, String>,
+    /// Where names without a database are looked for.
+    database: String,
+    /// Whether a snapshot is open.
+    open: bool,
     /// The last place of a snapshot whose GTIDs were asked for.
     scanned: Option<(FileOffset, GtidSet)>,
 }
@@ -61,6 +69,8 @@ struct Shape {
     /// The character sets of texts that come as they are stored, because the server would put a question mark
     /// in place of what it cannot read: the same decoder reads them here and in the log.
     raw: Arc<HashMap<String, Charset>>,
+    /// The columns whose character set is none of UTF-8.
+    other: Arc<HashSet<String>>,
 }
 
 impl Shape {
@@ -313,7 +323,16 @@ impl MySqlCopier {
                 .run("SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0")
                 .await?;
         }
-        Ok(MySqlCopier { session, shapes: HashMap::new(), versions: 0, scanned: None })
+        keys::settle(&mut session).await?;
+        Ok(MySqlCopier {
+            session,
+            shapes: HashMap::new(),
+            versions: 0,
+            looks: HashMap::new(),
+            database: endpoint.database.clone(),
+            open: false,
+            scanned: None,
+        })
     }
 
     async fn shape(&mut self, wanted: &CopyTable) -> Result<Shape> {
@@ -324,20 +343,33 @@ impl MySqlCopier {
         let schemas = [wanted.name.schema.clone()];
         let found = catalog::read(&mut self.session, &schemas, None).await?;
         let found = found.iter().find(|t| t.table.name == wanted.name).ok_or_else(|| {
-            Error::data(Code::SchemaDrift, format!("{}: the table is gone", wanted.name))
+            Error::data(
+                Code::TableGone,
+                format!("{}: it is gone, or our user may not see it", wanted.name),
+            )
+            .with_hint("bring it back under its name, or GRANT SELECT on it to our user")
         })?;
+        if found.table.columns.is_empty() {
+            let sql = format!("SELECT * FROM {} LIMIT 0", table(&wanted.name));
+            self.answer(&format!("looking at {}", wanted.name), &sql, |_| Ok(())).await?;
+            let says = format!("{}: our user may not see its columns", wanted.name);
+            return Err(
+                Error::data(Code::Privilege, says).with_hint("GRANT SELECT on it to our user")
+            );
+        }
         let mut columns = Vec::with_capacity(wanted.columns.len());
-        let mut raw = HashMap::new();
+        let (mut raw, mut other) = (HashMap::new(), HashSet::new());
         for name in &wanted.columns {
             let at = found.table.columns.iter().position(|c| &c.name == name);
-            if let Some(Some(charset)) = at.and_then(|at| found.charsets.get(at))
-                && !charset.is_utf8()
-                && matches!(
-                    at.and_then(|at| found.table.columns.get(at)).map(|c| &c.data_type),
-                    Some(DataType::Text { .. } | DataType::Json)
-                )
-            {
-                raw.insert(name.clone(), charset.clone());
+            if let Some(Some(charset)) = at.and_then(|at| found.charsets.get(at)) {
+                let column = at.and_then(|at| found.table.columns.get(at)).map(|c| &c.data_type);
+                let text = matches!(column, Some(DataType::Text { .. } | DataType::Json));
+                if text && !charset.is_utf8() {
+                    raw.insert(name.clone(), charset.clone());
+                }
+                if !matches!(charset, Charset::Utf8 | Charset::Utf8mb3) {
+                    other.insert(name.clone());
+                }
             }
             let column = found.table.column(name).ok_or_else(|| {
                 Error::data(
@@ -354,7 +386,7 @@ impl MySqlCopier {
         self.versions += 1;
         let table =
             Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
-        let shape = Shape { table, raw: Arc::new(raw) };
+        let shape = Shape { table, raw: Arc::new(raw), other: Arc::new(other) };
         self.shapes.insert(at, shape.clone());
         Ok(shape)
     }
@@ -369,45 +401,28 @@ impl MySqlCopier {
         mut take: impl FnMut(Box<[Value]>) -> bool,
     ) -> Result<bool> {
         let table = &shape.table;
-        let types = columns
-            .iter()
-            .map(|name| {
-                let found = table.columns.iter().find(|c| &c.name == name);
-                found
-                    .map(|column| (column, shape.raw.get(name)))
-                    .ok_or_else(|| Error::bug("a key column is not among those read"))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let types = self.types(shape, columns)?;
         let place = self.session.place.clone();
         let rows = self.session.conn.exec_stream::<mysql_async::Row, _, _>(sql, params);
         let mut rows = within(SILENCE, &place, rows).await?;
         let mut cut = false;
         let mut packer = Packer::default();
-        loop {
-            // Most rows are here already; the clock is only asked for those that are not.
-            let next = match rows.next().now_or_never() {
-                Some(next) => next,
-                None => tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
-                    Error::transient(
-                        Code::ServerBusy,
-                        format!("{place}: no row of {} for {} s", table.name, SILENCE.as_secs()),
-                    )
-                })?,
-            };
-            let Some(row) = next else { return Ok(cut) };
+        while let Some(row) = next(&mut rows, &place).await? {
             let row = row.map_err(|e| error::map(&place, e))?;
             // Once cut, the rest of the answer is read and dropped: the session stays usable.
             if cut {
                 continue;
             }
             let mut cells = Vec::with_capacity(types.len());
-            for (cell, (column, raw)) in row.unwrap().into_iter().zip(&types) {
-                let value = value(&column.data_type, *raw, cell, &mut packer).ok_or_else(|| {
+            for ((cell, (data_type, raw)), name) in
+                row.unwrap().into_iter().zip(&types).zip(columns)
+            {
+                let value = value(data_type, raw.as_ref(), cell, &mut packer).ok_or_else(|| {
                     Error::data(
                         Code::DamagedEvent,
                         format!(
-                            "a value of column {} of table {} is not of its type",
-                            column.name, table.name
+                            "a value of column {name} of table {} is not of its type",
+                            table.name
                         ),
                     )
                 })?;
@@ -416,6 +431,69 @@ impl MySqlCopier {
             let cells = cells.into_boxed_slice();
             cut = !take(cells);
         }
+        Ok(cut)
+    }
+
+    /// The types of some of the columns, with the character sets of those that come as they are stored.
+    fn types(&self, shape: &Shape, columns: &[String]) -> Result<Vec<(DataType, Option<Charset>)>> {
+        columns
+            .iter()
+            .map(|name| {
+                let found = shape.table.columns.iter().find(|c| &c.name == name);
+                found
+                    .map(|column| (column.data_type.clone(), shape.raw.get(name).cloned()))
+                    .ok_or_else(|| Error::bug("a key column is not among those read"))
+            })
+            .collect()
+    }
+
+    /// Opens a snapshot; `None` if it does not show all up to `reached`.
+    async fn covering(&mut self, reached: &Position) -> Result<Option<Position>> {
+        let ours: BinlogPosition = reached.as_str().parse()?;
+        if self.session.maria() {
+            // In this order: the end is not before the place of these GTIDs.
+            let logged = source::logged(&mut self.session).await?;
+            let (file, offset) = self.session.log_end().await?;
+            self.session.run(SNAPSHOT).await?;
+            let shown = stream::snapshot_offset(&mut self.session).await?;
+            if shown.reaches(&FileOffset { file, offset }) {
+                if !logged.contains(&ours.gtids) {
+                    return Ok(None);
+                }
+                let gtids = source::logged(&mut self.session).await?;
+                return Ok(Some(BinlogPosition { gtids, at: None }.to_position()));
+            }
+            let gtids = match &self.scanned {
+                Some((at, gtids)) if *at == shown => gtids.clone(),
+                _ => stream::gtids_at(&mut self.session, &shown).await?,
+            };
+            self.scanned = Some((shown, gtids.clone()));
+            let shows = gtids.contains(&ours.gtids);
+            return Ok(shows.then(|| BinlogPosition { gtids, at: None }.to_position()));
+        }
+        let before = source::logged(&mut self.session).await?;
+        if !before.contains(&ours.gtids) {
+            return Ok(None);
+        }
+        self.session.run(SNAPSHOT).await?;
+        let gtids = source::logged(&mut self.session).await?;
+        Ok(Some(BinlogPosition { gtids, at: None }.to_position()))
+    }
+
+    async fn end_snapshot(&mut self) -> Result<()> {
+        self.open = false;
+        self.session.run("ROLLBACK").await
+    }
+}
+
+/// The next row of an answer; the clock is only asked for those that are not here already.
+async fn next<T>(rows: &mut (impl Stream<Item = T> + Unpin), place: &str) -> Result<Option<T>> {
+    match rows.next().now_or_never() {
+        Some(next) => Ok(next),
+        None => tokio::time::timeout(SILENCE, rows.next()).await.map_err(|_| {
+            let says = format!("{place}: no row for {} s", SILENCE.as_secs());
+            Error::transient(Code::ServerBusy, says)
+        }),
     }
 }
 
@@ -444,7 +522,7 @@ impl Copier for MySqlCopier {
         after: Option<&Key>,
         rows: usize,
     ) -> Result<Option<Key>> {
-        self.session.run("ROLLBACK").await?;
+        self.end_snapshot().await?;
         let shape = self.shape(wanted).await?;
         let mut params = Vec::new();
         let range = KeyRange { after: after.cloned(), upto: None };
@@ -470,36 +548,14 @@ impl Copier for MySqlCopier {
         reached: &Position,
         _delivered: &[TransactionId],
     ) -> Result<Option<Position>> {
-        self.session.run("ROLLBACK").await?;
-        let ours: BinlogPosition = reached.as_str().parse()?;
-        if self.session.maria() {
-            // In this order: the end is not before the place of these GTIDs.
-            let logged = source::logged(&mut self.session).await?;
-            let (file, offset) = self.session.log_end().await?;
-            self.session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-            let shown = stream::snapshot_offset(&mut self.session).await?;
-            if shown.reaches(&FileOffset { file, offset }) {
-                if !logged.contains(&ours.gtids) {
-                    return Ok(None);
-                }
-                let gtids = source::logged(&mut self.session).await?;
-                return Ok(Some(BinlogPosition { gtids, at: None }.to_position()));
-            }
-            let gtids = match &self.scanned {
-                Some((at, gtids)) if *at == shown => gtids.clone(),
-                _ => stream::gtids_at(&mut self.session, &shown).await?,
-            };
-            self.scanned = Some((shown, gtids.clone()));
-            let shows = gtids.contains(&ours.gtids);
-            return Ok(shows.then(|| BinlogPosition { gtids, at: None }.to_position()));
-        }
-        let before = source::logged(&mut self.session).await?;
-        if !before.contains(&ours.gtids) {
-            return Ok(None);
-        }
-        self.session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-        let gtids = source::logged(&mut self.session).await?;
-        Ok(Some(BinlogPosition { gtids, at: None }.to_position()))
+        self.end_snapshot().await?;
+        let shown = self.covering(reached).await?;
+        self.open = shown.is_some();
+        Ok(shown)
+    }
+
+    async fn close_snapshot(&mut self) -> Result<()> {
+        self.end_snapshot().await
     }
 
     async fn read(
@@ -575,20 +631,19 @@ impl Copier for MySqlCopier {
     }
 
     async fn up_to(&mut self, wanted: &CopyTable, key: &Key, bound: &Key) -> Result<bool> {
-        // The comparison must be by the columns' own collations: a table without rows gives them.
-        let mut params = Vec::new();
-        let mut cells = Vec::with_capacity(wanted.key.len());
-        for (name, value) in wanted.key.iter().zip(key.iter()) {
-            cells.push(format!("COALESCE(t.{0}, ?) AS {0}", quote(name)));
-            params.push(param(value)?);
-        }
+        // The comparison must be by the columns' own collations: a query without rows gives them. (Of an outer join
+        // with a view MariaDB makes an inner one.)
+        let mut params = key.iter().map(param).collect::<Result<Vec<_>>>()?;
         let mut own = Vec::new();
         let test = compared(&wanted.key, bound, false, &mut own)?;
-        params.append(&mut own);
+        // They stand before those of the query.
+        own.append(&mut params);
+        let params = own;
         let sql = format!(
-            "SELECT {test} FROM (SELECT {} FROM (SELECT 1) one LEFT JOIN {} AS t ON FALSE) k",
-            cells.join(", "),
+            "SELECT {test} FROM (SELECT {} FROM {} WHERE FALSE UNION ALL SELECT {}) k",
+            names(&wanted.key),
             table(&wanted.name),
+            vec!["?"; wanted.key.len()].join(", "),
         );
         let found: Vec<Option<bool>> = self.session.rows(&sql, params).await?;
         found

@@ -71,6 +71,72 @@ pub(crate) fn unknown_plugin(place: &str) -> Error {
     .with_hint("use caching_sha2_password, ed25519 or mysql_native_password for this user")
 }
 
+/// Maps an error of reading rows by key or of a track's query: what a view's or a track's own SQL runs into is about
+/// its mapping alone.
+pub(crate) fn map_reading(place: &str, error: mysql_async::Error) -> Error {
+    let mysql_async::Error::Server(server) = &error else { return map(place, error) };
+    let make = |code, what: &str| {
+        Error::data(code, format!("{place}: {what}")).with_detail(format!("error {}", server.code))
+    };
+    let quoted = |before: &str| between(&server.message, before, "'").unwrap_or("?");
+    match server.code {
+        1044 | 1142 | 1143 | 1370 | 1345 => make(
+            Code::Privilege,
+            &match server.message.split_once(" for ") {
+                Some((_, what)) if server.code != 1044 => format!("a right is missing for {what}"),
+                _ => "a right is missing".to_owned(),
+            },
+        )
+        .with_hint(
+            "GRANT SELECT (EXECUTE on a function) on what is read to our user, and to the view's definer",
+        ),
+        1356 => make(
+            Code::SchemaDrift,
+            "a view names a table, column or function that is gone, or its definer lacks a right",
+        )
+        .with_hint("SELECT from the view as our user: mend what the server says, or make the view anew"),
+        1449 => make(Code::SchemaDrift, "the user who defined the view is gone")
+            .with_hint("make the view anew, with a definer that is there"),
+        1049 | 1146 => make(
+            Code::TableGone,
+            &format!("table {} does not exist", quoted("Table '")),
+        )
+        .with_hint("bring it back under its name, or take it out of the mapping"),
+        1054 => make(
+            Code::SchemaDrift,
+            &format!("there is no column {}", quoted("Unknown column '")),
+        )
+        .with_hint("bring the column back, or take it out of the mapping"),
+        1242 => make(Code::Rejected, "a subquery in it gives more than one row"),
+        1267 | 1270 | 1271 => make(Code::Rejected, "it compares texts of different collations")
+            .with_hint("write COLLATE behind one side of the comparison"),
+        1305 => make(Code::Rejected, "a function that it calls does not exist"),
+        1644 => make(Code::Rejected, "a function that it calls raised an error"),
+        1264 | 1265 | 1292 | 1365 | 1366 | 1406 | 1411 | 1690 | 3140 | 3141 | 4038 => make(
+            Code::Rejected,
+            "its query meets a value that one of its functions or casts does not take",
+        ),
+        1064 | 1792 | 1060 | 1222 | 1241 | 1248 | 1235 => make(Code::Rejected, "the server refuses the query"),
+        _ => map(place, error),
+    }
+}
+
+/// What the server says against a text of a person's own, which holds no row values.
+pub(crate) fn map_refusal(place: &str, error: mysql_async::Error) -> Error {
+    let said = match &error {
+        mysql_async::Error::Server(server) => Some((server.code, server.message.clone())),
+        _ => None,
+    };
+    let found = map_reading(place, error);
+    match (said, found.kind()) {
+        (Some((code, message)), ErrorKind::Data) => {
+            let refused = Error::data(Code::Catalog, format!("{place}: {message}"));
+            refused.with_detail(format!("error {code}"))
+        }
+        _ => found,
+    }
+}
+
 fn map_server(place: &str, error: &ServerError) -> Error {
     let code = error.code;
     let make = |kind, tl, what: &str| {
@@ -84,6 +150,7 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         }
         1205 => make(K::Transient, C::ServerBusy, "waited too long for a row lock"),
         1213 => make(K::Transient, C::ServerBusy, "deadlock with another transaction"),
+        1615 => make(K::Transient, C::ServerBusy, "a table was changed while it was being read"),
         // A snapshot that is older than the table's last ALTER: the next one is not.
         1412 => make(K::Transient, C::ServerBusy, "a table was altered while it was read"),
         1053 | 1317 | 1927 | 2006 | 2013 | 4031 | 1152 | 1158..=1161 | 1969 | 3024 => {

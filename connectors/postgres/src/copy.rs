@@ -459,6 +459,10 @@ impl Copier for PgCopier {
         Ok(Some(end.to_position()))
     }
 
+    async fn close_snapshot(&mut self) -> Result<()> {
+        self.end_snapshot().await
+    }
+
     async fn read(
         &mut self,
         wanted: &CopyTable,

@@ -6,6 +6,8 @@ mod access;
 mod field;
 #[path = "server/loader.rs"]
 mod loader;
+#[path = "server/keys.rs"]
+mod keys;
 #[path = "server/loads.rs"]
 mod loads;
 #[path = "server/log.rs"]

@@ -1,47 +1,618 @@
 //! Reading rows of tables and views by keys, and the keys that a track's query gives.
+//!
+//! **The statement.** Keys stand in one `IN` list of literals (of rows of literals, if the key has several columns):
+//! the servers find its values in an index, and put the condition into the query of a view, below a `GROUP BY` too.
+//! MariaDB makes a table of a list of a thousand or more by default and then joins it, whose plan depends on
+//! more, so that is switched off here; MySQL gives up the index where its range would take more than a few MB
+//! of memory, so that limit is off. It is one statement, because two could both find a row whose key the collation
+//! holds equal to two of the keys.
+//!
+//! Where one of several columns is a text that is not stored in UTF-8, MariaDB finds wrong rows for a list of rows
+//! (it orders the list in one character set and searches it in the other). There each key is a comparison
+//! of its own; that takes the servers time that grows faster than the keys, so they are fewer at once.
+//!
+//! **Types.** A value is brought into its column's own type before it is compared ([`mod@tidelock_core::alike`]): a
+//! number compared with a text would find every text that begins with it. Texts are literals, so the column's
+//! collation decides.
+//!
+//! **What may change meanwhile.** What the columns are is looked at before they are first read, and behind each
+//! answer: the snapshot's locks keep it as it is from then on. If it is what it was, the rows were decoded as what
+//! they are; if not, the answer is an error that passes.
 
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use mysql_async::consts::{ColumnFlags, ColumnType};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Column, Value as Param};
+use tidelock_core::alike::sample;
 use tidelock_core::{
-    CopyTable, DataType, Error, Finding, Key, Piece, QueryColumn, Result, TrackQuery, Value,
+    Code, CopyTable, DataType, Error, Finding, Key, Piece, QueryColumn, Repertoire, Result, Row,
+    Scope, TableName, TrackQuery, Value, alike, form,
 };
 
-use super::MySqlCopier;
+use super::{MySqlCopier, Packer, Shape, param, table, value};
+use crate::charset::Charset;
+use crate::error;
+use crate::session::{Session, quote, within};
 
-fn missing<T>() -> Result<T> {
-    Err(Error::bug("reading by key is not built for this server yet"))
+/// How long a statement may be: servers take one of 4 MB or more as they come.
+const STATEMENT_BYTES: usize = 3 << 20;
+/// Keys at once where each is a comparison of its own.
+const KEYS_APART: usize = 1000;
+/// The character set of what is no text.
+const BINARY: u16 = 63;
+/// Rows from which on reading a whole table is told: for one key (below, it takes about a millisecond), and for a
+/// thousand keys (below, it may well be the best of the plans).
+const WHOLE: [u64; 2] = [10_000, 200_000];
+/// How long a key to ask with may be looked for, in seconds.
+const SAMPLE_SECONDS: u64 = 2;
+
+/// What keys are compared with.
+struct Compared {
+    types: Vec<DataType>,
+    /// Whether each key is a comparison of its own.
+    apart: bool,
+}
+
+/// What the server says of a column of an answer.
+struct Told {
+    kind: ColumnType,
+    flags: ColumnFlags,
+    charset: u16,
+    length: u32,
+    decimals: u8,
+}
+
+impl Told {
+    fn of(column: &Column) -> Told {
+        Told {
+            kind: column.column_type(),
+            flags: column.flags(),
+            charset: column.character_set(),
+            length: column.column_length(),
+            decimals: column.decimals(),
+        }
+    }
+
+    /// The type, as far as an answer tells it: an enum, a UUID or (on MariaDB) a document is a text here.
+    fn data_type(&self) -> DataType {
+        use ColumnType as T;
+        let int = |bits| DataType::Int {
+            bits,
+            unsigned: self.flags.contains(ColumnFlags::UNSIGNED_FLAG),
+        };
+        let fsp = if self.decimals > 6 { 0 } else { self.decimals };
+        match self.kind {
+            T::MYSQL_TYPE_TINY => int(8),
+            T::MYSQL_TYPE_SHORT => int(16),
+            T::MYSQL_TYPE_INT24 => int(24),
+            T::MYSQL_TYPE_LONG => int(32),
+            T::MYSQL_TYPE_LONGLONG => int(64),
+            T::MYSQL_TYPE_YEAR => DataType::Year,
+            T::MYSQL_TYPE_DECIMAL | T::MYSQL_TYPE_NEWDECIMAL => {
+                DataType::Decimal { precision: None, scale: None }
+            }
+            T::MYSQL_TYPE_FLOAT => DataType::Float32,
+            T::MYSQL_TYPE_DOUBLE => DataType::Float64,
+            T::MYSQL_TYPE_DATE | T::MYSQL_TYPE_NEWDATE => DataType::Date,
+            T::MYSQL_TYPE_TIME | T::MYSQL_TYPE_TIME2 => DataType::Time { fsp, span: true },
+            T::MYSQL_TYPE_DATETIME | T::MYSQL_TYPE_DATETIME2 => DataType::Timestamp { fsp },
+            T::MYSQL_TYPE_TIMESTAMP | T::MYSQL_TYPE_TIMESTAMP2 => {
+                DataType::Instant { fsp, narrow: true }
+            }
+            T::MYSQL_TYPE_BIT => {
+                DataType::Bits { length: Some(u64::from(self.length)), varying: false }
+            }
+            T::MYSQL_TYPE_JSON => DataType::Json,
+            T::MYSQL_TYPE_GEOMETRY => DataType::Opaque { name: "geometry".to_owned() },
+            _ if self.charset == BINARY
+                && !self.flags.intersects(ColumnFlags::ENUM_FLAG | ColumnFlags::SET_FLAG) =>
+            {
+                DataType::Bytes { bytes_max: Some(u64::from(self.length)), fixed: None }
+            }
+            _ => DataType::Text {
+                chars_max: None,
+                bytes_max: None,
+                repertoire: Repertoire::Unicode,
+                padded: false,
+            },
+        }
+    }
 }
 
 impl MySqlCopier {
     pub(super) async fn by_keys(
         &mut self,
-        _wanted: &CopyTable,
-        _by: &[String],
-        _keys: &[Key],
-        _bytes_max: usize,
+        wanted: &CopyTable,
+        by: &[String],
+        keys: &[Key],
+        bytes_max: usize,
     ) -> Result<Piece> {
-        missing()
+        if !self.open {
+            return Err(Error::bug("rows are read by keys without a snapshot"));
+        }
+        let (shape, compared) = self.keyed(wanted, by).await?;
+        let (mut rows, mut bytes, mut cut) = (Vec::new(), 0, false);
+        if let Some(test) = condition(wanted, by, &compared, keys)? {
+            let sql = selected(wanted, &shape, &test);
+            cut = keys.len() > 1
+                && (sql.len() > STATEMENT_BYTES || compared.apart && keys.len() > KEYS_APART);
+            if !cut {
+                let types = self.types(&shape, &wanted.columns)?;
+                let what = wanted.name.to_string();
+                let mut packer = Packer::default();
+                let mut fault = None;
+                self.answer(&format!("reading {what} by key"), &sql, |row| {
+                    // Once cut, the rest of the answer is read and dropped: the session stays usable.
+                    if cut || fault.is_some() {
+                        return Ok(());
+                    }
+                    match cells(&what, &types, row, &mut packer) {
+                        Ok(cells) => {
+                            let row = Row(cells);
+                            bytes += row.bytes();
+                            rows.push(row);
+                            cut = bytes >= bytes_max;
+                        }
+                        // Told only if the columns are still what they were.
+                        Err(error) => fault = Some(error),
+                    }
+                    Ok(())
+                })
+                .await?;
+                let now = self.look(&wanted.name).await?;
+                if now.is_none() || now.as_ref() != self.looks.get(&wanted.name) {
+                    let says = format!("the columns of {what} have changed");
+                    return Err(Error::transient(Code::SchemaDrift, says));
+                }
+                if let Some(fault) = fault {
+                    return Err(fault);
+                }
+            }
+            if cut {
+                self.end_snapshot().await?;
+            }
+        }
+        Ok(Piece { table: shape.table, rows, lines: None, bytes, cut })
+    }
+
+    /// What a table or view is now.
+    async fn look(&mut self, name: &TableName) -> Result<Option<String>> {
+        let tables = [name.clone()];
+        Ok(crate::shape::shapes(&mut self.session, Scope::Tables(&tables)).await?.remove(name))
+    }
+
+    /// The columns that are read, and what is known of those that keys are compared with.
+    async fn keyed(&mut self, wanted: &CopyTable, by: &[String]) -> Result<(Shape, Compared)> {
+        if !self.looks.contains_key(&wanted.name) {
+            self.shapes.retain(|(name, _), _| *name != wanted.name);
+            if let Some(look) = self.look(&wanted.name).await? {
+                self.looks.insert(wanted.name.clone(), look);
+            }
+        }
+        let shape = self.shape(wanted).await?;
+        let keys = CopyTable { columns: by.to_vec(), ..wanted.clone() };
+        let keys = self.shape(&keys).await?;
+        let types = keys.table.columns.iter().map(|c| c.data_type.clone()).collect();
+        let apart = by.len() > 1 && by.iter().any(|name| keys.other.contains(name));
+        Ok((shape, Compared { types, apart }))
+    }
+
+    /// The rows of a query with its values spelled out, each handed to `take`.
+    pub(super) async fn answer(
+        &mut self,
+        doing: &str,
+        sql: &str,
+        mut take: impl FnMut(mysql_async::Row) -> Result<()>,
+    ) -> Result<()> {
+        let place = format!("{}: {doing}", self.session.place);
+        let limit = super::SILENCE;
+        let prepared = within_reading(limit, &place, self.session.conn.prep(sql)).await?;
+        if prepared.num_params() > 0 {
+            let says = format!("{doing}: it holds a ?, and there is no value for it");
+            return Err(Error::data(Code::Rejected, says)
+                .with_hint("a parameter is written as :column, in a track's query only"));
+        }
+        let rows = self.session.conn.exec_stream::<mysql_async::Row, _, _>(&prepared, ());
+        let mut rows = within_reading(limit, &place, rows).await?;
+        while let Some(row) = super::next(&mut rows, &place).await? {
+            take(row.map_err(|e| error::map_reading(&place, e))?)?;
+        }
+        drop(rows);
+        // It is asked once, and the session would keep it.
+        within(limit, &place, self.session.conn.close(prepared)).await
     }
 
     pub(super) async fn tracked(
         &mut self,
-        _query: &TrackQuery,
-        _values: &[(String, DataType, Vec<Value>)],
+        query: &TrackQuery,
+        values: &[(String, DataType, Vec<Value>)],
     ) -> Result<Vec<Key>> {
-        missing()
+        if !self.open {
+            return Err(Error::bug("a track's query is asked without a snapshot"));
+        }
+        let sql = query.expand(|name| {
+            values
+                .iter()
+                .find(|(column, ..)| column == name)
+                .ok_or_else(|| Error::bug(format!("no values for the parameter :{name}")))
+                .and_then(|(_, data_type, values)| list(data_type, values))
+        })?;
+        self.choose_database().await?;
+        let mut types: Vec<(DataType, Option<Charset>)> = Vec::new();
+        let (mut keys, mut seen) = (Vec::new(), HashSet::new());
+        let mut packer = Packer::default();
+        self.answer("reading the keys of a track's query", &enclosed(&sql), |row| {
+            if types.is_empty() {
+                let told = row.columns_ref().iter().map(|c| (Told::of(c).data_type(), None));
+                types = told.collect();
+            }
+            let key = cells("a track's query", &types, row, &mut packer)?;
+            if !key.iter().any(Value::is_null) && seen.insert(written(&key)) {
+                keys.push(key);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(keys)
     }
 
+    /// Names without a database are those of the system's own, as in a mapping.
+    async fn choose_database(&mut self) -> Result<()> {
+        let sql = format!("USE {}", quote(&self.database));
+        self.session.run(&sql).await
+    }
+
+    /// The columns that a track's query gives.
     pub(crate) async fn described(
         &mut self,
-        _query: &TrackQuery,
-        _values: &[(String, DataType)],
+        query: &TrackQuery,
+        values: &[(String, DataType)],
     ) -> Result<Vec<QueryColumn>> {
-        missing()
+        let sql = query.expand(|name| {
+            let found = values.iter().find(|(column, _)| column == name);
+            found
+                .ok_or_else(|| Error::bug(format!("no type for the parameter :{name}")))
+                .and_then(|(_, data_type)| list(data_type, &[]))
+        })?;
+        self.choose_database().await?;
+        let place = format!("{}: looking at a track's query", self.session.place);
+        let prepared = self.session.conn.prep(enclosed(&sql));
+        let late = || Error::transient(Code::ServerBusy, format!("{place}: no answer in time"));
+        let prepared = tokio::time::timeout(crate::session::STATEMENT, prepared).await;
+        let prepared = prepared.map_err(|_| late())?.map_err(|e| error::map_refusal(&place, e))?;
+        if prepared.num_params() > 0 {
+            let says = format!("{place}: it holds a ?; a parameter is written as :column");
+            return Err(Error::data(Code::Catalog, says));
+        }
+        let column = |c: &Column| QueryColumn {
+            name: c.name_str().into_owned(),
+            data_type: Told::of(c).data_type(),
+        };
+        Ok(prepared.columns().iter().map(column).collect())
     }
 
+    /// What the server would read as a whole.
     pub(crate) async fn explained(
         &mut self,
-        _wanted: &CopyTable,
-        _by: &[String],
+        wanted: &CopyTable,
+        by: &[String],
     ) -> Result<Vec<Finding>> {
-        missing()
+        let (shape, compared) = self.keyed(wanted, by).await?;
+        let made = |count: u32| -> Option<Vec<Key>> {
+            (0..count).map(|i| compared.types.iter().map(|t| sample(t, i)).collect()).collect()
+        };
+        // Of a key that is not there the server finds that out while it plans, and tells no plan.
+        let one = match self.present_key(wanted, by, &compared.types).await {
+            Some(key) => Some(vec![key]),
+            None => made(2),
+        };
+        let mut whole: Vec<(String, u64, Vec<&str>)> = Vec::new();
+        let [least, most] = WHOLE;
+        for (keys, words, least) in [(one, "one key", least), (made(1000), "a thousand keys", most)]
+        {
+            let Some(keys) = keys else { continue };
+            let Some(test) = condition(wanted, by, &compared, &keys)? else { continue };
+            let sql = format!("EXPLAIN FORMAT=TRADITIONAL {}", selected(wanted, &shape, &test));
+            let place = format!("{}: explaining {}", self.session.place, wanted.name);
+            let plan = self.session.conn.query::<mysql_async::Row, _>(sql);
+            for (name, rows) in within_reading(crate::session::STATEMENT, &place, plan)
+                .await?
+                .iter()
+                .filter_map(scanned)
+                .filter(|(_, rows)| *rows >= least)
+            {
+                match whole.iter_mut().find(|(known, ..)| *known == name) {
+                    Some((_, most, seen)) => {
+                        *most = rows.max(*most);
+                        if !seen.contains(&words) {
+                            seen.push(words);
+                        }
+                    }
+                    None => whole.push((name, rows, vec![words])),
+                }
+            }
+        }
+        let by = by.join(", ");
+        let finding = |(name, rows, words): (String, u64, Vec<&str>)| {
+            Finding::warning(format!(
+                "{}: to read {} again by ({by}), the server reads all of {name}, about {rows} rows",
+                wanted.name,
+                words.join(" or ")
+            ))
+            .hint(
+                "it is called so in the view's own query: index its column that leads to the key; where there is an \
+                 index, the condition on the key does not reach the table: LIMIT, DISTINCT, UNION, a window \
+                 function or an expression as the key stand in its way (ALGORITHM = MERGE helps where it can)",
+            )
+        };
+        Ok(whole.into_iter().map(finding).collect())
+    }
+
+    /// A key that is there, if one is found soon.
+    async fn present_key(
+        &mut self,
+        wanted: &CopyTable,
+        by: &[String],
+        types: &[DataType],
+    ) -> Option<Key> {
+        let columns = by.iter().map(|c| quote(c)).collect::<Vec<_>>();
+        let (columns, from) = (columns.join(", "), table(&wanted.name));
+        let sql = match self.session.maria() {
+            true => format!(
+                "SET STATEMENT max_statement_time = {SAMPLE_SECONDS} FOR SELECT {columns} FROM {from} LIMIT 1"
+            ),
+            false => format!(
+                "SELECT /*+ MAX_EXECUTION_TIME({}) */ {columns} FROM {from} LIMIT 1",
+                SAMPLE_SECONDS * 1000
+            ),
+        };
+        let row: mysql_async::Row = self.session.rows(&sql, ()).await.ok()?.into_iter().next()?;
+        let types: Vec<_> = types.iter().map(|t| (t.clone(), None)).collect();
+        let key = cells("a view", &types, row, &mut Packer::default()).ok()?;
+        (!key.iter().any(Value::is_null)).then_some(key)
+    }
+}
+
+/// Makes a session plan lists of keys by their indexes.
+pub(super) async fn settle(session: &mut Session) -> Result<()> {
+    match session.maria() {
+        true => session.run("SET SESSION in_predicate_conversion_threshold = 0").await,
+        false => session.run("SET SESSION range_optimizer_max_mem_size = 0").await,
+    }
+}
+
+/// Awaits a call that runs a view's or a track's own SQL.
+async fn within_reading<T>(
+    limit: std::time::Duration,
+    place: &str,
+    call: impl Future<Output = mysql_async::Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|e| error::map_reading(place, e)),
+        Err(_) => {
+            let says = format!("{place}: no answer within {} s", limit.as_secs());
+            Err(Error::transient(Code::ServerBusy, says))
+        }
+    }
+}
+
+/// The cells of a row in canonical form.
+fn cells(
+    what: &str,
+    types: &[(DataType, Option<Charset>)],
+    row: mysql_async::Row,
+    packer: &mut Packer,
+) -> Result<Box<[Value]>> {
+    row.unwrap()
+        .into_iter()
+        .zip(types)
+        .enumerate()
+        .map(|(i, (cell, (data_type, raw)))| {
+            value(data_type, raw.as_ref(), cell, packer).ok_or_else(|| {
+                let says = format!("a value of column {} of {what} is not of its type", i + 1);
+                Error::data(Code::DamagedEvent, says)
+            })
+        })
+        .collect()
+}
+
+/// A key as a text that only an equal key has, among keys of the same types.
+fn written(key: &[Value]) -> String {
+    let mut out = String::new();
+    for value in key {
+        let text = form::text(value).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _written = write!(out, "{}:{text}", text.len());
+    }
+    out
+}
+
+/// The table that a line of a plan reads as a whole, by the name that the query gives it, and its rows.
+fn scanned(line: &mysql_async::Row) -> Option<(String, u64)> {
+    let at = |name: &str| line.columns_ref().iter().position(|c| c.name_str() == name);
+    let text = |name: &str| -> Option<String> { line.get_opt(at(name)?)?.ok()? };
+    let how = text("type")?;
+    let name = text("table")?;
+    // What the server has made itself has the size of what went into it.
+    if !matches!(how.as_str(), "ALL" | "index") || name.starts_with('<') {
+        return None;
+    }
+    let rows: Option<u64> = line.get_opt(at("rows")?)?.ok()?;
+    Some((name, rows?))
+}
+
+/// The condition that chooses the rows of these keys; `None` if no row can have one of them.
+fn condition(
+    wanted: &CopyTable,
+    by: &[String],
+    compared: &Compared,
+    keys: &[Key],
+) -> Result<Option<String>> {
+    let columns: Vec<String> = by.iter().map(|c| quote(c)).collect();
+    let mut seen = HashSet::with_capacity(keys.len());
+    let mut list = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut item = String::new();
+        let mut whole = key.len() == compared.types.len();
+        let cells = columns.iter().zip(by).zip(compared.types.iter().zip(key.iter()));
+        for ((column, name), (data_type, value)) in cells {
+            match (item.is_empty(), compared.apart) {
+                (true, false) => {}
+                (false, false) => item.push(','),
+                (true, true) => item.push_str(&format!("{column} = ")),
+                (false, true) => item.push_str(&format!(" AND {column} = ")),
+            }
+            let found = alike(value, data_type).map_err(|_| unlike(wanted, name))?;
+            whole = whole && found.map_or(Ok(false), |v| literal(data_type, &v, &mut item))?;
+        }
+        if whole && !seen.contains(&item) {
+            list.push(item.clone());
+            seen.insert(item);
+        }
+    }
+    if list.is_empty() {
+        return Ok(None);
+    }
+    let columns = columns.join(",");
+    Ok(Some(match (by.len(), compared.apart) {
+        (1, _) => format!("{columns} IN ({})", list.join(",")),
+        (_, false) => format!("({columns}) IN (({}))", list.join("),(")),
+        (_, true) => format!("(({}))", list.join(") OR (")),
+    }))
+}
+
+fn unlike(wanted: &CopyTable, column: &str) -> Error {
+    let says = format!("{}.{column}: a track gives keys of another type", wanted.name);
+    Error::data(Code::Catalog, says)
+        .with_hint("let the track give the view's own key, by a query with a cast if need be")
+}
+
+fn selected(wanted: &CopyTable, shape: &Shape, test: &str) -> String {
+    let filter = wanted.filter.as_ref().map_or(String::new(), |f| format!(" AND ({f})"));
+    let columns = shape.selected(&wanted.columns);
+    format!("SELECT {columns} FROM {} WHERE {test}{filter}", table(&wanted.name))
+}
+
+/// A query as a part of another one: so it can be nothing but a query, whatever it says.
+fn enclosed(sql: &str) -> String {
+    // Its last line may be a comment.
+    format!("SELECT * FROM (\n{sql}\n) AS q")
+}
+
+/// The values of a parameter, each once, with commas between; a NULL, which is equal to nothing, if there are none.
+fn list(data_type: &DataType, values: &[Value]) -> Result<String> {
+    let mut seen = HashSet::with_capacity(values.len());
+    let mut out = String::new();
+    for value in values.iter().filter(|v| !matches!(v, Value::Null | Value::Unchanged)) {
+        let mut item = String::new();
+        if literal(data_type, value, &mut item)? && !seen.contains(&item) {
+            if !out.is_empty() {
+                out.push_str(", ");
+            }
+            out.push_str(&item);
+            seen.insert(item);
+        }
+    }
+    Ok(if out.is_empty() { "NULL".to_owned() } else { out })
+}
+
+/// A value of this type as a literal; false if there is none. Texts and bytes are written as hex, so that no setting
+/// of the server can read them otherwise.
+fn literal(data_type: &DataType, value: &Value, out: &mut String) -> Result<bool> {
+    // Writing to a String cannot fail.
+    let _written = match (data_type, value) {
+        // As a text it would be compared as a float.
+        (_, Value::Decimal(t)) => {
+            let plain = t.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+'));
+            return Ok(plain.then(|| out.push_str(t)).is_some());
+        }
+        (DataType::Bits { .. }, Value::Text(t)) => {
+            let plain = t.bytes().all(|b| matches!(b, b'0' | b'1'));
+            return Ok(plain.then(|| write!(out, "b'{t}'")).is_some());
+        }
+        _ => match param(value)? {
+            Param::Int(n) => write!(out, "{n}"),
+            Param::UInt(n) => write!(out, "{n}"),
+            // The shortest text in double precision, which a single is exactly one of.
+            Param::Float(x) if x.is_finite() => write!(out, "{:e}", f64::from(x)),
+            Param::Double(x) if x.is_finite() => write!(out, "{x:e}"),
+            Param::Bytes(bytes) => {
+                let text = !matches!(value, Value::Bytes(_));
+                out.push_str(if text { "_utf8mb4 X'" } else { "X'" });
+                bytes.iter().for_each(|byte| {
+                    for nibble in [byte >> 4, byte & 15] {
+                        out.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+                    }
+                });
+                out.push('\'');
+                Ok(())
+            }
+            Param::NULL
+            | Param::Float(_)
+            | Param::Double(_)
+            | Param::Date(..)
+            | Param::Time(..) => return Ok(false),
+        },
+    };
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidelock_core::TableName;
+
+    #[test]
+    fn keys_are_spelled_out_once_and_those_that_no_row_has_are_left_out() {
+        let wanted = CopyTable {
+            name: TableName::new("crm", "v"),
+            columns: vec!["a".into()],
+            key: vec!["a".into()],
+            filter: None,
+        };
+        let int = DataType::Int { bits: 8, unsigned: true };
+        let text = DataType::Text {
+            chars_max: None,
+            bytes_max: None,
+            repertoire: Repertoire::Unicode,
+            padded: false,
+        };
+        let by = ["a".to_owned(), "b`".to_owned()];
+        let key = |a: i64, b: &str| -> Key { [Value::Int(a), Value::Text(b.into())].into() };
+        let keys = [key(1, "x"), key(1, "x"), key(300, "x"), key(-1, "y"), key(2, "")];
+        let mut both = Compared { types: vec![int.clone(), text], apart: false };
+        let test = condition(&wanted, &by, &both, &keys).ok().flatten();
+        assert_eq!(test.as_deref(), Some("(`a`,`b```) IN ((1,_utf8mb4 X'78'),(2,_utf8mb4 X''))"));
+        both.apart = true;
+        let test = condition(&wanted, &by, &both, &keys[1..4]).ok().flatten();
+        assert_eq!(test.as_deref(), Some("((`a` = 1 AND `b``` = _utf8mb4 X'78'))"));
+        let one = Compared { types: vec![int], apart: false };
+        let none = condition(&wanted, &by[..1], &one, &[[Value::Null].into()]);
+        assert_eq!(none.ok().flatten(), None);
+        let day: Key = [Value::Date(tidelock_core::Date(1))].into();
+        let unlike = condition(&wanted, &by[..1], &one, &[day]);
+        assert_eq!(unlike.err().map(|e| e.kind()), Some(tidelock_core::ErrorKind::Data));
+    }
+
+    #[test]
+    fn lists_hold_each_value_once_and_are_never_empty() {
+        let decimal = DataType::Decimal { precision: None, scale: None };
+        let values = [
+            Value::Decimal("1.50".into()),
+            Value::Null,
+            Value::Decimal("1.50".into()),
+            Value::Unchanged,
+        ];
+        assert_eq!(list(&decimal, &values).ok().as_deref(), Some("1.50"));
+        assert_eq!(list(&decimal, &[Value::Null]).ok().as_deref(), Some("NULL"));
+        let bits = DataType::Bits { length: Some(4), varying: false };
+        assert_eq!(list(&bits, &[Value::Text("0101".into())]).ok().as_deref(), Some("b'0101'"));
+        let bytes = DataType::Bytes { bytes_max: None, fixed: None };
+        assert_eq!(
+            list(&bytes, &[Value::Bytes(vec![0, 255].into())]).ok().as_deref(),
+            Some("X'00ff'")
+        );
     }
 }

@@ -39,8 +39,10 @@ use crate::types::TypeMap;
 /// Where names without a schema are looked for in a track's query, and where before and after.
 const OPEN_PATH: &str = "SET LOCAL search_path = public";
 const SHUT_PATH: &str = "SET LOCAL search_path = pg_catalog";
-/// Rows from which on reading a whole table for some keys is told: below, it takes about a millisecond.
-const ROWS_OF_SOME_SIZE: f64 = 10_000.0;
+/// Rows from which on reading a whole table is told: for one key (below, it takes about a millisecond), and for a
+/// thousand keys (below, it may well be the best of the plans).
+const WHOLE: [(u32, &str, f64); 2] =
+    [(1, "one key", 10_000.0), (1000, "a thousand keys", 200_000.0)];
 
 /// A column that keys are compared with.
 struct By {
@@ -217,7 +219,7 @@ impl PgCopier {
         let doing = format!("explaining the reading of {} by key", wanted.name);
         let keyed = self.keyed(wanted, by).await?;
         let mut whole: Vec<(String, f64, Vec<&str>)> = Vec::new();
-        for (count, words) in [(1, "one key"), (1000, "a thousand keys")] {
+        for (count, words, least) in WHOLE {
             let keys: Option<Vec<Key>> = (0..count)
                 .map(|i| keyed.by.iter().map(|by| sample(&by.data_type, i)).collect())
                 .collect();
@@ -229,7 +231,7 @@ impl PgCopier {
             for (schema, name) in scanned(&plan(&self.session, &doing, &sql).await?) {
                 let rows = size(&self.session, &schema, &name).await?;
                 let full = format!("{schema}.{name}");
-                if rows < ROWS_OF_SOME_SIZE {
+                if rows < least {
                     continue;
                 }
                 match whole.iter_mut().find(|(name, ..)| *name == full) {
