@@ -23,7 +23,7 @@ pub(crate) struct CatalogTable {
     pub changed: Option<i64>,
 }
 
-fn cell<T: FromValue>(row: &Row, i: usize) -> Result<T> {
+pub(crate) fn cell<T: FromValue>(row: &Row, i: usize) -> Result<T> {
     row.get_opt::<T, _>(i).and_then(std::result::Result::ok).ok_or_else(|| {
         Error::bug(format!("information_schema gave an unexpected type in column {i}"))
     })
@@ -295,20 +295,22 @@ async fn read_triggers(
     Ok(())
 }
 
-struct Facts {
-    data_type: String,
-    column_type: String,
-    chars: Option<u64>,
-    octets: Option<u64>,
-    precision: Option<u64>,
-    scale: Option<u64>,
-    fsp: Option<u64>,
-    charset: Option<Charset>,
-    json: bool,
+/// What the server says of a column's or a parameter's type.
+pub(crate) struct Facts {
+    pub data_type: String,
+    pub column_type: String,
+    pub chars: Option<u64>,
+    pub octets: Option<u64>,
+    pub precision: Option<u64>,
+    pub scale: Option<u64>,
+    pub fsp: Option<u64>,
+    pub charset: Option<Charset>,
+    pub json: bool,
 }
 
 impl Facts {
-    fn data_type(&self, flavour: Flavour) -> DataType {
+    /// What it can hold.
+    pub(crate) fn data_type(&self, flavour: Flavour) -> DataType {
         let unsigned = self.column_type.to_ascii_lowercase().contains("unsigned");
         let int = |bits| DataType::Int { bits, unsigned };
         let fsp = self.fsp.unwrap_or(0).min(6) as u8;

@@ -32,7 +32,7 @@ use tidelock_core::{
 };
 
 use crate::binlog::cell::{UNDEFINED_TEXT, bits};
-use crate::catalog;
+use crate::catalog::{self, CatalogTable};
 use crate::charset::Charset;
 use crate::config::Endpoint;
 use crate::error;
@@ -311,6 +311,63 @@ fn uuid(text: &[u8]) -> Option<[u8; 16]> {
     bytes.try_into().ok()
 }
 
+/// Reads the values of one column.
+pub(crate) struct Reader {
+    /// The column as a query names it.
+    pub(crate) selected: String,
+    data_type: DataType,
+    raw: Option<Charset>,
+}
+
+impl Reader {
+    /// A cell of the binary protocol in canonical form; `None` if it is none of its type.
+    pub(crate) fn value(&self, cell: Param) -> Option<Value> {
+        value(&self.data_type, self.raw.as_ref(), cell, &mut Packer::default())
+    }
+}
+
+/// What reads a column as a copy would.
+pub(crate) fn reader(of: &CatalogTable, name: &str) -> Result<Reader> {
+    let columns = [name.to_owned()];
+    let shape = shape(of, &columns, &[], 0)?;
+    let column = shape.table.columns.first().ok_or_else(|| Error::bug("a shape of no column"))?;
+    Ok(Reader {
+        selected: shape.selected(&columns),
+        data_type: column.data_type.clone(),
+        raw: shape.raw.get(name).cloned(),
+    })
+}
+
+/// How these columns of a table are read.
+fn shape(of: &CatalogTable, wanted: &[String], key: &[String], version: u64) -> Result<Shape> {
+    let name_of = &of.table.name;
+    let mut columns = Vec::with_capacity(wanted.len());
+    let (mut raw, mut other) = (HashMap::new(), HashSet::new());
+    for name in wanted {
+        let at = of.table.columns.iter().position(|c| &c.name == name);
+        if let Some(Some(charset)) = at.and_then(|at| of.charsets.get(at)) {
+            let column = at.and_then(|at| of.table.columns.get(at)).map(|c| &c.data_type);
+            let text = matches!(column, Some(DataType::Text { .. } | DataType::Json));
+            if text && !charset.is_utf8() {
+                raw.insert(name.clone(), charset.clone());
+            }
+            if !matches!(charset, Charset::Utf8 | Charset::Utf8mb3) {
+                other.insert(name.clone());
+            }
+        }
+        let column = of.table.column(name).ok_or_else(|| {
+            Error::data(Code::SchemaDrift, format!("{name_of}.{name}: the column is gone"))
+        })?;
+        columns.push(StreamColumn {
+            name: name.clone(),
+            data_type: column.data_type.clone(),
+            identity: key.contains(name),
+        });
+    }
+    let table = Arc::new(TableSchema { name: name_of.clone(), version, columns });
+    Ok(Shape { table, raw: Arc::new(raw), other: Arc::new(other) })
+}
+
 impl MySqlCopier {
     pub(crate) async fn open(endpoint: &Endpoint) -> Result<MySqlCopier> {
         let mut session = Session::open(endpoint).await?;
@@ -357,36 +414,8 @@ impl MySqlCopier {
                 Error::data(Code::Privilege, says).with_hint("GRANT SELECT on it to our user")
             );
         }
-        let mut columns = Vec::with_capacity(wanted.columns.len());
-        let (mut raw, mut other) = (HashMap::new(), HashSet::new());
-        for name in &wanted.columns {
-            let at = found.table.columns.iter().position(|c| &c.name == name);
-            if let Some(Some(charset)) = at.and_then(|at| found.charsets.get(at)) {
-                let column = at.and_then(|at| found.table.columns.get(at)).map(|c| &c.data_type);
-                let text = matches!(column, Some(DataType::Text { .. } | DataType::Json));
-                if text && !charset.is_utf8() {
-                    raw.insert(name.clone(), charset.clone());
-                }
-                if !matches!(charset, Charset::Utf8 | Charset::Utf8mb3) {
-                    other.insert(name.clone());
-                }
-            }
-            let column = found.table.column(name).ok_or_else(|| {
-                Error::data(
-                    Code::SchemaDrift,
-                    format!("{}.{name}: the column is gone", wanted.name),
-                )
-            })?;
-            columns.push(StreamColumn {
-                name: name.clone(),
-                data_type: column.data_type.clone(),
-                identity: wanted.key.contains(name),
-            });
-        }
         self.versions += 1;
-        let table =
-            Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
-        let shape = Shape { table, raw: Arc::new(raw), other: Arc::new(other) };
+        let shape = shape(found, &wanted.columns, &wanted.key, self.versions)?;
         self.shapes.insert(at, shape.clone());
         Ok(shape)
     }

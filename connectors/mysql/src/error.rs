@@ -4,14 +4,14 @@
 //! are never passed on whole: the number stays, and of the text only identifiers that the server
 //! puts at known places.
 
-use mysql_async::{DriverError, IoError, ServerError};
+use mysql_async::{DriverError, Error as E, IoError, ServerError};
+use tidelock_core::routine::redact;
 use tidelock_core::{Code, Error, ErrorKind};
 
 use crate::upsert;
 
 /// Maps a driver error; `place` says what was being done where.
 pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
-    use mysql_async::Error as E;
     match error {
         E::Server(server) => map_server(place, &server),
         E::Io(IoError::Tls(_)) => {
@@ -60,6 +60,36 @@ pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
             format!("{place}: the connection settings are not valid"),
         ),
     }
+}
+
+/// The error of a call of a procedure: as [`map`] says, and with what the procedure raised, without values.
+pub(crate) fn map_call(place: &str, error: mysql_async::Error, body: Option<&str>) -> Error {
+    let E::Server(server) = &error else { return map(place, error) };
+    let (code, state, message) = (server.code, server.state.clone(), server.message.clone());
+    if matches!(code, 1305 | 1318) {
+        let error = Error::data(
+            Code::SchemaDrift,
+            format!("{place}: the procedure is gone or takes other parameters"),
+        );
+        return error.with_detail(format!("error {code}"));
+    }
+    let told = map(place, error);
+    // Where the server itself refused something, its object has been named.
+    let raised = told.code() == Code::Rejected || told.message().contains(" ? ");
+    match told.kind() == ErrorKind::Data && raised {
+        true => {
+            told.with_detail(format!("error {code}, SQLSTATE {state}: {}", redact(&message, body)))
+        }
+        false => told,
+    }
+}
+
+/// Whether the server says that this savepoint is not there.
+pub(crate) fn lost_savepoint(error: &mysql_async::Error, savepoint: &str) -> bool {
+    matches!(error, E::Server(server)
+        if server.code == 1305
+            && server.message.contains("SAVEPOINT")
+            && server.message.contains(savepoint))
 }
 
 /// The server asks for an authentication plugin that is not accepted.
@@ -204,7 +234,7 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         .with_hint("find the row with the same unique value at the target and change or remove it"),
         1216 | 1217 | 1451 | 1452 => {
             let name = between(&error.message, "CONSTRAINT `", "`").unwrap_or("?");
-            make(K::Data, C::Constraint, &format!("foreign key {name} refuses the row"))
+            make(K::Data, C::ForeignKey, &format!("foreign key {name} refuses the row"))
         }
         3819 | 4025 => {
             let name = between(&error.message, "CONSTRAINT `", "`")

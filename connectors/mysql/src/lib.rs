@@ -23,6 +23,7 @@ mod load;
 mod meta;
 mod preflight;
 mod retention;
+mod routine;
 mod session;
 mod shape;
 mod sink;
@@ -34,8 +35,8 @@ mod upsert;
 use async_trait::async_trait;
 use tidelock_core::{
     Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding,
-    IdentifierMax, Identity, Lease, Look, Position, PositionOrder, Probe, Progress, QueryColumn,
-    Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
+    IdentifierMax, Identity, Lease, Look, MemoryPrefix, Position, PositionOrder, Probe, Progress,
+    QueryColumn, Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
     SystemConfig, SystemId, Table, TableName, TrackQuery,
 };
 
@@ -104,8 +105,8 @@ impl Connector for MySqlConnector {
         Ok(found.into_iter().map(|t| t.table).collect())
     }
 
-    async fn routines(&self, _schemas: &[String]) -> Result<Vec<Routine>> {
-        Ok(Vec::new())
+    async fn routines(&self, schemas: &[String]) -> Result<Vec<Routine>> {
+        routine::read(&mut self.session().await?, schemas).await
     }
 
     async fn look(&self, scope: Scope<'_>) -> Result<Look> {
@@ -255,8 +256,9 @@ impl Connector for MySqlConnector {
         meta::forget_progress(&mut self.session().await?, self.meta(), pipeline, flow).await
     }
 
-    async fn forget_memory(&self, _pipeline: &str, _flow: &str, _mapping: &str) -> Result<()> {
-        Ok(())
+    async fn forget_memory(&self, pipeline: &str, flow: &str, mapping: &str) -> Result<()> {
+        let whose = MemoryPrefix::flow(pipeline, flow).mapping(mapping);
+        meta::forget_memory(&mut self.session().await?, self.meta(), &whose).await.map(drop)
     }
 
     async fn forget(&self, pipeline: &str, flow: &str) -> Result<u64> {

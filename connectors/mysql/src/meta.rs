@@ -1,16 +1,18 @@
-//! tidelock's own tables: the system's id, progress rows, lasting states.
+//! tidelock's own tables: the system's id, progress rows, lasting states, copies and memory.
 
 use mysql_async::Row;
+use tidelock_core::memory::{MEMORY_KEY_MAX, MEMORY_PREFIX};
 use tidelock_core::{
-    Code, CopyPhase, CopyReason, CopyRow, Error, FLOW_CHARS_MAX, MAPPING_CHARS_MAX,
-    PIPELINE_CHARS_MAX, PROGRESS_TABLE, Position, Progress, Result, SNAPSHOT_TABLE, StateRow,
-    StoredState, SystemId,
+    Code, CopyPhase, CopyReason, CopyRow, Error, FLOW_CHARS_MAX, MAPPING_CHARS_MAX, MEMORY_TABLE,
+    MemoryPrefix, MemoryRange, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Position, Progress, Result,
+    SNAPSHOT_TABLE, StateRow, StoredState, SystemId,
 };
 
-use crate::session::{Session, quote};
+use crate::session::{Session, hex, quote};
 
 /// Our tables.
-pub(crate) const TABLES: [&str; 4] = ["system", PROGRESS_TABLE, "state", SNAPSHOT_TABLE];
+pub(crate) const TABLES: [&str; 5] =
+    ["system", PROGRESS_TABLE, "state", SNAPSHOT_TABLE, MEMORY_TABLE];
 
 /// The statements that make the meta database, in order.
 pub(crate) fn ddl(meta: &str) -> Vec<String> {
@@ -48,6 +50,11 @@ pub(crate) fn ddl(meta: &str) -> Vec<String> {
              rows_done bigint unsigned NOT NULL, rows_total bigint unsigned NOT NULL, \
              started_micros bigint NOT NULL, finished_micros bigint NOT NULL, \
              PRIMARY KEY (pipeline, flow, mapping)) {tail}"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {db}.`{MEMORY_TABLE}` (`key` varbinary({}) NOT NULL PRIMARY KEY, \
+             value mediumblob NOT NULL) {tail}",
+            MEMORY_PREFIX + MEMORY_KEY_MAX
         ),
     ]
 }
@@ -301,6 +308,45 @@ pub(crate) async fn clear_copy(
     session.exec(sql, (pipeline, flow, mapping)).await.map(drop)
 }
 
+/// Rows that one statement forgets.
+const FORGOTTEN_ROWS: u64 = 20_000;
+
+/// Forgets what is remembered below a prefix, in the database of this quoted name; tells how much it was.
+pub(crate) async fn forget_range(
+    session: &mut Session,
+    db: &str,
+    whose: &MemoryPrefix,
+) -> Result<u64> {
+    let MemoryRange { low, high } = whose.range(&[])?;
+    let sql = format!(
+        "DELETE FROM {db}.`{MEMORY_TABLE}` WHERE `key` >= {} AND `key` < {} \
+         ORDER BY `key` LIMIT {FORGOTTEN_ROWS}",
+        hex(&low),
+        hex(&high)
+    );
+    let mut forgotten = 0;
+    loop {
+        session.run(&sql).await?;
+        let now = session.conn.affected_rows();
+        forgotten += now;
+        if now < FORGOTTEN_ROWS {
+            return Ok(forgotten);
+        }
+    }
+}
+
+/// Forgets what is remembered below a prefix; tells how much it was.
+pub(crate) async fn forget_memory(
+    session: &mut Session,
+    meta: &str,
+    whose: &MemoryPrefix,
+) -> Result<u64> {
+    if !has(session, meta, MEMORY_TABLE).await? {
+        return Ok(0);
+    }
+    forget_range(session, &quote(meta), whose).await
+}
+
 /// Removes a flow's progress row.
 pub(crate) async fn forget_progress(
     session: &mut Session,
@@ -315,14 +361,14 @@ pub(crate) async fn forget_progress(
     session.exec(sql, (pipeline, flow)).await.map(drop)
 }
 
-/// Removes a flow's progress, state and copy rows.
+/// Removes a flow's progress, state, copy and memory rows.
 pub(crate) async fn forget(
     session: &mut Session,
     meta: &str,
     pipeline: &str,
     flow: &str,
 ) -> Result<u64> {
-    let mut removed = 0;
+    let mut removed = forget_memory(session, meta, &MemoryPrefix::flow(pipeline, flow)).await?;
     for table in [PROGRESS_TABLE, "state", SNAPSHOT_TABLE] {
         if has(session, meta, table).await? {
             let sql = format!(

@@ -4,7 +4,7 @@ use tidelock_core::{Finding, Result, SinkSpec, SourceSpec, Table, TableName};
 
 use crate::config::Endpoint;
 use crate::session::{Flavour, Session, quote};
-use crate::{catalog, meta};
+use crate::{catalog, meta, routine};
 
 /// Below this the log may be gone after a weekend.
 const RETENTION_SECONDS_MIN: u64 = 2 * 86_400;
@@ -266,6 +266,7 @@ pub(crate) async fn target(
         }
     }
     triggers(session, spec, &mut found).await?;
+    routines(session, endpoint, spec, &mut found).await?;
     Ok(ready(found))
 }
 
@@ -320,6 +321,26 @@ pub(crate) fn mend_key(of: &Table, columns: &[String], mut finding: Finding) -> 
         .collect();
     let list: Vec<String> = columns.iter().map(|c| quote(c)).collect();
     finding.sql(format!("CREATE UNIQUE INDEX {} ON {full} ({});", quote(&name), list.join(", ")))
+}
+
+async fn routines(
+    session: &mut Session,
+    endpoint: &Endpoint,
+    spec: &SinkSpec,
+    found: &mut Vec<Finding>,
+) -> Result<()> {
+    if spec.routines.is_empty() {
+        return Ok(());
+    }
+    let schemas: Vec<String> = spec.routines.iter().map(|name| name.schema.clone()).collect();
+    let known = routine::read(session, &schemas).await?;
+    let rights = Rights::read(session).await?;
+    let account = account(session).await?;
+    for name in &spec.routines {
+        let callable = rights.may_call(name);
+        routine::target(&known, name, callable, &endpoint.user, &account, found);
+    }
+    Ok(())
 }
 
 async fn triggers(session: &mut Session, spec: &SinkSpec, found: &mut Vec<Finding>) -> Result<()> {
@@ -398,6 +419,15 @@ impl Rights {
         let (object, _) = rest.split_once(" TO ")?;
         let rights = rights.split(',').map(|r| r.trim().to_ascii_uppercase()).collect();
         Some((rights, object.replace(['`', '\\'], "")))
+    }
+
+    fn may_call(&self, name: &TableName) -> bool {
+        // The server spells names of procedures as it likes.
+        let object = format!("PROCEDURE {}.{}", name.schema, name.name).to_lowercase();
+        self.has("EXECUTE", &name.schema, None)
+            || self.0.iter().any(|(rights, granted)| {
+                granted.to_lowercase() == object && rights.iter().any(|r| r == "EXECUTE")
+            })
     }
 
     fn has(&self, right: &str, schema: &str, table: Option<&str>) -> bool {

@@ -182,6 +182,20 @@ pub(crate) fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
+/// A literal of bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = String::with_capacity(bytes.len() * 2 + 3);
+    text.push_str("X'");
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(DIGITS.get(usize::from(nibble)).map_or('0', |d| char::from(*d)));
+        }
+    }
+    text.push('\'');
+    text
+}
+
 /// Quotes a text literal so that neither `sql_mode` nor content can end it: as hex.
 pub(crate) fn literal(text: &str) -> String {
     if text.is_empty() {

@@ -31,6 +31,11 @@
 //! statement would commit by itself: the engine drops the session after any error, and the session
 //! refuses to go on by itself (`broken`).
 
+mod call;
+mod lookup;
+mod memory;
+mod partial;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +121,8 @@ pub(crate) struct MySqlSink {
     refused: HashMap<u64, u8>,
     /// The cell of each table loaded that goes into an AUTO_INCREMENT column.
     counted: HashMap<u64, Option<usize>>,
+    /// What is known of the tables that are looked up in.
+    lookups: HashMap<u64, lookup::Known>,
 }
 
 /// Takes the flow's lock and raises its epoch.
@@ -258,6 +265,7 @@ impl MySqlSink {
             local_infile,
             refused: HashMap::new(),
             counted: HashMap::new(),
+            lookups: HashMap::new(),
             packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
             meta: quote(&endpoint.meta),
             ours: format!("{flow} AND lane = {lane}"),
@@ -473,12 +481,19 @@ impl MySqlSink {
     async fn batch(&mut self, batch: &WriteBatch) -> Result<()> {
         match batch.op {
             WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
-                self.upserts(batch, &batch.rows).await
+                self.put(batch, &batch.rows).await
             }
             WriteOp::Update => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,
             WriteOp::DeleteAll => self.delete_all(batch).await,
+        }
+    }
+
+    async fn put(&mut self, batch: &WriteBatch, rows: &[Box<[Value]>]) -> Result<()> {
+        match batch.table.partial {
+            true => self.merges(batch, rows).await,
+            false => self.upserts(batch, rows).await,
         }
     }
 
@@ -695,9 +710,11 @@ impl MySqlSink {
         LISTED_ROWS.into_iter().find(|n| *n <= fit).unwrap_or(0)
     }
 
+    /// Updates rows by their keys; how many were there.
+    ///
     /// MySQL has no bulk command, and an UPDATE of several rows would have to find each row's values by a CASE or a join,
     /// whose types are not the columns': there, many updates go in one trip.
-    async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
+    async fn matched(&mut self, batch: &WriteBatch) -> Result<u64> {
         let sql = self.prepared(Kind::Update, batch, 1).await?;
         let maria = self.session.maria();
         let mut matched = 0;
@@ -720,6 +737,11 @@ impl MySqlSink {
                 }
             };
         }
+        Ok(matched)
+    }
+
+    async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
+        let matched = self.matched(batch).await?;
         if matched != batch.rows.len() as u64 {
             return Err(Error::data(
                 Code::UpdateMissing,
@@ -782,7 +804,7 @@ impl MySqlSink {
             let params = update_params(batch, row)?;
             if self.statement(&sql, params).await? == 0 {
                 let head = row.get(..batch.columns.len()).unwrap_or(row);
-                self.upserts(batch, &[head.into()]).await?;
+                self.put(batch, &[head.into()]).await?;
             }
         }
         Ok(())
@@ -952,58 +974,74 @@ impl Sink for MySqlSink {
         Ok(())
     }
 
-    async fn call(&mut self, _calls: &[Call]) -> Result<()> {
-        Err(Error::bug("calls are not built"))
+    async fn call(&mut self, calls: &[Call]) -> Result<()> {
+        self.ready(true)?;
+        let result = self.calls(calls).await;
+        self.guarded(result).await
     }
 
     async fn lookup(
         &mut self,
-        _target: &Arc<LookupTarget>,
-        _keys: &[Key],
+        target: &Arc<LookupTarget>,
+        keys: &[Key],
     ) -> Result<Vec<Option<Value>>> {
-        Err(Error::bug("lookups are not built"))
+        self.ready(self.open)?;
+        let result = self.looked_up(target, keys).await;
+        self.guarded(result).await
     }
 
     async fn lookup_or_insert(
         &mut self,
-        _target: &Arc<LookupTarget>,
-        _rows: &[Box<[Value]>],
+        target: &Arc<LookupTarget>,
+        rows: &[Box<[Value]>],
     ) -> Result<Vec<Value>> {
-        Err(Error::bug("lookups are not built"))
+        self.ready(true)?;
+        let result = self.looked_up_or_inserted(target, rows).await;
+        self.guarded(result).await
     }
 
-    async fn recall(&mut self, _scope: &MemoryScope, _keys: &[Bytes]) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+    async fn recall(&mut self, scope: &MemoryScope, keys: &[Bytes]) -> Result<Vec<Remembered>> {
+        self.ready(self.open)?;
+        let result = self.recalled(scope, keys).await;
+        self.guarded(result).await
     }
 
     async fn recall_prefix(
         &mut self,
-        _scope: &MemoryScope,
-        _prefixes: &[Bytes],
+        scope: &MemoryScope,
+        prefixes: &[Bytes],
     ) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+        self.ready(self.open)?;
+        let result = self.recalled_below(scope, prefixes).await;
+        self.guarded(result).await
     }
 
     async fn recall_all(
         &mut self,
-        _scope: &MemoryScope,
-        _after: Option<&Bytes>,
-        _limit: usize,
+        scope: &MemoryScope,
+        after: Option<&Bytes>,
+        limit: usize,
     ) -> Result<Vec<Remembered>> {
-        Err(Error::bug("memory is not built"))
+        self.ready(self.open)?;
+        let result = self.recalled_after(scope, after, limit).await;
+        self.guarded(result).await
     }
 
     async fn remember(
         &mut self,
-        _scope: &MemoryScope,
-        _put: &[Remembered],
-        _gone: &[Bytes],
+        scope: &MemoryScope,
+        put: &[Remembered],
+        gone: &[Bytes],
     ) -> Result<()> {
-        Err(Error::bug("memory is not built"))
+        self.ready(true)?;
+        let result = self.keep(scope, put, gone).await;
+        self.guarded(result).await
     }
 
-    async fn forget_memory(&mut self, _mapping: &str) -> Result<()> {
-        Err(Error::bug("memory is not built"))
+    async fn forget_memory(&mut self, mapping: &str) -> Result<()> {
+        self.ready(true)?;
+        let result = self.forgotten(mapping).await;
+        self.guarded(result).await
     }
 
     async fn record(&mut self, row: &StateRow) -> Result<()> {

@@ -136,7 +136,7 @@ pub(crate) fn put_update(batch: &WriteBatch, row: &[Value], out: &mut String) ->
 }
 
 /// A value as a literal: texts and bytes as hex, so that no setting of the server can read them otherwise.
-fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result<()> {
+pub(crate) fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result<()> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = matches!(value, Value::Bytes(_))
         || matches!(column.data_type, DataType::Bytes { .. }) && matches!(value, Value::Uuid(_));
@@ -161,6 +161,12 @@ fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result
         }
     }
     Ok(())
+}
+
+/// A query of one row that tells for each of so many keys whether there is a row of it.
+pub(crate) fn present(table: &TargetTable, keys: usize) -> Result<String> {
+    let one = format!("EXISTS(SELECT 1 FROM {} WHERE {})", name(table), by_key(table)?);
+    Ok(format!("SELECT {}", vec![one; keys].join(", ")))
 }
 
 /// How many parameters [`by_key`] takes.
@@ -253,7 +259,7 @@ pub(crate) fn key_of(batch: &WriteBatch, row: &[Value]) -> Result<Vec<Value>> {
 
 /// Binds a value in its column's type. One column is always bound in one type, whatever its rows
 /// hold: the server learns the types once a batch.
-fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
+pub(crate) fn param(column: &TargetColumn, value: &Value) -> Result<Param> {
     let wrong = |what: &str| {
         Err(Error::bug(format!("column {}: a value of kind {what} does not fit it", column.name)))
     };

@@ -4,10 +4,10 @@
 mod access;
 #[path = "server/field.rs"]
 mod field;
-#[path = "server/loader.rs"]
-mod loader;
 #[path = "server/keys.rs"]
 mod keys;
+#[path = "server/loader.rs"]
+mod loader;
 #[path = "server/loads.rs"]
 mod loads;
 #[path = "server/log.rs"]
