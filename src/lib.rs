@@ -18,6 +18,7 @@ pub mod control;
 pub mod copy;
 pub mod demo;
 pub mod engine;
+pub mod expr;
 pub mod flow;
 pub mod http;
 pub mod mapping;

@@ -1,0 +1,688 @@
+//! The typed plan of an expression, and its evaluation.
+//!
+//! Every node knows its types, so a row meets no decision that the text could have answered. All arguments of a function
+//! are evaluated before it is called, as PostgreSQL does: an error in one is an error; then NULL makes the result NULL;
+//! then a cell that is not in the log makes it unknown. `AND`, `OR`, `CASE`, `COALESCE` and `IN` stop where the result no
+//! longer depends on the rest.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use regex::Regex;
+use sha2::{Digest, Sha256};
+use tidelock_core::{ByteString, Value};
+
+use super::cast::{self, Target};
+use super::cell::{Cell, Text};
+use super::datetime::{self, Part};
+use super::error::{EvalError, EvalErrorKind, Fail};
+use super::format::{Format, Template};
+use super::functions::Native;
+use super::kind::Kind;
+use super::number::{self, Op};
+use super::{Input, pattern, text};
+
+/// A comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+impl Comparison {
+    pub fn sign(self) -> &'static str {
+        match self {
+            Comparison::Eq => "=",
+            Comparison::Ne => "<>",
+            Comparison::Lt => "<",
+            Comparison::Le => "<=",
+            Comparison::Gt => ">",
+            Comparison::Ge => ">=",
+        }
+    }
+
+    fn holds(self, order: Ordering) -> bool {
+        match self {
+            Comparison::Eq => order.is_eq(),
+            Comparison::Ne => order.is_ne(),
+            Comparison::Lt => order.is_lt(),
+            Comparison::Le => order.is_le(),
+            Comparison::Gt => order.is_gt(),
+            Comparison::Ge => order.is_ge(),
+        }
+    }
+}
+
+/// What reads the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    Now,
+    Today,
+    Local,
+}
+
+/// How a value is masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    Hash,
+    Last4,
+}
+
+/// An operation with parameters that are settled at the start.
+#[derive(Debug, Clone)]
+pub enum Special {
+    Negate(Kind),
+    /// `+` and `-` of times.
+    Temporal {
+        plus: bool,
+    },
+    /// A span times or through a number.
+    Scale {
+        divide: bool,
+    },
+    Like {
+        escape: Option<char>,
+        any_case: bool,
+        negated: bool,
+    },
+    Matches {
+        regex: Arc<Regex>,
+        negated: bool,
+    },
+    RegexReplace {
+        regex: Arc<Regex>,
+        template: ByteString,
+        all: bool,
+    },
+    /// `substring(x FROM 'pattern')`
+    RegexPart {
+        regex: Arc<Regex>,
+    },
+    Extract {
+        part: Part,
+        double: bool,
+    },
+    /// `date_trunc`; of a moment in a zone.
+    Trunc {
+        part: Part,
+        zone: TimeZone,
+    },
+    /// `AT TIME ZONE`; a zone that is not constant is the second argument.
+    Zone(Option<TimeZone>),
+    ToChar(Arc<Format>),
+    FromChar {
+        template: Arc<Template>,
+        date: bool,
+    },
+    ToTimestamp,
+    Mask(Mask),
+}
+
+/// A step of the plan.
+#[derive(Debug, Clone)]
+pub enum Node {
+    Const(Cell<'static>),
+    Column {
+        index: usize,
+        old: bool,
+        kind: Kind,
+    },
+    Clock(Clock),
+    Compare {
+        op: Comparison,
+        args: Box<[Node; 2]>,
+        span: Range<usize>,
+    },
+    Distinct {
+        args: Box<[Node; 2]>,
+        negated: bool,
+        span: Range<usize>,
+    },
+    Arith {
+        op: Op,
+        kind: Kind,
+        args: Box<[Node; 2]>,
+        span: Range<usize>,
+    },
+    Not(Box<Node>),
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    IsNull {
+        arg: Box<Node>,
+        negated: bool,
+    },
+    /// `IS [NOT] TRUE`, `FALSE`, `UNKNOWN`.
+    Is {
+        arg: Box<Node>,
+        truth: Option<bool>,
+        negated: bool,
+    },
+    In {
+        arg: Box<Node>,
+        list: Vec<Node>,
+        negated: bool,
+        span: Range<usize>,
+    },
+    Case {
+        operand: Option<Box<Node>>,
+        branches: Vec<(Node, Node)>,
+        otherwise: Option<Box<Node>>,
+        span: Range<usize>,
+    },
+    Coalesce(Vec<Node>),
+    NullIf {
+        args: Box<[Node; 2]>,
+        span: Range<usize>,
+    },
+    Extreme {
+        greatest: bool,
+        args: Vec<Node>,
+        span: Range<usize>,
+    },
+    Cast {
+        arg: Box<Node>,
+        from: Kind,
+        to: Target,
+        span: Range<usize>,
+    },
+    Call {
+        name: &'static str,
+        args: Vec<Node>,
+        run: Native,
+        lax: bool,
+        span: Range<usize>,
+    },
+    Special {
+        name: &'static str,
+        args: Vec<Node>,
+        what: Special,
+        span: Range<usize>,
+    },
+    Dictionary {
+        index: usize,
+        name: String,
+        code: Vec<Node>,
+        default: Option<Box<Node>>,
+        kind: Kind,
+        span: Range<usize>,
+    },
+    /// The answer to a lookup; NULL without asking where an argument is NULL.
+    Lookup {
+        index: usize,
+        table: String,
+        args: Vec<Node>,
+        kind: Kind,
+        span: Range<usize>,
+    },
+}
+
+type Out<'a> = Result<Cell<'a>, Box<EvalError>>;
+
+const NULL: Cell<'static> = Cell::Null;
+
+/// Arguments of one call; few stay on the stack.
+fn with_args<'a, R>(
+    args: &'a [Node],
+    input: &'a Input<'a>,
+    run: impl FnOnce(&mut [Cell<'a>]) -> R,
+) -> Result<R, Box<EvalError>> {
+    if args.len() <= 4 {
+        let mut cells: [Cell<'a>; 4] = [NULL; 4];
+        for (cell, arg) in cells.iter_mut().zip(args) {
+            *cell = arg.eval(input)?;
+        }
+        Ok(run(cells.get_mut(..args.len()).unwrap_or_default()))
+    } else {
+        let mut cells: Vec<Cell<'a>> = Vec::with_capacity(args.len());
+        for arg in args {
+            cells.push(arg.eval(input)?);
+        }
+        Ok(run(&mut cells))
+    }
+}
+
+/// What a strict function gives without being called: NULL for NULL, nothing known for what is not in the log.
+fn early<'a>(cells: &[Cell<'a>]) -> Option<Result<Cell<'a>, Fail>> {
+    if cells.iter().any(Cell::is_null) {
+        return Some(Ok(Cell::Null));
+    }
+    if cells.iter().any(Cell::is_unchanged) {
+        return Some(Ok(Cell::Unchanged));
+    }
+    cells.iter().any(|c| matches!(c, Cell::Raw(_))).then(|| Err(cast::no_form()))
+}
+
+fn compared(a: &Cell<'_>, b: &Cell<'_>) -> Result<Ordering, Fail> {
+    if matches!(a, Cell::Raw(_)) || matches!(b, Cell::Raw(_)) {
+        return Err(cast::no_form());
+    }
+    a.compare(b).ok_or_else(Fail::unexpected)
+}
+
+/// Equal, not equal, or not known: for lack of a value, or of a cell in the log.
+fn equal<'a>(a: &Cell<'_>, b: &Cell<'_>) -> Result<Cell<'a>, Fail> {
+    if a.is_null() || b.is_null() {
+        return Ok(Cell::Null);
+    }
+    if a.is_unchanged() || b.is_unchanged() {
+        return Ok(Cell::Unchanged);
+    }
+    compared(a, b).map(|order| Cell::Bool(order.is_eq()))
+}
+
+fn inverted(cell: Cell<'_>) -> Cell<'_> {
+    match cell {
+        Cell::Bool(b) => Cell::Bool(!b),
+        other => other,
+    }
+}
+
+impl Node {
+    /// The value for a row.
+    pub fn eval<'a>(&'a self, input: &'a Input<'a>) -> Out<'a> {
+        match self {
+            Node::Const(cell) => Ok(cell.lend()),
+            Node::Column { index, old, kind } => column(input, *index, *old, *kind),
+            Node::Clock(clock) => Ok(match clock {
+                Clock::Now => datetime::instant(input.env.now),
+                Clock::Today => Cell::Date(datetime::day(input.env.now.0)),
+                Clock::Local => Cell::Stamp(input.env.now.0),
+            }),
+            Node::Compare { op, args, span } => {
+                let [a, b] = &**args;
+                let (a, b) = (a.eval(input)?, b.eval(input)?);
+                if a.is_null() || b.is_null() {
+                    return Ok(Cell::Null);
+                }
+                if a.is_unchanged() || b.is_unchanged() {
+                    return Ok(Cell::Unchanged);
+                }
+                let order = compared(&a, &b).map_err(|fail| fail.at(op.sign(), span))?;
+                Ok(Cell::Bool(op.holds(order)))
+            }
+            Node::Distinct { args, negated, span } => {
+                let [a, b] = &**args;
+                let (a, b) = (a.eval(input)?, b.eval(input)?);
+                let same = match (&a, &b) {
+                    (Cell::Unchanged, _) | (_, Cell::Unchanged) => return Ok(Cell::Unchanged),
+                    (Cell::Null, Cell::Null) => true,
+                    (Cell::Null, _) | (_, Cell::Null) => false,
+                    _ => {
+                        compared(&a, &b).map_err(|fail| fail.at("IS DISTINCT FROM", span))?.is_eq()
+                    }
+                };
+                Ok(Cell::Bool(same == *negated))
+            }
+            Node::Arith { op, kind, args, span } => {
+                let [a, b] = &**args;
+                let (a, b) = (a.eval(input)?, b.eval(input)?);
+                if a.is_null() || b.is_null() {
+                    return Ok(Cell::Null);
+                }
+                if a.is_unchanged() || b.is_unchanged() {
+                    return Ok(Cell::Unchanged);
+                }
+                number::arithmetic(*op, *kind, &a, &b).map_err(|fail| fail.at(op.sign(), span))
+            }
+            Node::Not(arg) => arg.eval(input).map(inverted),
+            Node::And(args) => junction(args, input, false),
+            Node::Or(args) => junction(args, input, true),
+            Node::IsNull { arg, negated } => Ok(match arg.eval(input)? {
+                Cell::Unchanged => Cell::Unchanged,
+                cell => Cell::Bool(cell.is_null() != *negated),
+            }),
+            Node::Is { arg, truth, negated } => Ok(match arg.eval(input)? {
+                Cell::Unchanged => Cell::Unchanged,
+                Cell::Bool(b) => Cell::Bool((Some(b) == *truth) != *negated),
+                _ => Cell::Bool(truth.is_none() != *negated),
+            }),
+            Node::In { arg, list, negated, span } => {
+                let sought = arg.eval(input)?;
+                let mut result = Cell::Bool(false);
+                for item in list {
+                    let item = item.eval(input)?;
+                    match equal(&sought, &item).map_err(|fail| fail.at("IN", span))? {
+                        Cell::Bool(true) => return Ok(Cell::Bool(!negated)),
+                        Cell::Bool(false) => {}
+                        Cell::Null if result.is_unchanged() => {}
+                        unknown => result = unknown,
+                    }
+                }
+                Ok(if *negated { inverted(result) } else { result })
+            }
+            Node::Case { operand, branches, otherwise, span } => {
+                let operand = match operand {
+                    Some(operand) => Some(operand.eval(input)?),
+                    None => None,
+                };
+                for (when, then) in branches {
+                    let test = match &operand {
+                        Some(operand) => equal(operand, &when.eval(input)?)
+                            .map_err(|fail| fail.at("CASE", span))?,
+                        None => when.eval(input)?,
+                    };
+                    match test {
+                        Cell::Bool(true) => return then.eval(input),
+                        Cell::Unchanged => return Ok(Cell::Unchanged),
+                        _ => {}
+                    }
+                }
+                otherwise.as_ref().map_or(Ok(Cell::Null), |node| node.eval(input))
+            }
+            Node::Coalesce(args) => {
+                for arg in args {
+                    let cell = arg.eval(input)?;
+                    if !cell.is_null() {
+                        return Ok(cell);
+                    }
+                }
+                Ok(Cell::Null)
+            }
+            Node::NullIf { args, span } => {
+                let [a, b] = &**args;
+                let (a, b) = (a.eval(input)?, b.eval(input)?);
+                Ok(match equal(&a, &b).map_err(|fail| fail.at("nullif", span))? {
+                    Cell::Bool(true) => Cell::Null,
+                    Cell::Unchanged => Cell::Unchanged,
+                    _ => a,
+                })
+            }
+            Node::Extreme { greatest, args, span } => extreme(*greatest, args, input, span),
+            Node::Cast { arg, from, to, span } => {
+                let cell = arg.eval(input)?;
+                cast::convert(cell, *from, *to).map_err(|fail| fail.at("cast", span))
+            }
+            Node::Call { name, args, run, lax, span } => with_args(args, input, |cells| {
+                if *lax {
+                    if cells.iter().any(Cell::is_unchanged) {
+                        return Ok(Cell::Unchanged);
+                    }
+                } else if let Some(result) = early(cells) {
+                    return result;
+                }
+                run(cells)
+            })?
+            .map_err(|fail| fail.at(name, span)),
+            Node::Special { name, args, what, span } => with_args(args, input, |cells| {
+                early(cells).unwrap_or_else(|| special(what, cells, input))
+            })?
+            .map_err(|fail| fail.at(name, span)),
+            Node::Dictionary { .. } => self.dictionary(input),
+            Node::Lookup { index, table, args, kind, span } => {
+                let unknown = with_args(args, input, |cells| {
+                    if cells.iter().any(Cell::is_null) {
+                        Some(Cell::Null)
+                    } else {
+                        cells.iter().any(Cell::is_unchanged).then_some(Cell::Unchanged)
+                    }
+                })?;
+                if let Some(unknown) = unknown {
+                    return Ok(unknown);
+                }
+                match input.lookups.get(*index) {
+                    Some(Some(value)) => Ok(Cell::load(value, *kind)),
+                    Some(None) => {
+                        let missing = EvalErrorKind::LookupMissing { table: table.clone() };
+                        Err(Fail::new(missing, format!("{table} has no row with this key"))
+                            .at("lookup", span))
+                    }
+                    None => {
+                        Err(Fail::new(EvalErrorKind::Unexpected, "the lookup was not answered")
+                            .at("lookup", span))
+                    }
+                }
+            }
+        }
+    }
+
+    fn dictionary<'a>(&'a self, input: &'a Input<'a>) -> Out<'a> {
+        let Node::Dictionary { index, name, code, default, kind, span } = self else {
+            return Ok(Cell::Null);
+        };
+        let found = with_args(code, input, |cells| {
+            if let Some(result) = early(cells) {
+                return result.map(Ok);
+            }
+            let parts: Vec<Text<'_>> = cells.iter().filter_map(Cell::form).collect();
+            let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+            Ok(match input.env.dictionaries.get(*index, &parts) {
+                Some(value) => Ok(loaded(value, *kind)),
+                None => Err(hash(&parts)),
+            })
+        })?
+        .map_err(|fail| fail.at("dictionary", span))?;
+        match (found, default) {
+            (Ok(cell), _) => Ok(cell),
+            (Err(_), Some(default)) => default.eval(input),
+            (Err(code_hash), None) => {
+                let message = format!("dictionary {name:?} lacks the code (hash {code_hash})");
+                let missing =
+                    EvalErrorKind::DictionaryMissing { dictionary: name.clone(), code_hash };
+                Err(Fail::new(missing, message).at("dictionary", span))
+            }
+        }
+    }
+}
+
+fn hash(parts: &[&str]) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    hex::encode(digest.finalize().get(..6).unwrap_or_default())
+}
+
+fn column<'a>(input: &'a Input<'a>, index: usize, old: bool, kind: Kind) -> Out<'a> {
+    let value = if old {
+        match input.old {
+            // A row that is new has no values before the change.
+            None => return Ok(Cell::Null),
+            Some(cells) => cells.get(index),
+        }
+    } else {
+        input.new.get(index)
+    };
+    match value {
+        None => {
+            Err(Fail::new(EvalErrorKind::Unexpected, "the row lacks a column")
+                .at("column", &(0..0)))
+        }
+        Some(value) => Ok(Cell::load(value, kind)),
+    }
+}
+
+/// `AND` (decided by false) or `OR` (decided by true).
+fn junction<'a>(args: &'a [Node], input: &'a Input<'a>, decides: bool) -> Out<'a> {
+    let mut result = Cell::Bool(!decides);
+    for arg in args {
+        match arg.eval(input)? {
+            Cell::Bool(b) if b == decides => return Ok(Cell::Bool(b)),
+            Cell::Bool(_) => {}
+            Cell::Null if result.is_unchanged() => {}
+            unknown => result = unknown,
+        }
+    }
+    Ok(result)
+}
+
+/// NULLs do not count.
+fn extreme<'a>(
+    greatest: bool,
+    args: &'a [Node],
+    input: &'a Input<'a>,
+    span: &Range<usize>,
+) -> Out<'a> {
+    let name = if greatest { "greatest" } else { "least" };
+    let mut best: Option<Cell<'a>> = None;
+    let mut unchanged = false;
+    for arg in args {
+        let cell = arg.eval(input)?;
+        if cell.is_null() {
+            continue;
+        }
+        if cell.is_unchanged() {
+            unchanged = true;
+            continue;
+        }
+        let better = match &best {
+            None => true,
+            Some(best) => {
+                let order = compared(&cell, best).map_err(|fail| fail.at(name, span))?;
+                if greatest { order.is_gt() } else { order.is_lt() }
+            }
+        };
+        if better {
+            best = Some(cell);
+        }
+    }
+    Ok(if unchanged { Cell::Unchanged } else { best.unwrap_or(Cell::Null) })
+}
+
+fn text_of<'c, 'a>(cells: &'c [Cell<'a>], at: usize) -> Result<&'c Text<'a>, Fail> {
+    match cells.get(at) {
+        Some(Cell::Text(text)) => Ok(text),
+        _ => Err(Fail::unexpected()),
+    }
+}
+
+fn special<'a>(
+    what: &'a Special,
+    cells: &mut [Cell<'a>],
+    input: &Input<'_>,
+) -> Result<Cell<'a>, Fail> {
+    match what {
+        Special::Negate(Kind::Interval) => match cells {
+            [Cell::Interval(i)] => datetime::opposite(*i).map(Cell::Interval),
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Negate(kind) => match cells {
+            [cell] => number::negate(*kind, cell.clone()),
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Temporal { plus } => match cells {
+            [a, b] => datetime::arithmetic(*plus, a, b).unwrap_or_else(|| Err(Fail::unexpected())),
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Scale { divide } => match cells {
+            [Cell::Interval(i), by] | [by, Cell::Interval(i)] => {
+                let factor = by.double().ok_or_else(Fail::unexpected)?;
+                if *divide && factor == 0.0 {
+                    return Err(number::zero());
+                }
+                datetime::scaled(*i, factor, *divide).map(Cell::Interval)
+            }
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Like { escape, any_case, negated } => {
+            let is = pattern::like(text_of(cells, 0)?, text_of(cells, 1)?, *escape, *any_case)?;
+            Ok(Cell::Bool(is != *negated))
+        }
+        Special::Matches { regex, negated } => {
+            Ok(Cell::Bool(regex.is_match(text_of(cells, 0)?) != *negated))
+        }
+        Special::RegexReplace { regex, template, all } => {
+            let whole = text_of(cells, 0)?;
+            if !regex.is_match(whole) {
+                return Ok(Cell::Text(whole.clone()));
+            }
+            let by = |found: &regex::Captures<'_>| {
+                let mut out = String::new();
+                pattern::replacement(template, found, &mut out);
+                out
+            };
+            let replaced = regex.replacen(whole, usize::from(!all), by).into_owned();
+            Ok(Cell::text(replaced))
+        }
+        Special::RegexPart { regex } => {
+            let whole = text_of(cells, 0)?;
+            let Some(found) = regex.captures(whole) else { return Ok(Cell::Null) };
+            let group = if found.len() > 1 { found.get(1) } else { found.get(0) };
+            Ok(group.map_or(Cell::Null, |m| Cell::Text(whole.part(m.as_str()))))
+        }
+        Special::Extract { part, double } => match cells {
+            [cell] => match datetime::extract(*part, cell)? {
+                Cell::Dec(d) if *double => Ok(Cell::Double(d.to_f64())),
+                other => Ok(other),
+            },
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Trunc { part, zone } => match cells {
+            [Cell::Stamp(t)] => datetime::trunc_stamp(*part, *t).map(Cell::Stamp),
+            [Cell::Instant(t)] => {
+                let civil = datetime::trunc_stamp(*part, datetime::civil(*t, zone)?)?;
+                datetime::moment(civil, zone).map(Cell::Instant)
+            }
+            [Cell::Interval(i)] => Ok(Cell::Interval(datetime::trunc_interval(*part, *i))),
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Zone(constant) => {
+            let named;
+            let zone = match constant {
+                Some(zone) => zone,
+                None => {
+                    named = datetime::zone(text_of(cells, 1)?).ok_or_else(|| {
+                        Fail::argument(
+                            "the time zone is not known by its full name (Europe/Berlin, UTC)",
+                        )
+                    })?;
+                    &named
+                }
+            };
+            match cells.first() {
+                Some(Cell::Stamp(t)) => datetime::moment(*t, zone).map(Cell::Instant),
+                Some(Cell::Instant(t)) => datetime::civil(*t, zone).map(Cell::Stamp),
+                _ => Err(Fail::unexpected()),
+            }
+        }
+        Special::ToChar(format) => match cells {
+            [cell] => format.write(cell).map(Cell::text),
+            _ => Err(Fail::unexpected()),
+        },
+        Special::FromChar { template, date } => {
+            let micros = template.read(text_of(cells, 0)?)?;
+            Ok(if *date { Cell::Date(datetime::day(micros)) } else { Cell::Instant(micros) })
+        }
+        Special::ToTimestamp => match cells {
+            [Cell::Double(seconds)] if seconds.is_infinite() => {
+                Ok(Cell::Instant(if *seconds > 0.0 { i64::MAX } else { i64::MIN }))
+            }
+            [Cell::Double(seconds)] => {
+                let micros = (*seconds * 1e6).round_ties_even();
+                if micros.is_nan() || micros.abs() > 9.2e18 {
+                    return Err(Fail::range("the time is out of range"));
+                }
+                datetime::in_range(micros as i64).map(Cell::Instant)
+            }
+            _ => Err(Fail::unexpected()),
+        },
+        Special::Mask(mask) => {
+            let [cell] = cells else { return Err(Fail::unexpected()) };
+            let shown = cell.form().ok_or_else(Fail::unexpected)?;
+            match mask {
+                Mask::Last4 => Ok(Cell::text(text::last4(&shown))),
+                Mask::Hash => {
+                    let key = input.env.mask_key.ok_or_else(|| {
+                        Fail::new(EvalErrorKind::Unexpected, "no key for masks was given")
+                    })?;
+                    Ok(Cell::text(key.hash(shown.as_bytes())))
+                }
+            }
+        }
+    }
+}
+
+/// An answer of a dictionary.
+fn loaded<'a>(value: Value, kind: Kind) -> Cell<'a> {
+    match value {
+        Value::Text(text) if kind == Kind::Text => Cell::Text(Text::Own(text)),
+        Value::Json(text) => Cell::Json(Text::Own(text)),
+        other => Cell::load(&other, kind).detach().unwrap_or(Cell::Null),
+    }
+}
