@@ -20,12 +20,12 @@ use std::time::Duration;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput};
 use rustix::time::{ClockId, clock_gettime};
-use tidelock::apply::batch::Batcher;
+use tidelock::apply::batch::{Batcher, Step};
 use tidelock::apply::place::Places;
 use tidelock::checkpoint::{Checkpoint, FlowRecord};
 use tidelock::config::Config;
 use tidelock::flow::start;
-use tidelock::mapping::{BoundPlan, MappingPlan, Write};
+use tidelock::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 use tidelock_core::{
     Change, Connector, HopList, Lease, LogEvent, Mark, Op, OpKind, Position, Progress, SinkSpec,
     SourceSpec, TableName, TableSchema, WriteBatch,
@@ -221,7 +221,7 @@ fn map(bound: &mut HashMap<TableName, BoundPlan>, ops: Vec<(Arc<TableSchema>, Op
     for (table, op) in ops {
         let Some(plan) = bound.get_mut(&table.name) else { continue };
         let kind = op.kind();
-        if let Ok(Some(write)) = plan.write(op) {
+        if let Ok(Becomes::Write(write)) = plan.write(op) {
             writes.push((plan.plan().clone(), write, kind));
         }
     }
@@ -233,7 +233,7 @@ fn compact(places: &Arc<Places>, writes: Vec<Mapped>) -> Vec<WriteBatch> {
     for (plan, write, kind) in writes {
         let _replaced = batcher.push(&plan, write, kind);
     }
-    batcher.take()
+    Step::writes(batcher.take())
 }
 
 /// Writes the batches so many times, each in a transaction of its own; gives the CPU time of `write` alone.

@@ -52,11 +52,12 @@ use crate::flow::disposition::Care;
 use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
 use crate::reader::Queue;
+use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
 use loaders::Loaders;
 use place::Places;
-use route::{Mapped, Routes};
-use session::Session;
+use route::{Followed, Mapped, Routes};
+use session::{Hands, Session};
 use tally::{Counters, Tally};
 use transaction::{Committing, OpenTransaction};
 
@@ -65,6 +66,8 @@ const ROWS_A_WRITE: usize = 8_000;
 const BYTES_A_WRITE: usize = 4 << 20;
 /// Changes after which the open target transaction ends at the next source commit, however few rows they are of.
 const CHANGES_A_TRANSACTION: usize = 64_000;
+/// Keys that are read again at most with one target transaction, unless one source transaction touches more.
+const KEYS_A_TRANSACTION: usize = 20_000;
 /// How often a position without changes may be written.
 const IDLE_SAVE: Duration = Duration::from_secs(10);
 /// How often an idle session says that it lives; the server ends it after 30 seconds.
@@ -103,6 +106,10 @@ pub struct Begin {
     pub rows: HashMap<String, CopyRow>,
     /// The sessions that load pieces beside ours.
     pub loaders: Loaders,
+    /// What reads rows again.
+    pub rereads: Rereads,
+    /// Keys that waited when the attempt before ended.
+    pub waiting: Vec<Waiting>,
 }
 
 /// The applier of one attempt.
@@ -114,7 +121,13 @@ pub struct Applier {
     progress_table: TableName,
     snapshot_table: TableName,
     held_for: HashMap<(String, String), String>,
-    plans: HashMap<TableName, Mapped>,
+    plans: Vec<Mapped>,
+    /// Who follows which table.
+    tables: HashMap<TableName, Arc<Followed>>,
+    /// Keys that the open transaction's changes touched.
+    touched: Touched,
+    /// Keys that wait for the flow to come to what their rows point to.
+    waiting: Vec<Waiting>,
     places: Arc<Places>,
     routes: Routes,
     shared: Arc<FlowShared>,
@@ -208,7 +221,7 @@ impl Applier {
         let places = Arc::new(Places::new(&scope.plans, &shared.ordered()));
         let names = scope.plans.iter().map(|plan| plan.name.clone());
         Applier {
-            session: Session::Idle(sink),
+            session: Session::Idle(Box::new(Hands { sink, rereads: begin.rereads })),
             counters: Counters::new(&scope.flow, names, &shared),
             latency: metrics::histogram!("tidelock_apply_latency_seconds", "flow" => scope.flow.clone()),
             flow: scope.flow,
@@ -217,12 +230,10 @@ impl Applier {
             progress_table: scope.progress_table,
             snapshot_table: scope.snapshot_table,
             held_for: scope.held_for,
-            plans: scope
-                .plans
-                .into_iter()
-                .enumerate()
-                .map(|(number, plan)| (plan.source.clone(), Mapped { plan, number }))
-                .collect(),
+            tables: route::by_table(&scope.plans),
+            plans: numbered(&scope.plans),
+            touched: Touched::default(),
+            waiting: begin.waiting,
             batcher: Batcher::new(places.clone(), careful > 0),
             places,
             routes: Routes::default(),
@@ -307,6 +318,7 @@ impl Applier {
                     if !self.source.inside {
                         self.finish().await?;
                         self.copy().await?;
+                        self.retry().await?;
                     }
                 }
                 // Before the log: a few questions, and a copy that waits keeps nothing back.
@@ -325,7 +337,10 @@ impl Applier {
                         }
                     }
                 }
-                _ = tick.tick() => self.idle().await?,
+                _ = tick.tick() => {
+                    self.retry().await?;
+                    self.idle().await?;
+                }
             }
         }
     }
@@ -354,7 +369,8 @@ impl Applier {
             }
             LogEvent::Commit(commit) => {
                 self.commit(commit.position, commit.commit_micros).await?;
-                self.copy().await
+                self.copy().await?;
+                self.retry().await
             }
             LogEvent::Idle(idle) => {
                 self.unsaved |= idle.grew || self.shared.save_wanted.swap(false, Ordering::Relaxed);
@@ -366,14 +382,16 @@ impl Applier {
                     self.shared.applied.send_replace(Some(self.reached.clone()));
                 }
                 self.copy().await?;
+                self.retry().await?;
                 self.idle().await
             }
-            LogEvent::TableFault(fault) => match self.plans.get(&fault.table) {
-                Some(Mapped { plan, .. }) if !self.is_stopped(&plan.name) => {
+            LogEvent::TableFault(fault) => match self.running(&fault.table) {
+                // The others of the table have their turn in the next attempts.
+                Some(Mapped { plan, .. }) => {
                     self.blame = Some(plan.name.clone());
                     Err(fault.error)
                 }
-                Some(_) | None => Ok(()),
+                None => Ok(()),
             },
             LogEvent::TableChanged(changed) => self.table_changed(changed).await,
         }
@@ -383,6 +401,11 @@ impl Applier {
         self.stopped.contains(mapping)
             || self.stop_mapping.as_ref().is_some_and(|row| row.mapping == mapping)
     }
+}
+
+/// The mappings with their numbers.
+fn numbered(plans: &[Arc<MappingPlan>]) -> Vec<Mapped> {
+    plans.iter().enumerate().map(|(number, plan)| Mapped { plan: plan.clone(), number }).collect()
 }
 
 fn shown(row: &StateRow) -> ShownError {

@@ -6,14 +6,24 @@
 
 pub mod columns;
 pub mod file;
+pub mod place;
 pub mod resolve;
+pub mod rows;
+pub mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use columns::{ColumnMap, ColumnRule, MappedColumn, OnUnrepresentable};
-use tidelock_core::SystemConfig;
+pub use place::{Place, Placed, SourceText};
+pub use rows::{Check, Dictionary, OnDelete};
+pub use sources::{CallConfig, EdgeConfig, PushWhen, Track, TrackBy, TrackedTable};
+use tidelock_core::{Secret, SystemConfig, Value};
+
+use crate::expr::{Contents, Dictionaries, DictionaryShape, MaskKey};
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -55,6 +65,74 @@ pub struct FlowConfig {
     pub snapshot_rows_per_second: Option<u64>,
     /// The mappings.
     pub mappings: Vec<MappingConfig>,
+    /// What their expressions may use.
+    pub values: Arc<Values>,
+}
+
+impl FlowConfig {
+    /// The tables and views of the source that the file names, those behind views among them.
+    pub fn read(&self) -> impl Iterator<Item = &TableRef> {
+        self.mappings
+            .iter()
+            .flat_map(|m| std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)))
+    }
+}
+
+/// What every expression of the file may use.
+#[derive(Debug, Default)]
+pub struct Values {
+    dictionaries: Vec<Dictionary>,
+    /// The key that `mask(x, 'hash')` hashes with, as it was given and as it is used.
+    mask_key: Option<(Secret, MaskKey)>,
+}
+
+impl PartialEq for Values {
+    fn eq(&self, other: &Values) -> bool {
+        let key = |values: &Values| values.mask_key.as_ref().map(|(secret, _)| secret.clone());
+        self.dictionaries == other.dictionaries && key(self) == key(other)
+    }
+}
+
+impl Eq for Values {}
+
+impl Values {
+    /// These dictionaries, and this key.
+    pub fn new(dictionaries: Vec<Dictionary>, mask_key: Option<Secret>) -> Values {
+        let key = |secret: Secret| {
+            let key = MaskKey::new(secret.expose().as_bytes());
+            (secret, key)
+        };
+        Values { dictionaries, mask_key: mask_key.map(key) }
+    }
+
+    /// The key of masks.
+    pub fn mask(&self) -> Option<&MaskKey> {
+        self.mask_key.as_ref().map(|(_, key)| key)
+    }
+}
+
+impl Dictionaries for Values {
+    fn get(&self, name: &str) -> Option<DictionaryShape> {
+        let index = self.dictionaries.iter().position(|d| d.name == name)?;
+        let found = self.dictionaries.get(index)?;
+        Some(DictionaryShape {
+            index,
+            arity: found.arity,
+            result: found.result.clone(),
+            result_nullable: false,
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.dictionaries.iter().map(|d| d.name.clone()).collect()
+    }
+}
+
+impl Contents for Values {
+    fn get(&self, dictionary: usize, code: &[&str]) -> Option<Value> {
+        let code: Vec<String> = code.iter().map(|&part| part.to_owned()).collect();
+        self.dictionaries.get(dictionary)?.entries.get(&code).cloned()
+    }
 }
 
 /// One mapping.
@@ -84,6 +162,43 @@ pub struct MappingConfig {
     pub rule: ColumnRule,
     /// `LIKE` patterns of tables that a wildcard leaves out.
     pub exclude: Vec<String>,
+    /// Which rows go; all if absent.
+    pub filter: Option<Placed>,
+    /// The source columns whose change alone makes an update worth sending; any mapped column's if absent.
+    pub on_change: Option<Vec<Placed>>,
+    /// What must hold of every row that is sent.
+    pub validate: Vec<Check>,
+    /// The tables that a view is made of.
+    pub tracks: Vec<TrackedTable>,
+    /// The view's key, where it has other names than the target's.
+    pub from_key: Option<Vec<Placed>>,
+    /// The target columns that tell the rows of one key of a view apart.
+    pub row_key: Option<Vec<Placed>>,
+    /// Mappings whose rows come before this one's.
+    pub after: Vec<Placed>,
+    /// If `to` names a routine: what else is to be known of it.
+    pub call: Option<CallConfig>,
+    /// When a change is worth sending.
+    pub edge: Option<EdgeConfig>,
+    /// How long a key rests between two of its changes.
+    pub throttle: Option<Duration>,
+    /// The tables whose rows make a key worth sending.
+    pub push_when: Vec<PushWhen>,
+    /// How often what passes with time is looked at again.
+    pub refresh: Option<Duration>,
+    /// Where its parts stand in the file.
+    pub places: MappingPlaces,
+}
+
+/// Where the parts of a mapping stand in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingPlaces {
+    /// `from`.
+    pub from: Place,
+    /// `to`.
+    pub to: Place,
+    /// Each column of `key`.
+    pub key: Vec<Place>,
 }
 
 /// A table of a system, or all tables of a schema.
@@ -104,16 +219,6 @@ pub enum TablePattern {
     Exact(String),
     /// Every table of the schema (`*`).
     All,
-}
-
-/// What a source delete becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDelete {
-    /// A delete.
-    Delete,
-    /// Nothing.
-    Ignore,
 }
 
 /// What a source truncate becomes.
@@ -189,6 +294,7 @@ impl Config {
     /// Checks a configuration's text; `file` is for messages.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         let parsed: file::File = toml::from_str(text).map_err(|e| file::explain(file, text, &e))?;
-        resolve::resolve(parsed, &resolve::Source { file, text })
+        let source = SourceText { file: file.to_owned(), text: text.to_owned() };
+        resolve::resolve(parsed, &resolve::Source(Arc::new(source)))
     }
 }

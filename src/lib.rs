@@ -24,5 +24,6 @@ pub mod http;
 pub mod mapping;
 pub mod reader;
 pub mod registry;
+pub mod reread;
 pub mod status;
 pub mod telemetry;

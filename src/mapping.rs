@@ -16,11 +16,14 @@
 //! only be an update of the columns it has. A changed key is a move of the row, which keeps columns
 //! that the target has and we do not map. A delete goes by key.
 
+pub mod call;
+pub mod computed;
 pub mod convert;
 pub mod plan;
 pub mod row;
+pub mod rules;
 pub mod tables;
 
 pub use plan::{MappingPlan, PlanOutcome, plan_flow};
-pub use row::{BoundPlan, Write};
+pub use row::{Becomes, BoundPlan, Write};
 pub use tables::{TablePlan, plan_tables};

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use tidelock_core::{OpKind, TargetTable, Value, WriteBatch, WriteOp};
+use tidelock_core::{Call, OpKind, TargetTable, Value, WriteBatch, WriteOp};
 
 use super::place::{Place, Places};
 use crate::mapping::{MappingPlan, Write};
@@ -58,10 +58,31 @@ impl Hasher for Hashed {
 
 type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 
+/// What is to be done at the target, in its order.
+#[derive(Debug)]
+pub enum Step {
+    /// Rows to be written.
+    Write(Vec<WriteBatch>),
+    /// Routines to be called.
+    Call(Vec<Call>),
+}
+
+impl Step {
+    /// The rows of these steps, without the calls.
+    pub fn writes(steps: Vec<Step>) -> Vec<WriteBatch> {
+        let rows = |step| match step {
+            Step::Write(batches) => batches,
+            Step::Call(_) => Vec::new(),
+        };
+        steps.into_iter().flat_map(rows).collect()
+    }
+}
+
 /// Collects writes in log order.
 #[derive(Default)]
 pub struct Batcher {
     places: Arc<Places>,
+    steps: Vec<Step>,
     done: Vec<WriteBatch>,
     group: Group,
     line: Line,
@@ -160,18 +181,36 @@ impl Batcher {
         self.rows += 1;
     }
 
+    /// Adds calls of routines, after all that came before.
+    pub fn call(&mut self, calls: Vec<Call>) {
+        self.close();
+        self.rows += calls.len();
+        self.bytes += calls.iter().map(|call| weight(&call.arguments)).sum::<usize>();
+        match self.steps.last_mut() {
+            Some(Step::Call(before)) => before.extend(calls),
+            _ => self.steps.push(Step::Call(calls)),
+        }
+    }
+
+    fn close(&mut self) {
+        self.barrier();
+        self.line.close(&mut self.done);
+        if !self.done.is_empty() {
+            self.steps.push(Step::Write(std::mem::take(&mut self.done)));
+        }
+    }
+
     /// What comes next is written after all that came before.
     fn barrier(&mut self) {
         std::mem::take(&mut self.group).emit(&mut self.done);
     }
 
     /// Everything collected, in the order in which it must take effect; empty afterwards.
-    pub fn take(&mut self) -> Vec<WriteBatch> {
-        self.barrier();
-        self.line.close(&mut self.done);
+    pub fn take(&mut self) -> Vec<Step> {
+        self.close();
         self.rows = 0;
         self.bytes = 0;
-        std::mem::take(&mut self.done)
+        std::mem::take(&mut self.steps)
     }
 }
 
@@ -211,6 +250,36 @@ impl Group {
         done.append(&mut rest);
         done.extend(last.into_iter().rev().flatten());
     }
+}
+
+/// Writes of one mapping, of which no two are about one row, as batches.
+pub fn batches_of(plan: &Arc<MappingPlan>, writes: Vec<Write>) -> Vec<WriteBatch> {
+    let mut batches: Vec<WriteBatch> = Vec::new();
+    let mut bytes = 0;
+    for write in writes {
+        let weight = weight(&write.row);
+        let joins = batches.last().is_some_and(|batch| {
+            batch.op == write.op
+                && batch.columns == write.columns
+                && batch.rows.len() < ROWS_A_BATCH_MAX
+                && bytes + weight <= BYTES_A_BATCH_MAX
+        });
+        if !joins {
+            bytes = 0;
+            batches.push(WriteBatch {
+                mapping: plan.name.clone(),
+                table: plan.target.clone(),
+                op: write.op,
+                columns: write.columns.clone(),
+                rows: Vec::new(),
+            });
+        }
+        bytes += weight;
+        if let Some(batch) = batches.last_mut() {
+            batch.rows.push(write.row);
+        }
+    }
+    batches
 }
 
 /// The entries of a table as batches: by kind of work, or in their order.
@@ -259,7 +328,7 @@ fn statements(
         // What may give a unique value up comes before what is new.
         done.sort_by_key(|batch| match batch.op {
             WriteOp::Overwrite => 0,
-            WriteOp::Update => 1,
+            WriteOp::Update | WriteOp::Patch => 1,
             WriteOp::Upsert => 2,
             WriteOp::Insert | WriteOp::Move | WriteOp::Delete | WriteOp::DeleteAll => 3,
         });
@@ -285,12 +354,19 @@ impl TableGroup {
             return !(self.given_up && write.op == WriteOp::Insert);
         };
         let entry = &self.entries[at];
+        // What a row that ended is marked with may be more than a whole row brings.
+        let beyond = |columns: &[usize]| columns.iter().any(|&c| c >= self.plan.columns.len());
+        if (write.op == WriteOp::Patch && beyond(&write.columns))
+            || (entry.op == WriteOp::Patch && beyond(&entry.columns))
+        {
+            return false;
+        }
         if self.place.in_order || !entry.is_about(&self.plan.target, write) {
             return false;
         }
         match (entry.op, write.op) {
             // That the row is not there is for the target to say.
-            (WriteOp::Delete, WriteOp::Update) => false,
+            (WriteOp::Delete, WriteOp::Update | WriteOp::Patch) => false,
             (WriteOp::Delete, WriteOp::Delete) => true,
             (WriteOp::Delete, _) => !self.place.referenced && !self.place.has_uniques,
             _ => true,
@@ -321,14 +397,24 @@ impl TableGroup {
         let before = entry.bytes;
         let replaced = std::mem::replace(&mut entry.kind, kind);
         match (entry.op, op) {
-            (WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert, WriteOp::Update) => {
+            (
+                WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert,
+                WriteOp::Update | WriteOp::Patch,
+            ) => {
                 // A full row holds the cells of all columns, in their order.
                 for (value, &column) in row.into_iter().zip(columns.iter()) {
                     entry.row[column] = value;
                 }
             }
-            (WriteOp::Update, WriteOp::Update) if entry.columns == columns => entry.row = row,
-            (WriteOp::Update, WriteOp::Update) => entry.unite(&columns, row),
+            (WriteOp::Update | WriteOp::Patch, WriteOp::Update | WriteOp::Patch) => {
+                if entry.op == WriteOp::Patch {
+                    entry.op = op;
+                }
+                match entry.columns == columns {
+                    true => entry.row = row,
+                    false => entry.unite(&columns, row),
+                }
+            }
             (before, _) => {
                 entry.op = match (before, op) {
                     // Not there before the group, whatever it was in between.
@@ -405,7 +491,7 @@ fn key_cell<'a>(
 ) -> Option<&'a Value> {
     match op {
         WriteOp::Delete => row.get(n),
-        WriteOp::Update | WriteOp::Move => row.get(columns.len() + n),
+        WriteOp::Update | WriteOp::Patch | WriteOp::Move => row.get(columns.len() + n),
         WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => row.get(*table.key.get(n)?),
         WriteOp::DeleteAll => None,
     }

@@ -1,8 +1,10 @@
 //! What is met inside a source transaction.
 
+use std::sync::Arc;
+
 use tidelock_core::{
-    Change, Code, Error, HopList, Op, Result, Row, TableChanged, TableName, TableSchema, Value,
-    progress::HOP_LIST_COLUMN,
+    Change, Code, CopyRow, Error, HopList, Op, Result, Row, TableChanged, TableName, TableSchema,
+    Value, progress::HOP_LIST_COLUMN,
 };
 
 use super::Applier;
@@ -11,13 +13,15 @@ use super::tally::Fate;
 use crate::config::OnTruncate;
 use crate::copy::region::Meeting;
 use crate::flow::copies;
+use crate::mapping::call::calls;
+use crate::mapping::{Becomes, MappingPlan};
 
 impl Applier {
     pub(super) async fn change(&mut self, change: Change) -> Result<()> {
         let first = self.source.changes == 0;
         self.source.changes += 1;
         let route = self.route(&change.table);
-        let Mapped { plan, number } = match &self.routes.routes[route].role {
+        let followed = match &self.routes.routes[route].role {
             Role::Progress => {
                 if first {
                     self.meet_progress_row(&change)?;
@@ -29,9 +33,58 @@ impl Applier {
                 self.source.others_than_progress = true;
                 return Ok(());
             }
-            Role::Mapped(mapped) => mapped.clone(),
+            Role::Mapped(followed) => followed.clone(),
         };
         self.source.others_than_progress = true;
+        for (nth, (one, _, _)) in followed.tracked.iter().enumerate() {
+            self.touch(one, (route, nth), &change).await?;
+        }
+        if let Some((last, others)) = followed.mapped.split_last() {
+            for (nth, one) in others.iter().enumerate() {
+                self.change_of(one, (route, nth), change.clone()).await?;
+            }
+            self.change_of(last, (route, others.len()), change).await?;
+        }
+        Ok(())
+    }
+
+    /// A change of a table that a view is made of.
+    async fn touch(
+        &mut self,
+        Mapped { plan, .. }: &Mapped,
+        route: (usize, usize),
+        change: &Change,
+    ) -> Result<()> {
+        if self.source.echo || self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        self.blame = Some(plan.name.clone());
+        let mut touched = std::mem::take(&mut self.touched);
+        let outcome = self.trace(route, change, &mut touched);
+        self.touched = touched;
+        outcome?;
+        self.blame = None;
+        self.touched_now().await
+    }
+
+    /// Something was touched: the open transaction, or the one to be opened, reads it again.
+    async fn touched_now(&mut self) -> Result<()> {
+        self.touched.note(self.source.id);
+        self.open_transaction().await?;
+        if let Some(open) = &mut self.open {
+            open.changes += 1;
+        }
+        Ok(())
+    }
+
+    /// A change as one of the table's mappings meets it.
+    async fn change_of(
+        &mut self,
+        Mapped { plan, number }: &Mapped,
+        route: (usize, usize),
+        change: Change,
+    ) -> Result<()> {
+        let number = *number;
         let kind = change.op.kind();
         if self.is_stopped(&plan.name) {
             let fate = if self.source.echo { Fate::Echo } else { Fate::Parked };
@@ -50,7 +103,7 @@ impl Applier {
             } else if !self.source.echo {
                 // The other direction's copy overwrites what it has not come to yet.
                 let key = self.bound(route, &change.table)?.target_key(&change.op)?;
-                if !self.regions.follows(&plan.name, &key, &plan).await? {
+                if !self.regions.follows(&plan.name, &key, plan).await? {
                     meeting = Meeting::Later;
                 }
             }
@@ -65,22 +118,38 @@ impl Applier {
         }
         self.blame = Some(plan.name.clone());
         let bound = self.bound(route, &change.table)?;
-        let write = match (meeting, change.op) {
+        let becomes = match (meeting, change.op) {
             (Meeting::Later, _) => return Ok(()),
             (Meeting::Insert(insert), _) => bound.write(Op::Insert(insert))?,
-            (Meeting::Erase, Op::Update(update)) => Some(bound.erase(&update.old, &update.new)?),
+            (Meeting::Erase, Op::Update(update)) => {
+                Becomes::Write(bound.erase(&update.old, &update.new)?)
+            }
             (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
         };
-        let Some(write) = write else {
-            self.tally.add(number, kind, Fate::Filtered);
-            return Ok(());
+        let write = match becomes {
+            Becomes::Write(write) => write,
+            Becomes::Nothing => {
+                self.tally.add(number, kind, Fate::Filtered);
+                return Ok(());
+            }
+            Becomes::Unknown(key) => {
+                self.blame = None;
+                self.tally.add(number, kind, Fate::Applied);
+                self.touched.of(number, plan).row(key);
+                return self.touched_now().await;
+            }
         };
         self.blame = None;
         self.regions.wrote(&plan.name, write.keys);
         self.open_transaction().await?;
         self.tally.add(number, kind, Fate::Applied);
-        if let Some(replaced) = self.batcher.push(&plan, write, kind) {
-            self.tally.supersede(number, replaced);
+        match &plan.call {
+            Some(call) => self.batcher.call(calls(plan, call, &write)?),
+            None => {
+                if let Some(replaced) = self.batcher.push(plan, write, kind) {
+                    self.tally.supersede(number, replaced);
+                }
+            }
         }
         if let Some(open) = &mut self.open {
             open.changes += 1;
@@ -110,7 +179,31 @@ impl Applier {
     pub(super) async fn truncate(&mut self, table: &TableName) -> Result<()> {
         self.source.changes += 1;
         self.source.others_than_progress = true;
-        let Some(Mapped { plan, .. }) = self.plans.get(table).cloned() else { return Ok(()) };
+        let Some(followed) = self.tables.get(table).cloned() else { return Ok(()) };
+        for Mapped { plan, .. } in &followed.mapped {
+            self.truncate_of(plan, table).await?;
+        }
+        for (Mapped { plan, .. }, _, _) in &followed.tracked {
+            if self.source.echo
+                || self.is_stopped(&plan.name)
+                || plan.on_truncate == OnTruncate::Ignore
+            {
+                continue;
+            }
+            self.blame = Some(plan.name.clone());
+            return Err(Error::data(
+                Code::Truncated,
+                format!("{table} was truncated at the source, and {} is made of it", plan.source),
+            )
+            .with_hint(format!(
+                "`tidelock resync {}` compares the target with the view",
+                plan.name
+            )));
+        }
+        Ok(())
+    }
+
+    async fn truncate_of(&mut self, plan: &Arc<MappingPlan>, table: &TableName) -> Result<()> {
         if self.is_stopped(&plan.name) {
             return Ok(());
         }
@@ -124,7 +217,7 @@ impl Applier {
             OnTruncate::Ignore => Ok(()),
             OnTruncate::Delete => {
                 self.open_transaction().await?;
-                self.batcher.delete_all(&plan);
+                self.batcher.delete_all(plan);
                 Ok(())
             }
             OnTruncate::Halt => {
@@ -138,24 +231,36 @@ impl Applier {
     /// A table is another one from here on: what that means for its mapping is decided by a new attempt,
     /// so it is written down, with the position behind it, and this one ends.
     pub(super) async fn table_changed(&mut self, changed: TableChanged) -> Result<()> {
-        let Some(Mapped { plan, .. }) = self.plans.get(&changed.table).cloned() else {
-            return Ok(());
-        };
-        if self.is_stopped(&plan.name) {
+        let (mut pending, mut any): (Vec<Arc<str>>, bool) = (Vec::new(), false);
+        let Some(followed) = self.tables.get(&changed.table).cloned() else { return Ok(()) };
+        let change = changed.change;
+        for Mapped { plan, .. } in &followed.mapped {
+            if self.is_stopped(&plan.name) {
+                continue;
+            }
+            // What is still to be read shows whatever became of the rows.
+            if change.why().is_some() && !self.regions.begins(&plan.name) {
+                pending.push(plan.name.clone());
+            }
+            any = true;
+        }
+        any |= followed.tracked.iter().any(|(mapped, _, _)| !self.is_stopped(&mapped.plan.name));
+        if !any || (pending.is_empty() && !changed.replan) {
             return Ok(());
         }
         self.finish().await?;
         self.settled().await?;
-        let change = changed.change;
-        // What is still to be read shows whatever became of the rows.
-        if change.why().is_some() && !self.regions.begins(&plan.name) {
-            let row = self.regions.row(&plan.name).or_else(|| self.rows.get(&*plan.name));
-            if let Some(row) = row.map(|row| copies::with_pending(row, &change)) {
-                self.direct().await?.record_copy(&row).await?;
-                self.commit_direct().await?;
+        let rows: Vec<CopyRow> = pending
+            .iter()
+            .filter_map(|name| self.regions.row(name).or_else(|| self.rows.get(&**name)))
+            .map(|row| copies::with_pending(row, &change))
+            .collect();
+        if !rows.is_empty() {
+            let sink = self.direct().await?;
+            for row in &rows {
+                sink.record_copy(row).await?;
             }
-        } else if !changed.replan {
-            return Ok(());
+            self.commit_direct().await?;
         }
         self.replan = true;
         Ok(())

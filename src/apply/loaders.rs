@@ -7,7 +7,10 @@ use tidelock_core::{
     Connector, Error, HopList, Load, LoadRows, Mark, Piece, Result, Row, Sink, SinkSpec, Value,
 };
 
-use crate::mapping::{BoundPlan, MappingPlan};
+use super::batch::batches_of;
+use crate::mapping::call::calls;
+use crate::mapping::plan::EndPlan;
+use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// How long a session waits for its next piece before it is let go; the server ends it after 30 seconds.
 const IDLE: Duration = Duration::from_secs(10);
@@ -16,6 +19,23 @@ const IDLE: Duration = Duration::from_secs(10);
 struct Loading {
     bound: BoundPlan,
     rows: Vec<Row>,
+}
+
+impl Loading {
+    /// Takes out the rows that do not meet the mapping's filter. Where the target may hold rows of before (`known`), they
+    /// are removed there.
+    fn leave_out(&mut self, known: bool) -> Result<Vec<Write>> {
+        let (mut kept, mut gone) = (Vec::with_capacity(self.rows.len()), Vec::new());
+        for row in std::mem::take(&mut self.rows) {
+            if self.bound.takes(&row)? {
+                kept.push(row);
+            } else if known && self.bound.plan().rows.end == EndPlan::Delete {
+                gone.push(BoundPlan::remove(self.bound.plan(), &self.bound.key_of(&row)?));
+            }
+        }
+        self.rows = kept;
+        Ok(gone)
+    }
 }
 
 impl LoadRows for Loading {
@@ -30,8 +50,13 @@ impl LoadRows for Loading {
     }
 }
 
-/// Puts the rows of a piece into the open transaction of a session.
-pub(super) async fn put(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, piece: Piece) -> Result<()> {
+/// Puts the rows of a piece into the open transaction of a session. `known`: the target may hold rows of before.
+pub(super) async fn put(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    piece: Piece,
+    known: bool,
+) -> Result<()> {
     let Piece { table, rows, lines, .. } = piece;
     let mut loading = Loading { bound: BoundPlan::new(plan, &table)?, rows };
     if let Some(lines) = lines {
@@ -41,12 +66,34 @@ pub(super) async fn put(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, piece: Pie
             loading.rows.extend(lines.rows()?);
         }
     }
+    if !plan.rows.takes_all() {
+        let gone = loading.leave_out(known)?;
+        write(sink, plan, gone).await?;
+    }
     if loading.rows.is_empty() {
         return Ok(());
+    }
+    if plan.call.is_some() {
+        let mut writes = Vec::with_capacity(loading.rows.len());
+        for row in &loading.rows {
+            if let Becomes::Write(write) = loading.bound.now(row)? {
+                writes.push(write);
+            }
+        }
+        return write(sink, plan, writes).await;
     }
     let columns = loading.bound.columns().clone();
     let (mapping, table) = (plan.name.clone(), plan.target.clone());
     sink.load(&Load { mapping, table, columns, rows: &loading }).await
+}
+
+/// Writes rows, or calls the routine for them.
+async fn write(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, writes: Vec<Write>) -> Result<()> {
+    let Some(call) = &plan.call else { return sink.write(&batches_of(plan, writes)).await };
+    for write in &writes {
+        sink.call(&calls(plan, call, write)?).await?;
+    }
+    Ok(())
 }
 
 /// The sessions of a flow.
@@ -112,6 +159,7 @@ impl Loaders {
         plan: Arc<MappingPlan>,
         piece: Piece,
         hops: HopList,
+        known: bool,
     ) -> impl Future<Output = Result<Loader>> + Send + 'static {
         let (target, spec, epoch) = (self.target.clone(), self.spec.clone(), self.epoch);
         async move {
@@ -121,7 +169,7 @@ impl Loaders {
             };
             loader.seq += 1;
             sink.begin(&Mark { epoch, seq: loader.seq, hops }).await?;
-            put(&mut *sink, &plan, piece).await?;
+            put(&mut *sink, &plan, piece, known).await?;
             loader.sink = Some(sink);
             Ok(loader)
         }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidelock_core::{
-    Change, Code, CopyPhase, CopyRow, Error, ErrorKind, HopList, Op, OpKind, Piece, Position,
-    Result, Value,
+    Change, Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, HopList, Op, OpKind, Piece,
+    Position, Result, Value,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -28,6 +28,7 @@ use crate::copy::region::{RowsReady, Step, SweepReady};
 use crate::copy::{Outcome, Regions, Request};
 use crate::flow::FlowState;
 use crate::mapping::{BoundPlan, MappingPlan};
+use crate::reread::Touched;
 
 /// A piece that a loader has in hand.
 struct Shot {
@@ -40,7 +41,7 @@ struct Shot {
 impl Applier {
     /// Takes up how far the copies of the other direction had come when this was last written.
     pub(super) fn recall_held(&mut self) {
-        for Mapped { plan, .. } in self.plans.values().cloned().collect::<Vec<_>>() {
+        for Mapped { plan, .. } in self.mapped().cloned().collect::<Vec<_>>() {
             if let Some(cursor) = self.regions.held_cursor(&plan.name) {
                 self.regions.follow(&plan.name, &cursor, &plan);
             }
@@ -95,7 +96,7 @@ impl Applier {
             if let Some(ready) = self.regions.rows_ready(&self.reached)? {
                 self.finish().await?;
                 self.settled().await?;
-                match self.loaders.are_used() {
+                match self.loaders.are_used() && !self.is_reread(&ready)? {
                     true => self.volley(ready).await?,
                     false => self.rows(ready).await?,
                 }
@@ -116,10 +117,45 @@ impl Applier {
         self.in_piece = true;
         self.blame = Some(mapping.clone());
         self.direct().await?;
-        let plan = self.plan_of(&mapping)?.plan;
-        self.load(&plan, piece, &row).await?;
+        let mapped = self.plan_of(&mapping)?;
+        match mapped.plan.view.is_some() {
+            true => self.read_again(&mapped, &piece, &row).await?,
+            false => self.load(&mapped.plan, piece, &row).await?,
+        }
         self.wrote_copy();
         self.stepped(&mapping, &step, row, reply);
+        Ok(())
+    }
+
+    /// Whether a piece is of a view, and only names keys.
+    fn is_reread(&self, ready: &RowsReady) -> Result<bool> {
+        Ok(self.plan_of(&ready.mapping)?.plan.view.is_some())
+    }
+
+    /// The keys of a piece of a view are read again where the flow stands, whatever is remembered of them: so a view is copied.
+    /// The piece itself may be older than what was sent since it was read.
+    async fn read_again(&mut self, mapped: &Mapped, piece: &Piece, row: &CopyRow) -> Result<()> {
+        let Mapped { plan, number } = mapped;
+        let Some(view) = &plan.view else { return Err(Error::bug("a table was taken for a view")) };
+        let begins = self.regions.begins(&plan.name) && row.reason != CopyReason::Backfill;
+        let places = view.places(&piece.table)?;
+        let mut touched = Touched::default();
+        let by = touched.of(*number, plan);
+        by.force = true;
+        for row in &piece.rows {
+            by.key(places.iter().filter_map(|&at| row.0.get(at).cloned()).collect());
+        }
+        let hands = self.session.hands()?;
+        if begins {
+            // Of a mapping of this name that was before.
+            hands.sink.forget_memory(&plan.name).await?;
+        }
+        let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;
+        let mut reread = run.map_err(|blamed| blamed.error)?;
+        self.blame = None;
+        hands.sink.record_copy(row).await?;
+        hands.sink.commit(&self.reached, 0).await?;
+        self.waiting.append(&mut reread.waiting);
         Ok(())
     }
 
@@ -184,7 +220,7 @@ impl Applier {
         let Applier { session, regions, requests, reached, blame, .. } = self;
         let sink = session.sink()?;
         let written = async {
-            put(sink, plan, piece).await?;
+            put(sink, plan, piece, row.reason != CopyReason::Initial).await?;
             // What fails from here on is not about the rows.
             *blame = None;
             sink.record_copy(row).await?;
@@ -201,23 +237,38 @@ impl Applier {
         }
         let hops = HopList::default().with(&self.source_id);
         let mut next = Some(first);
+        let mut later = None;
         let mut loads: JoinSet<Shot> = JoinSet::new();
         loop {
-            while let Some(loader) = self.loaders.take() {
+            while later.is_none()
+                && let Some(loader) = self.loaders.take()
+            {
                 let ready = match next.take() {
                     Some(ready) => Some(ready),
                     None => self.regions.rows_ready(&self.reached)?,
+                };
+                let ready = match ready {
+                    Some(ready) if self.is_reread(&ready)? => {
+                        later = Some(ready);
+                        None
+                    }
+                    other => other,
                 };
                 let Some(RowsReady { mapping, piece, step, reply }) = ready else {
                     self.loaders.give(loader);
                     break;
                 };
                 let plan = self.plan_of(&mapping)?.plan;
-                let load = self.loaders.load(loader, plan, piece, hops.clone());
+                let known =
+                    self.regions.row(&mapping).is_some_and(|r| r.reason != CopyReason::Initial);
+                let load = self.loaders.load(loader, plan, piece, hops.clone(), known);
                 loads.spawn(async move { Shot { mapping, step, reply, loaded: load.await } });
             }
             if loads.is_empty() {
-                return Ok(());
+                return match later {
+                    Some(ready) => self.rows(ready).await,
+                    None => Ok(()),
+                };
             }
             let ping_at = self.last_write + PING;
             tokio::select! {

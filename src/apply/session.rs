@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
-use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow, WriteBatch};
+use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow};
 use tokio_util::task::AbortOnDropHandle;
+
+use super::batch::Step;
+use crate::reread::{Blamed, Reread, Rereads, Touched};
 
 /// Something to be done at the target.
 pub struct Work {
@@ -16,7 +19,9 @@ pub struct Work {
     /// A mapping that stops with this transaction.
     pub stop: Option<StateRow>,
     /// What is written.
-    pub batches: Vec<WriteBatch>,
+    pub steps: Vec<Step>,
+    /// What is read again after that, before the commit.
+    pub touched: Touched,
     /// The position to commit with, and when the source committed it; the transaction stays open without.
     pub commit: Option<(Position, i64)>,
 }
@@ -29,12 +34,20 @@ pub struct Failure {
     pub mapping: Option<Arc<str>>,
 }
 
-type Answer = (Box<dyn Sink>, std::result::Result<(), Failure>);
+type Answer = (Box<Hands>, std::result::Result<Reread, Failure>);
+
+/// What the work is done with.
+pub struct Hands {
+    /// The target session.
+    pub sink: Box<dyn Sink>,
+    /// What reads rows again at the source.
+    pub rereads: Rereads,
+}
 
 /// The session of an attempt.
 pub enum Session {
     /// It waits for us.
-    Idle(Box<dyn Sink>),
+    Idle(Box<Hands>),
     /// It works.
     Busy(AbortOnDropHandle<Answer>),
     /// Its work failed, and nothing more can be done with it.
@@ -56,10 +69,10 @@ impl Session {
     }
 
     /// Waits until the work under way has ended.
-    pub async fn settled(&mut self) -> std::result::Result<(), Failure> {
-        let Session::Busy(task) = self else { return Ok(()) };
+    pub async fn settled(&mut self) -> std::result::Result<Reread, Failure> {
+        let Session::Busy(task) = self else { return Ok(Reread::default()) };
         let (session, outcome) = match task.await {
-            Ok((sink, Ok(()))) => (Session::Idle(sink), Ok(())),
+            Ok((hands, Ok(reread))) => (Session::Idle(hands), Ok(reread)),
             Ok((_, Err(failure))) => (Session::Gone, Err(failure)),
             Err(panic) => {
                 let error = Error::bug(format!("writing ended in a panic: {panic}"));
@@ -73,7 +86,17 @@ impl Session {
     /// The session itself, which must be idle.
     pub fn sink(&mut self) -> Result<&mut dyn Sink> {
         match self {
-            Session::Idle(sink) => Ok(&mut **sink),
+            Session::Idle(hands) => Ok(&mut *hands.sink),
+            Session::Busy(_) | Session::Gone => {
+                Err(Error::bug("the target session was asked for while it is at work"))
+            }
+        }
+    }
+
+    /// The session and what reads rows again; it must be idle.
+    pub fn hands(&mut self) -> Result<&mut Hands> {
+        match self {
+            Session::Idle(hands) => Ok(hands),
             Session::Busy(_) | Session::Gone => {
                 Err(Error::bug("the target session was asked for while it is at work"))
             }
@@ -83,8 +106,8 @@ impl Session {
     /// Begins work; the session must be idle.
     pub fn start(&mut self, work: Work) -> Result<()> {
         match std::mem::replace(self, Session::Gone) {
-            Session::Idle(sink) => {
-                *self = Session::Busy(AbortOnDropHandle::new(tokio::spawn(perform(sink, work))));
+            Session::Idle(hands) => {
+                *self = Session::Busy(AbortOnDropHandle::new(tokio::spawn(perform(hands, work))));
                 Ok(())
             }
             other => {
@@ -95,25 +118,43 @@ impl Session {
     }
 }
 
-async fn perform(mut sink: Box<dyn Sink>, work: Work) -> Answer {
+async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
+    let Hands { sink, rereads } = &mut *hands;
+    let Work { mark, stop, steps, touched, commit } = work;
+    let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
-        if let Some(mark) = &work.mark {
-            sink.begin(mark).await?;
+        if let Some(mark) = &mark {
+            sink.begin(mark).await.map_err(blamed)?;
         }
-        if let Some(row) = &work.stop {
-            sink.record(row).await?;
+        if let Some(row) = &stop {
+            sink.record(row).await.map_err(blamed)?;
         }
-        if !work.batches.is_empty() {
-            sink.write(&work.batches).await?;
+        for step in &steps {
+            perform_step(&mut **sink, step).await?;
         }
-        if let Some((position, commit_micros)) = &work.commit {
-            sink.commit(position, *commit_micros).await?;
+        let mut reread = Reread::default();
+        if let Some((position, commit_micros)) = &commit {
+            if !touched.is_empty() {
+                let run = rereads.run(&mut **sink, touched, position).await;
+                reread = run.map_err(|Blamed { error, mapping }| Failure { error, mapping })?;
+            }
+            sink.commit(position, *commit_micros).await.map_err(blamed)?;
         }
-        Ok(())
+        Ok(reread)
     };
-    let outcome = outcome.await.map_err(|error: Error| {
-        let batch = error.batch().and_then(|i| work.batches.get(i));
-        Failure { mapping: batch.map(|b| b.mapping.clone()), error }
-    });
-    (sink, outcome)
+    let outcome = outcome.await;
+    (hands, outcome)
+}
+
+async fn perform_step(sink: &mut dyn Sink, step: &Step) -> std::result::Result<(), Failure> {
+    let (outcome, mappings): (_, Vec<&Arc<str>>) = match step {
+        Step::Write(batches) => {
+            (sink.write(batches).await, batches.iter().map(|b| &b.mapping).collect())
+        }
+        Step::Call(calls) => (sink.call(calls).await, calls.iter().map(|c| &c.mapping).collect()),
+    };
+    outcome.map_err(|error| {
+        let mapping = error.batch().and_then(|i| mappings.get(i)).copied().cloned();
+        Failure { mapping, error }
+    })
 }

@@ -45,8 +45,15 @@ pub struct Tally {
 impl Tally {
     /// Counts one change.
     pub fn add(&mut self, mapping: usize, kind: OpKind, fate: Fate) {
-        if let Some(count) = self.count(mapping, kind, fate) {
-            *count += 1;
+        self.add_many(mapping, kind, fate, 1);
+    }
+
+    /// Counts changes.
+    pub fn add_many(&mut self, mapping: usize, kind: OpKind, fate: Fate, many: u64) {
+        if many > 0
+            && let Some(count) = self.count(mapping, kind, fate)
+        {
+            *count += many;
         }
     }
 

@@ -11,10 +11,11 @@ use super::place::Places;
 use super::session::{Failure, Work};
 use super::tally::Tally;
 use super::{
-    Applier, BYTES_A_WRITE, CHANGES_A_TRANSACTION, Committed, IDLE_SAVE, PING, ROWS_A_WRITE,
-    now_micros, shown,
+    Applier, BYTES_A_WRITE, CHANGES_A_TRANSACTION, Committed, IDLE_SAVE, KEYS_A_TRANSACTION, PING,
+    ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
+use crate::reread::{Reread, Touched};
 
 pub(super) struct OpenTransaction {
     pub(super) hops: HopList,
@@ -44,16 +45,21 @@ impl Applier {
         self.settle(outcome)
     }
 
-    pub(super) fn settle(&mut self, outcome: std::result::Result<(), Failure>) -> Result<()> {
-        if let Err(Failure { error, mapping }) = outcome {
-            let committing = self.committing.take().map(|c| c.transactions);
-            // Without a commit it was a part of what is open.
-            let open = || self.open.as_ref().map_or(0, |open| open.transactions);
-            self.failed =
-                Some(committing.unwrap_or_else(|| open() + u64::from(self.source.inside)));
-            self.blame = mapping;
-            return Err(error);
-        }
+    pub(super) fn settle(&mut self, outcome: std::result::Result<Reread, Failure>) -> Result<()> {
+        let mut reread = match outcome {
+            Ok(reread) => reread,
+            Err(Failure { error, mapping }) => {
+                let committing = self.committing.take().map(|c| c.transactions);
+                // Without a commit it was a part of what is open.
+                let open = || self.open.as_ref().map_or(0, |open| open.transactions);
+                self.failed =
+                    Some(committing.unwrap_or_else(|| open() + u64::from(self.source.inside)));
+                self.blame = mapping;
+                return Err(error);
+            }
+        };
+        self.tally.absorb(&mut reread.tally);
+        self.waiting.append(&mut reread.waiting);
         if !self.session.is_awaited()
             && let Some(mut done) = self.committing.take()
         {
@@ -80,6 +86,40 @@ impl Applier {
         Ok(())
     }
 
+    /// Reads again what waited for a place in the log that has come.
+    pub(super) async fn retry(&mut self) -> Result<()> {
+        if self.waiting.is_empty() || self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let come = match &waiting.upto {
+                Some(upto) => self.regions.is_past(&self.reached, upto)?,
+                None => true,
+            };
+            if self.is_stopped(&waiting.plan.name) {
+                continue;
+            }
+            if come { due.push(waiting) } else { self.waiting.push(waiting) }
+        }
+        if !self.waiting.is_empty() {
+            // A log at rest is asked for its end.
+            self.shared.nudge.notify_one();
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.open_transaction().await?;
+        if let Some(open) = &mut self.open {
+            open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
+        }
+        for waiting in due {
+            let by = self.touched.of(waiting.number, &waiting.plan);
+            by.again(waiting.keys, waiting.upto.is_some());
+        }
+        self.finish().await
+    }
+
     /// Every transaction that was refused together has passed by itself.
     pub(super) fn trust_again(&mut self) {
         if let Some(mapping) = self.suspect.take()
@@ -87,7 +127,7 @@ impl Applier {
         {
             tracing::info!(flow = %self.flow, %mapping, "the target takes the mapping's changes in the order of the log only; they are not compacted any more");
             self.shared.keep_ordered(&mapping);
-            let plans: Vec<_> = self.plans.values().map(|m| m.plan.clone()).collect();
+            let plans: Vec<_> = self.mapped().map(|m| m.plan.clone()).collect();
             self.places = Arc::new(Places::new(&plans, &self.shared.ordered()));
         }
         self.batcher = Batcher::new(self.places.clone(), false);
@@ -169,9 +209,13 @@ impl Applier {
         self.settled().await?;
         let mark = self.open.as_mut().and_then(|open| open.mark.take());
         let stop = self.stop_mapping.clone().filter(|_| mark.is_some());
-        let work = Work { mark, stop, batches: self.batcher.take(), commit };
+        let touched = match commit {
+            Some(_) => std::mem::take(&mut self.touched),
+            None => Touched::default(),
+        };
+        let work = Work { mark, stop, steps: self.batcher.take(), touched, commit };
         self.last_write = Instant::now();
-        if work.mark.is_some() || work.commit.is_some() || !work.batches.is_empty() {
+        if work.mark.is_some() || work.commit.is_some() || !work.steps.is_empty() {
             self.session.start(work)?;
         }
         Ok(())
@@ -185,7 +229,9 @@ impl Applier {
         if let Some(open) = &mut self.open {
             open.upto = Some((position, commit_micros.max(source.commit_micros)));
             open.transactions += 1;
-            let full = open.changes >= CHANGES_A_TRANSACTION || open.mark.is_none();
+            let full = open.changes >= CHANGES_A_TRANSACTION
+                || open.mark.is_none()
+                || self.touched.weight() >= KEYS_A_TRANSACTION;
             if !busy || full || self.is_full() || self.careful > 0 {
                 self.finish().await?;
             }
@@ -242,6 +288,7 @@ impl Applier {
     pub(super) fn note_stopped(&mut self) {
         let Some(row) = self.stop_mapping.take() else { return };
         self.regions.drop_mapping(&row.mapping);
+        self.touched.drop_mapping(&row.mapping);
         self.shared.set_stopped(&row.mapping, Some(shown(&row)), false);
         self.stopped.insert(row.mapping);
     }

@@ -231,6 +231,9 @@ fn render(reports: &[Report], problems: usize) -> String {
                 Severity::Warning => "warning",
             };
             text.push_str(&format!("  {word}: {}\n", finding.message));
+            for line in finding.place.lines() {
+                text.push_str(&format!("    {line}\n"));
+            }
             if !finding.hint.is_empty() {
                 text.push_str(&format!("    {}\n", finding.hint));
             }
@@ -258,7 +261,7 @@ fn as_json(reports: &[Report]) -> String {
                 .iter()
                 .map(|f| {
                     let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
-                    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql})
+                    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql, "place": f.place})
                 })
                 .collect();
             json!({"place": r.place, "findings": findings})

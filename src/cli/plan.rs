@@ -176,6 +176,8 @@ impl<'a> Planner<'a> {
             target: &Catalog::new(&target_tables),
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
+            routines: &[],
+            source_system: &*source,
             target_system: &*target,
             same_family: source.family() == target.family(),
             two_way: self.config.flows.iter().any(|other| other.source == flow.target),

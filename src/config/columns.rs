@@ -10,6 +10,7 @@ use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_spanned::Spanned;
 
 use super::resolve::{Result, Source, plain_column};
+use super::{Place, Placed};
 
 /// What becomes of a value that its target column cannot hold exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -49,10 +50,19 @@ impl ColumnRule {
 pub struct MappedColumn {
     /// The target column.
     pub target: String,
-    /// The source column.
-    pub source: String,
+    /// What it takes: a source column's name, or an expression over the source row.
+    pub value: Placed,
     /// Its own rule.
     pub rule: ColumnRule,
+    /// Where the target column is named.
+    pub place: Place,
+}
+
+impl MappedColumn {
+    /// The source column that it takes, if all that it says is a name.
+    pub fn plain(&self) -> Option<String> {
+        plain_column(&self.value.text)
+    }
 }
 
 /// Which target column takes which source column.
@@ -77,8 +87,8 @@ pub enum ColumnValue {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LongColumn {
-    /// The source column.
-    pub value: String,
+    /// The source column, or an expression.
+    pub value: Spanned<String>,
     /// What becomes of a value that does not fit.
     pub on_unrepresentable: Option<OnUnrepresentable>,
     /// The zone of times without one.
@@ -94,7 +104,7 @@ impl<'de> Deserialize<'de> for ColumnValue {
             type Value = ColumnValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a source column, or { value = \"...\", ... }")
+                f.write_str("a source column, an expression, or { value = \"...\", ... }")
             }
 
             fn visit_str<E>(self, name: &str) -> std::result::Result<ColumnValue, E> {
@@ -113,7 +123,7 @@ impl<'de> Deserialize<'de> for ColumnValue {
 }
 
 /// The zone of this name in the IANA database.
-pub(super) fn zone(name: &Spanned<String>, source: &Source<'_>) -> Result<TimeZone> {
+pub(super) fn zone(name: &Spanned<String>, source: &Source) -> Result<TimeZone> {
     TimeZone::get(name.get_ref()).map_err(|_| {
         source.error(
             name.span(),
@@ -124,33 +134,34 @@ pub(super) fn zone(name: &Spanned<String>, source: &Source<'_>) -> Result<TimeZo
 }
 
 pub(super) fn resolve(
-    columns: &BTreeMap<String, Spanned<ColumnValue>>,
-    source: &Source<'_>,
+    columns: &BTreeMap<Spanned<String>, Spanned<ColumnValue>>,
+    source: &Source,
 ) -> Result<ColumnMap> {
     let mut map = ColumnMap { star: None, columns: Vec::new() };
     for (target, line) in columns {
         let (value, rule) = match line.get_ref() {
-            ColumnValue::Short(value) => (value, ColumnRule::default()),
+            ColumnValue::Short(text) => {
+                let value = Placed { text: text.clone(), place: source.place(line.span()) };
+                (value, ColumnRule::default())
+            }
             ColumnValue::Long(long) => {
                 let time_zone = long.time_zone.as_ref().map(|z| zone(z, source)).transpose()?;
-                (&long.value, ColumnRule { on_unrepresentable: long.on_unrepresentable, time_zone })
+                let rule = ColumnRule { on_unrepresentable: long.on_unrepresentable, time_zone };
+                (source.placed(&long.value), rule)
             }
         };
-        if target == "*" {
-            if value != "*" {
+        if target.get_ref() == "*" {
+            if value.text != "*" {
                 return Err(source.error(line.span(), "\"*\" can only take \"*\""));
             }
             map.star = Some(rule);
             continue;
         }
-        let Some(column) = plain_column(value) else {
-            return Err(source.error(
-                line.span(),
-                "expected the name of a source column; expressions are not in this version\n\
-                 hint: put odd names into double quotes: '\"Order No\"'",
-            ));
-        };
-        map.columns.push(MappedColumn { target: target.clone(), source: column, rule });
+        if value.text.trim().is_empty() {
+            return Err(source.error(line.span(), "expected a source column or an expression"));
+        }
+        let place = source.place(target.span());
+        map.columns.push(MappedColumn { target: target.get_ref().clone(), value, rule, place });
     }
     Ok(map)
 }

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 
 use super::columns::{ColumnValue, OnUnrepresentable};
-use super::{ConfigError, OnDelete, OnTruncate, SchemaChanges, SnapshotMode};
+use super::rows::{CheckValue, DictionaryValue, OnDeleteValue};
+use super::sources::{EdgeValue, To, TracksValue};
+use super::{ConfigError, OnTruncate, SchemaChanges, SnapshotMode};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -33,6 +35,11 @@ pub struct File {
     /// The mappings.
     #[serde(default)]
     pub mappings: Vec<Mapping>,
+    /// Codes of one side and what they are on the other.
+    #[serde(default)]
+    pub dictionaries: BTreeMap<String, Spanned<DictionaryValue>>,
+    /// The key that `mask(x, 'hash')` hashes with.
+    pub mask_key: Option<Spanned<Password>>,
 }
 
 /// A text given here or by the environment.
@@ -96,7 +103,7 @@ pub struct TlsSettings {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// What a delete becomes.
-    pub on_delete: Option<OnDelete>,
+    pub on_delete: Option<OnDeleteValue>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
     /// Whether several changes of a row in one batch may become one.
@@ -122,7 +129,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Flow {
     /// What a delete becomes.
-    pub on_delete: Option<OnDelete>,
+    pub on_delete: Option<OnDeleteValue>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
     /// Whether several changes of a row in one batch may become one.
@@ -158,11 +165,29 @@ pub struct Mapping {
     /// The source.
     pub from: Spanned<String>,
     /// The target.
-    pub to: Spanned<String>,
+    pub to: Spanned<To>,
+    /// The tables that a view is made of.
+    pub tracks: Option<BTreeMap<Spanned<String>, Spanned<TracksValue>>>,
+    /// The view's key, where it has other names than the target's.
+    pub from_key: Option<Vec<Spanned<String>>>,
+    /// The target columns that tell the rows of one key of a view apart.
+    pub row_key: Option<Vec<Spanned<String>>>,
+    /// Mappings whose rows come before this one's.
+    #[serde(default)]
+    pub after: Vec<Spanned<String>>,
+    /// When a change is worth sending.
+    pub edge: Option<Spanned<EdgeValue>>,
+    /// How long a key rests between two of its changes.
+    pub throttle: Option<Spanned<String>>,
+    /// The tables whose rows make a key worth sending, and the column that holds it.
+    #[serde(default)]
+    pub push_when: BTreeMap<Spanned<String>, Spanned<String>>,
+    /// How often what passes with time is looked at again.
+    pub refresh: Option<Spanned<String>>,
     /// The key.
-    pub key: Option<Spanned<Vec<String>>>,
+    pub key: Option<Spanned<Vec<Spanned<String>>>>,
     /// What a delete becomes.
-    pub on_delete: Option<OnDelete>,
+    pub on_delete: Option<OnDeleteValue>,
     /// What a truncate becomes.
     pub on_truncate: Option<OnTruncate>,
     /// Whether several changes of a row in one batch may become one.
@@ -177,17 +202,23 @@ pub struct Mapping {
     pub time_zone: Option<Spanned<String>>,
     /// Tables that a wildcard leaves out.
     pub exclude: Option<Spanned<Vec<String>>>,
-    /// Target column to source column.
-    pub columns: Option<BTreeMap<String, Spanned<ColumnValue>>>,
+    /// Which rows go.
+    #[serde(rename = "where")]
+    pub filter: Option<Spanned<String>>,
+    /// Source columns whose change alone is worth sending.
+    pub on_change: Option<Vec<Spanned<String>>>,
+    /// What must hold of every row that is sent.
+    #[serde(default)]
+    pub validate: Vec<CheckValue>,
+    /// Target column to expression over the source row.
+    pub columns: Option<BTreeMap<Spanned<String>, Spanned<ColumnValue>>>,
 }
 
 /// A parser's error with file, line and column in front and, for a misspelt key, the nearest one.
 pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let message = error.message();
     let mut words = without_texts(message.trim()).replace('\n', " ");
-    if let Some(later) = not_yet(message) {
-        words = later;
-    } else if let Some(near) = nearest_field(message) {
+    if let Some(near) = nearest_field(message) {
         words.push_str(&format!("\nhint: did you mean `{near}`?"));
     }
     match error.span() {
@@ -198,6 +229,22 @@ pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
 
 /// An error with the place in front and the line below.
 pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigError {
+    let Excerpt { location, lines } = excerpt(file, text, span);
+    let (words, hint) =
+        words.split_once('\n').map_or((words, String::new()), |(w, h)| (w, format!("\n{h}")));
+    ConfigError(format!("{location}: {words}\n{lines}{hint}"))
+}
+
+/// A part of the file for people.
+pub struct Excerpt {
+    /// File, line and column.
+    pub location: String,
+    /// The line, with the part underlined.
+    pub lines: String,
+}
+
+/// A part of the file, which may be a password's line: then its value is not shown.
+pub fn excerpt(file: &str, text: &str, span: &Range<usize>) -> Excerpt {
     let before = text.get(..span.start).unwrap_or(text);
     let line_number = before.matches('\n').count() + 1;
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);
@@ -208,8 +255,6 @@ pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigErr
         .get(span.clone())
         .map_or(1, |s| s.lines().next().unwrap_or_default().chars().count())
         .max(1);
-    let (words, hint) =
-        words.split_once('\n').map_or((words, String::new()), |(w, h)| (w, format!("\n{h}")));
     let gutter = line_number.to_string();
     let blank = " ".repeat(gutter.len());
     let caret = if shown == line {
@@ -217,9 +262,10 @@ pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigErr
     } else {
         String::new()
     };
-    ConfigError(format!(
-        "{file}:{line_number}:{column}: {words}\n{blank} |\n{gutter} | {shown}{caret}{hint}"
-    ))
+    Excerpt {
+        location: format!("{file}:{line_number}:{column}"),
+        lines: format!("{blank} |\n{gutter} | {shown}{caret}"),
+    }
 }
 
 /// A line is shown to help, but not the value of one that may hold a password. A slip may be just what
@@ -241,24 +287,6 @@ fn without_texts(message: &str) -> String {
         Some((before, None)) => format!("{before}a text"),
         None => message.to_owned(),
     }
-}
-
-/// What other versions have and this one does not.
-fn not_yet(message: &str) -> Option<String> {
-    let word = message.split('`').nth(1).unwrap_or_default();
-    let what = match word {
-        _ if message.starts_with("invalid type: map, expected a string") => {
-            "a table in this place (a procedure) is"
-        }
-        "where" | "tracks" | "dictionaries" | "from_key"
-            if message.starts_with("unknown field") =>
-        {
-            return Some(format!("`{word}` is not in this version"));
-        }
-        "set" if message.starts_with("unknown variant") => "on_delete = { set = ... } is",
-        _ => return None,
-    };
-    Some(format!("{what} not in this version"))
 }
 
 /// The name nearest to one that is not known, as a hint; nothing where none is near.

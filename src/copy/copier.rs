@@ -54,6 +54,8 @@ pub struct Job {
     pub as_lines: bool,
     /// Whether it may be cut into parts that are copied at once.
     pub splits: bool,
+    /// Whether the pieces are but keys, whose rows are read again: the stream is applied everywhere meanwhile.
+    pub by_key: bool,
     /// How far it has come.
     pub row: CopyRow,
 }

@@ -160,7 +160,7 @@ impl Regions {
     ) -> Regions {
         let regions = copies
             .into_iter()
-            .map(|Job { mapping, table, alike, row, .. }| {
+            .map(|Job { mapping, table, alike, by_key, row, .. }| {
                 let parts = match row.phase {
                     CopyPhase::Sweep | CopyPhase::Done => {
                         vec![Part { upto: None, reach: Reach::All }]
@@ -170,7 +170,7 @@ impl Regions {
                 };
                 let region = Region {
                     table,
-                    overlaid: row.reason == CopyReason::Backfill,
+                    overlaid: by_key || row.reason == CopyReason::Backfill,
                     row,
                     courses: parts.into_iter().map(Course::new).collect(),
                     touched: None,
@@ -192,6 +192,11 @@ impl Regions {
             last: 0,
             kept_bytes_max: KEPT_BYTES_MAX / workers.max(1),
         }
+    }
+
+    /// Whether the log has been followed up to a place.
+    pub fn is_past(&self, reached: &Position, upto: &Position) -> Result<bool> {
+        self.source.compare(reached, upto).map(|order| order.reached())
     }
 
     /// Whether every copy has ended.

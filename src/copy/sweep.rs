@@ -1,15 +1,14 @@
 //! The end of a resync: rows that only the target has are looked for, key by key of the target.
 
-use tidelock_core::{
-    CopyPhase, CopyTable, Cursor, DataType, Error, JsonForm, Key, KeyRange, Result,
-};
+use tidelock_core::{CopyPhase, CopyTable, Cursor, Error, JsonForm, Key, KeyRange, Result, Value};
 use tokio::sync::oneshot;
 
 use super::Job;
 use super::copier::{Worker, gone};
 use super::request::{Outcome, Request};
-use crate::mapping::MappingPlan;
 use crate::mapping::convert::{Conversion, Target, compatible};
+use crate::mapping::plan::Feed;
+use crate::mapping::{MappingPlan, row};
 
 /// Keys of the target asked for at the source at a time.
 const SWEEP_KEYS: usize = 5_000;
@@ -25,7 +24,8 @@ impl Worker {
             .cloned()
             .ok_or_else(|| Error::bug("a copy without its mapping"))?;
         let (theirs, ours, back) = sweep_tables(&plan)?;
-        let leads_back = leads_back(&plan);
+        let leads_back = leads_back(&plan) && !ours.key.is_empty();
+        let constants = constants(&plan)?;
         if !leads_back {
             tracing::warn!(flow = %self.copying().flow, mapping = %job.mapping,
                 "rows that only the target has stay: its keys cannot be led back to the types of the source's");
@@ -53,8 +53,19 @@ impl Worker {
                 )
                 .await?;
             let covered = self.snapshot(watching).await?;
-            let asked: Vec<Option<Key>> = keys.iter().map(|key| source_key(key, &back)).collect();
-            let askable: Vec<Key> = asked.iter().flatten().cloned().collect();
+            // Rows whose constant is another's are other mappings' rows.
+            let keys: Vec<Key> = keys.into_iter().filter(|key| is_ours(key, &constants)).collect();
+            let asked: Vec<Option<Key>> = keys
+                .iter()
+                .map(|key| {
+                    let fed = key.iter().zip(&constants).filter(|(_, constant)| constant.is_none());
+                    source_key(&fed.map(|(value, _)| value).collect::<Vec<_>>(), &back)
+                })
+                .collect();
+            let askable: Vec<Key> = match leads_back {
+                true => asked.iter().flatten().cloned().collect(),
+                false => Vec::new(),
+            };
             let mut found = self.reader().await?.present(&ours, &askable).await?.into_iter();
             let mut absent = Vec::new();
             for (key, asked) in keys.into_iter().zip(asked) {
@@ -82,43 +93,35 @@ impl Worker {
     }
 }
 
-/// The target's keys, the same keys at the source, and the way back from the one to the other.
+/// The target's keys, what of them comes from the source as it is there, and the way back from the one to the other.
 fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Conversion>)> {
     let columns: Vec<_> = plan
         .target
         .key
         .iter()
-        .filter_map(|&i| Some((plan.target.columns.get(i)?, &plan.columns.get(i)?.rule)))
+        .filter_map(|&i| Some((plan.target.columns.get(i)?, plan.columns.get(i)?)))
         .collect();
-    let names: Vec<String> = columns.iter().map(|(c, _)| c.name.clone()).collect();
+    let names: Vec<String> = columns.iter().map(|(target, _)| target.name.clone()).collect();
     let theirs = CopyTable {
         name: plan.target.name.clone(),
         columns: names.clone(),
         key: names,
         filter: None,
     };
-    let source: Vec<(String, DataType)> = plan
-        .target
-        .key
-        .iter()
-        .filter_map(|&i| Some((plan.sources.get(i)?.clone(), plan.source_types.get(i)?.clone())))
-        .collect();
-    let names: Vec<String> = source.iter().map(|(name, _)| name.clone()).collect();
+    let (mut names, mut back) = (Vec::new(), Vec::new());
+    for (target, column) in columns {
+        let Feed::Column(name) = &column.feed else { continue };
+        names.push(name.clone());
+        let to = Target {
+            data_type: &column.from,
+            nullable: false,
+            same_family: plan.same_family,
+            json_form: JsonForm::Text,
+        };
+        back.push(Conversion::new(&target.data_type, to, &column.rule));
+    }
     let ours =
         CopyTable { name: plan.source.clone(), columns: names.clone(), key: names, filter: None };
-    let back = columns
-        .iter()
-        .zip(&source)
-        .map(|((target, rule), (_, data_type))| {
-            let back = Target {
-                data_type,
-                nullable: false,
-                same_family: plan.same_family,
-                json_form: JsonForm::Text,
-            };
-            Conversion::new(&target.data_type, back, rule)
-        })
-        .collect();
     Ok((theirs, ours, back))
 }
 
@@ -126,15 +129,35 @@ fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Convers
 /// the source has: a text does not tell which number it was made of, nor a civil time which hour that came twice.
 fn leads_back(plan: &MappingPlan) -> bool {
     plan.target.key.iter().all(|&i| {
-        let (Some(target), Some(from), Some(column)) =
-            (plan.target.columns.get(i), plan.source_types.get(i), plan.columns.get(i))
-        else {
+        let (Some(target), Some(column)) = (plan.target.columns.get(i), plan.columns.get(i)) else {
             return false;
         };
-        column.rule.zone.is_none() && compatible(&target.data_type, from, &column.rule).is_ok()
+        match &column.feed {
+            Feed::Column(_) => {
+                let back = compatible(&target.data_type, &column.from, &column.rule);
+                column.rule.zone.is_none() && back.is_ok()
+            }
+            // A constant is the same for all rows of the mapping, and tells them from others.
+            Feed::Computed(computed) => computed.constant,
+        }
     })
 }
 
-fn source_key(key: &Key, back: &[Conversion]) -> Option<Key> {
+fn source_key(key: &[&Value], back: &[Conversion]) -> Option<Key> {
     key.iter().zip(back).map(|(value, back)| back.apply(value).ok()).collect()
+}
+
+fn is_ours(key: &Key, constants: &[Option<Value>]) -> bool {
+    key.iter()
+        .zip(constants)
+        .all(|(value, constant)| constant.as_ref().is_none_or(|constant| constant.is_same(value)))
+}
+
+/// What the columns of a target key hold for every row of the mapping; `None` where that comes from the source.
+fn constants(plan: &MappingPlan) -> Result<Vec<Option<Value>>> {
+    let constant = |&i: &usize| match plan.columns.get(i).map(|c| &c.feed) {
+        Some(Feed::Computed(computed)) if computed.constant => row::constant(plan, i).map(Some),
+        Some(_) | None => Ok(None),
+    };
+    plan.target.key.iter().map(constant).collect()
 }

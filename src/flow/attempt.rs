@@ -20,6 +20,7 @@ use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
 use crate::reader;
+use crate::reread::{self, Rereads};
 
 /// How long a reader that has closed its queue may take to end.
 const READER_END: Duration = Duration::from_secs(10);
@@ -85,7 +86,7 @@ pub async fn attempt(
         () = stop.cancelled() => return Ok(Ended::Stopped),
         begun = begin => begun.map_err(Failed::early)?,
     };
-    let Ready { open, progress, spec, states, rewound, copies } = match started {
+    let Ready { mut open, progress, spec, states, rewound, copies } = match started {
         Started::Ready(ready) => *ready,
         Started::Busy(holder) => return Ok(Ended::Busy(holder)),
     };
@@ -162,11 +163,11 @@ pub async fn attempt(
     let watched = systems
         .plans
         .iter()
-        .filter(|p| !stopped.contains(&*p.name))
+        .filter(|p| !stopped.contains(&*p.name) && p.view.is_none())
         .map(|p| Watched {
             mapping: p.name.clone(),
             table: p.source.clone(),
-            columns: p.sources.clone(),
+            columns: p.reads.clone(),
         })
         .collect();
     let noted = systems
@@ -182,7 +183,10 @@ pub async fn attempt(
     let watching =
         shapes::watch(context.clone(), watched, copies.absent, noted, shapes, stop.clone());
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
+    let waiting = reread::waiting(&mut *open.sink, &systems.plans).await.map_err(Failed::early)?;
     let begin = Begin {
+        rereads: Rereads::new(&context.config.name, context.source.clone()),
+        waiting,
         regions: Regions::new(
             context.source.clone(),
             context.target.clone(),

@@ -22,10 +22,10 @@ use super::FlowContext;
 use super::attempt::MappingStop;
 use super::shapes::{self, Answer};
 use super::start::{self, Systems};
-use crate::config::{OnDelete, SchemaChanges, SnapshotMode, TablePattern};
+use crate::config::{SchemaChanges, SnapshotMode, TablePattern};
 use crate::copy::Job;
 use crate::mapping::MappingPlan;
-use crate::mapping::plan::{like, mirrored};
+use crate::mapping::plan::{EndPlan, like, mirrored};
 
 /// What the copies of a flow's mappings come to.
 #[derive(Debug, Default)]
@@ -73,7 +73,6 @@ struct Columns {
 
 impl Columns {
     fn of(plan: &MappingPlan, shape: &str, before: Option<&Columns>) -> Columns {
-        let targets = plan.target.columns.iter().map(|c| c.name.clone());
         let unmapped: Vec<String> = plan.unmapped.iter().map(|c| c.name.clone()).collect();
         let left = match before.and_then(|b| b.left.as_ref()) {
             Some(left) => left.iter().filter(|c| unmapped.contains(c)).cloned().collect(),
@@ -81,7 +80,7 @@ impl Columns {
         };
         Columns {
             rule: plan.rule.clone(),
-            pairs: plan.sources.iter().cloned().zip(targets).collect(),
+            pairs: plan.pairs(),
             shape: shape.to_owned(),
             keyed: plan.keyed,
             came: unmapped.into_iter().filter(|c| !left.contains(c)).collect(),
@@ -189,6 +188,7 @@ pub(super) async fn copies(
     stop: Option<&MappingStop>,
 ) -> Result<Copies> {
     let mut copies = Copies::default();
+    let mut tables = Tables::default();
     let flow = &context.config.name;
     let mut known: HashMap<String, CopyRow> = HashMap::new();
     let mut ours: HashSet<&str> = systems.plans.iter().map(|p| &*p.name).collect();
@@ -240,9 +240,13 @@ pub(super) async fn copies(
         let drift = stop.filter(|s| *s.mapping == *plan.name);
         if stopped && !returns {
             // Whatever became of the table, it is compared when the mapping comes back.
-            set_optional(spec, plan);
+            tables.ask(plan, Asked::Nothing);
         } else {
-            let shape = systems.look.shapes.get(&plan.source).cloned().unwrap_or_default();
+            let shape = match plan.view {
+                // What its tables become is for its owner to see to.
+                Some(_) => String::new(),
+                None => systems.look.shapes.get(&plan.source).cloned().unwrap_or_default(),
+            };
             let found = Found { shape, two_way: mirror.is_some(), returns, drift };
             match compare(context, plan, found, &mut row).await? {
                 Compared::Goes { mended } => {
@@ -253,7 +257,7 @@ pub(super) async fn copies(
                     }
                 }
                 Compared::Stops(error) => {
-                    set_optional(spec, plan);
+                    tables.ask(plan, Asked::Nothing);
                     copies.faults.push((plan.name.to_string(), error));
                     continue;
                 }
@@ -264,18 +268,20 @@ pub(super) async fn copies(
             && row.reason != CopyReason::Backfill
             && (row.phase != CopyPhase::Done || row.started_micros == 0);
         let new = new && (!stopped || returns);
-        if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
-            table.joins = new;
+        if !stopped || returns {
+            tables.ask(plan, if new { Asked::Joins } else { Asked::Follows });
         }
+        tables.put(spec);
         if new
             && row.reason == CopyReason::Resync
+            && plan.view.is_none()
             && let Err(error) = context.source.admit(spec, &plan.source).await
         {
             // A table made again belongs to nobody's publication yet, and may be somebody else's to add.
             if error.code() != Code::Privilege {
                 return Err(error.at(&context.config.source));
             }
-            set_optional(spec, plan);
+            tables.ask(plan, Asked::Nothing);
             let hint = error.hint().unwrap_or_default().to_owned();
             let error = Error::data(error.code(), error.message().to_owned())
                 .with_hint(format!("{hint} Then `tidelock resync {}`.", plan.name));
@@ -301,13 +307,39 @@ pub(super) async fn copies(
         }
         copies.jobs.push(job(context, plan, row)?);
     }
+    tables.put(spec);
     Ok(copies)
 }
 
-/// The stream may lack the table of a mapping that has stopped.
-fn set_optional(spec: &mut SourceSpec, plan: &MappingPlan) {
-    if let Some(table) = spec.tables.iter_mut().find(|t| t.name == plan.source) {
-        (table.optional, table.joins) = (true, false);
+/// What the mappings of each source table ask of the stream, which hands a table over once however many it has.
+#[derive(Default)]
+struct Tables(HashMap<TableName, HashMap<Arc<str>, Asked>>);
+
+#[derive(Clone, Copy)]
+enum Asked {
+    /// The mapping has stopped: the stream may lack the table.
+    Nothing,
+    /// The mapping joins the stream only now.
+    Joins,
+    /// The mapping was followed before: nothing may be missing.
+    Follows,
+}
+
+impl Tables {
+    fn ask(&mut self, plan: &MappingPlan, asked: Asked) {
+        for table in plan.follows() {
+            self.0.entry(table.clone()).or_default().insert(plan.name.clone(), asked);
+        }
+    }
+
+    fn put(&self, spec: &mut SourceSpec) {
+        for table in &mut spec.tables {
+            let Some(asked) = self.0.get(&table.name) else { continue };
+            let any = |wanted: fn(&Asked) -> bool| asked.values().any(wanted);
+            let followed = any(|a| matches!(a, Asked::Follows));
+            table.joins = any(|a| matches!(a, Asked::Joins)) && !followed;
+            table.optional = !table.joins && !followed;
+        }
     }
 }
 
@@ -376,6 +408,15 @@ async fn compare(
         return Ok(GOES);
     };
     let repairs = row.reason == CopyReason::Resync && row.phase != CopyPhase::Done;
+    if plan.view.is_some() && before.rule != now.rule {
+        // Other tables may be tracked by now, of which nothing was followed until here.
+        tracing::warn!(flow = %context.config.name, mapping = %plan.name,
+            "the mapping is another one than before: its rows are compared with the view");
+        *row =
+            CopyRow { columns: now.encode(), ..copy_row(context, &plan.name, CopyReason::Resync) };
+        context.target.write_copy(row).await?;
+        return Ok(GOES);
+    }
     if let Some((source, target)) = before.without(&now).first()
         && !repairs
     {
@@ -389,8 +430,7 @@ async fn compare(
         ));
     }
     if before.keyed && !now.keyed && !repairs {
-        let feeds: Vec<&str> =
-            plan.target.key.iter().filter_map(|&i| Some(plan.sources.get(i)?.as_str())).collect();
+        let feeds: Vec<String> = plan.key_reads().collect();
         return Ok(Compared::Stops(
             Error::data(
                 Code::SchemaDrift,
@@ -432,6 +472,17 @@ async fn compare(
             Answer::Nothing => {}
         }
     }
+    if before.rule != now.rule && row.phase == CopyPhase::Done && is_stored {
+        let note = format!(
+            "the mapping's columns or conditions changed: rows from before are as they were; `tidelock resync {}` makes them what it says now",
+            plan.name
+        );
+        tracing::warn!(flow = %context.config.name, mapping = %plan.name, "{note}");
+        now.notes.retain(|n| *n != note);
+        now.notes.push(note);
+        row.columns = now.encode();
+        context.shared.set_notes(&plan.name, notes(context, plan, &now).await?);
+    }
     let new = now.without(&before);
     let names = new.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>().join(", ");
     if new.is_empty() || row.phase != CopyPhase::Done {
@@ -465,7 +516,7 @@ fn what_changed(
         change = change.or(ShapeChange::Replaced("it was away and is there again".to_owned()));
     }
     if !before.shape.is_empty() && !found.shape.is_empty() {
-        let mut mapped = plan.sources.clone();
+        let mut mapped = plan.reads.clone();
         mapped.extend(before.pairs.iter().map(|(source, _)| source.clone()));
         change = change.or(context.source.shape_change(&before.shape, &found.shape, &mapped));
     }
@@ -596,14 +647,22 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
         .with_hint("give it a primary key that its replica identity holds"));
     };
     // Where the mapping keeps what the source deletes, rows that only the target has are meant to be there.
-    row.sweep &= plan.on_delete == OnDelete::Delete;
+    row.sweep &= plan.rows.end == EndPlan::Delete;
     table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());
     let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
     // Lines hold what the target's columns hold, in their order, and nothing else.
-    let as_lines = plan.as_lines && table.columns == plan.sources;
+    let as_lines = plan.as_lines && plan.sources().as_ref() == Some(&table.columns);
     // A row may point to one of another part that is not there yet.
-    let splits = table.filter.is_none() && !plan.references.contains(&plan.target.name);
-    Ok(Job { mapping: plan.name.clone(), table, alike, as_lines, splits, row })
+    let splits = table.filter.is_none()
+        && !plan.references.contains(&plan.target.name)
+        && plan.view.is_none();
+    // Of a view the keys are read, and then the rows of those keys.
+    let by_key = plan.view.is_some();
+    if by_key {
+        table.columns.clone_from(&table.key);
+    }
+    row.sweep &= plan.call.is_none();
+    Ok(Job { mapping: plan.name.clone(), table, alike, as_lines, splits, by_key, row })
 }
 
 /// A mapping met for the first time. `started_micros` 0 says: followed from here on without a copy.

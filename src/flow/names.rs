@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use tidelock_core::{Finding, IdentifierMax};
 
-use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern, TableRef};
+use crate::config::{FlowConfig, MappingConfig, TablePattern, TableRef};
 use crate::mapping::PlanOutcome;
 
 /// The names of a flow's mappings that are too long for their server.
@@ -53,11 +53,12 @@ fn columns(
     let key = mapping.key.iter().flatten();
     let listed = mapping.columns.iter().flat_map(|c| &c.columns);
     key.map(move |name| ("the key column".to_owned(), name.as_str(), target)).chain(
-        listed.flat_map(move |MappedColumn { target: to, source: from, .. }| {
-            [
-                ("the target column".to_owned(), to.as_str(), target),
-                ("the source column".to_owned(), from.as_str(), source),
-            ]
+        listed.flat_map(move |listed| {
+            let name = listed.value.text.trim_matches('"');
+            let from =
+                listed.plain().is_some().then(|| ("the source column".to_owned(), name, source));
+            let to = ("the target column".to_owned(), listed.target.as_str(), target);
+            [Some(to), from].into_iter().flatten()
         }),
     )
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidelock_core::{
-    Code, CopyPhase, CopyReason, CopyRow, Error, Finding, Lease, Look, OpenSink, PROGRESS_TABLE,
-    Position, Progress, Result, SNAPSHOT_TABLE, Scope, Severity, SinkSpec, SourceSpec, StateRow,
-    SystemId, Table, TableName,
+    Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Finding, Lease, Look, OpenSink,
+    PROGRESS_TABLE, Position, Progress, Result, SNAPSHOT_TABLE, Scope, Severity, SinkSpec,
+    SourceSpec, SourceTable, StateRow, SystemId, Table, TableName, comparable,
 };
 
 use super::attempt::MappingStop;
@@ -86,26 +86,81 @@ pub async fn plan(
     if !too_long.is_empty() {
         return Ok(PlanOutcome { findings: too_long, ..PlanOutcome::default() });
     }
-    let source_tables: Vec<Table> = source
-        .catalog(&schemas(config.mappings.iter().map(|m| &m.from), source.default_schema()))
-        .await?;
+    let source_tables: Vec<Table> =
+        source.catalog(&schemas(config.read(), source.default_schema())).await?;
     let target_tables: Vec<Table> = target
         .catalog(&schemas(config.mappings.iter().map(|m| &m.to), target.default_schema()))
         .await?;
+    let called: Vec<&TableRef> = config
+        .mappings
+        .iter()
+        .filter_map(|m| Some((&m.to, m.call.as_ref()?)))
+        .flat_map(|(to, call)| {
+            std::iter::once(to).chain(call.delete.as_ref().map(|(delete, _)| delete))
+        })
+        .collect();
+    let routines = match called.is_empty() {
+        true => Vec::new(),
+        false => target.routines(&schemas(called.into_iter(), target.default_schema())).await?,
+    };
     let mut outcome = plan_flow(
         config,
         &Catalogs {
             source: &Catalog::new(&source_tables),
             target: &Catalog::new(&target_tables),
+            routines: &routines,
             source_schema: source.default_schema(),
             target_schema: target.default_schema(),
+            source_system: source,
             target_system: target,
             same_family: source.family() == target.family(),
             two_way: target_is_read,
         },
     );
     outcome.findings.extend(names::shared(&outcome));
+    judge_queries(source, &mut outcome).await?;
     Ok(outcome)
+}
+
+/// Has the source look at the queries of tracks: what it refuses, and what gives no keys of the view, stops its mapping.
+async fn judge_queries(source: &dyn Connector, outcome: &mut PlanOutcome) -> Result<()> {
+    let mut faults: Vec<(String, Finding)> = Vec::new();
+    for plan in &outcome.mappings {
+        let Some(view) = &plan.view else { continue };
+        for (query, (text, parameters)) in view.queries.iter().zip(&view.parameters) {
+            let wrong = match source.describe_query(query, parameters).await {
+                Err(error) if error.kind() == ErrorKind::Data => Some(error.message().to_owned()),
+                Err(error) => return Err(error),
+                Ok(columns) if columns.len() != view.by.len() => Some(format!(
+                    "it gives {} columns, and the view's key has {} ({})",
+                    columns.len(),
+                    view.by.len(),
+                    view.by.join(", ")
+                )),
+                Ok(columns) => columns
+                    .iter()
+                    .zip(&view.by_types)
+                    .find(|(column, to)| !comparable(&column.data_type, to))
+                    .map(|(column, _)| {
+                        format!(
+                            "its column {} has no values in common with the view's key",
+                            column.name
+                        )
+                    }),
+            };
+            if let Some(words) = wrong {
+                let finding = Finding::problem(format!("mapping {}: keys: {words}", plan.name))
+                    .place(text.place.show());
+                faults.push((plan.name.to_string(), finding));
+            }
+        }
+    }
+    for (name, finding) in faults {
+        outcome.mappings.retain(|p| *p.name != *name);
+        outcome.findings.push(finding.clone());
+        outcome.failed.push((name, finding));
+    }
+    Ok(())
 }
 
 /// What a source must deliver for these mappings.
@@ -120,10 +175,33 @@ pub fn source_spec(
         flow: config.name.clone(),
         slot: config.slot.clone(),
         publication: config.publication.clone(),
-        tables: plans.iter().map(|p| p.source_table()).collect(),
+        tables: source_tables(plans),
         start_at: None,
         identity: history.to_owned(),
     }
+}
+
+/// The tables of these mappings, each once with what all of its mappings read.
+fn source_tables(plans: &[Arc<MappingPlan>]) -> Vec<SourceTable> {
+    let mut tables: Vec<SourceTable> = Vec::with_capacity(plans.len());
+    let mut known: HashMap<TableName, usize> = HashMap::new();
+    for table in plans.iter().flat_map(|plan| plan.source_tables()) {
+        let Some(before) = known.get(&table.name).and_then(|at| tables.get_mut(*at)) else {
+            known.insert(table.name.clone(), tables.len());
+            tables.push(table);
+            continue;
+        };
+        let unite = |into: &mut Vec<String>, more: Vec<String>| {
+            for column in more {
+                if !into.contains(&column) {
+                    into.push(column);
+                }
+            }
+        };
+        unite(&mut before.columns, table.columns);
+        unite(&mut before.key_columns, table.key_columns);
+    }
+    tables
 }
 
 /// Identifies both systems and compiles the mappings; refuses what no attempt could mend.
@@ -140,7 +218,7 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
     }
     let identity = source.identify().await.map_err(|e| e.at(&context.config.source))?;
     // Before the catalogs: what is altered in between is then met as a change.
-    let read = schemas(context.config.mappings.iter().map(|m| &m.from), source.default_schema());
+    let read = schemas(context.config.read(), source.default_schema());
     let look =
         source.look(Scope::Schemas(&read)).await.map_err(|e| e.at(&context.config.source))?;
     let mut outcome = plan(&context.config, source, target, context.target_is_read).await?;

@@ -1,22 +1,40 @@
 //! Compiling a flow's mappings against both catalogs: every fault that can be known before a row
 //! moves is a [`Finding`] here, each with the place in the configuration it comes from.
 
+mod call;
+mod key;
+mod order;
 mod pairs;
+mod rows;
+mod shared;
+mod view;
+mod wildcard;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, Connector, CopyTable, DataType, Finding, Generated, Index, JsonForm, RowIdentity,
-    SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
+    Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
+    RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
+    Value,
 };
 
-use self::pairs::{Pair, json_form, no_column, pair_columns, unmapped};
+pub use self::call::CallPlan;
+use self::key::{copy_table, key_of, other_uniques, unfilled};
+pub use self::order::{mirrored, parents_first};
+use self::pairs::{Pair, json_form, pair_columns, unmapped};
+pub use self::rows::{EndPlan, RowPlan};
+pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
+pub use self::wildcard::like;
+pub(super) use self::wildcard::{has_key, matching};
+use super::computed::Origin;
 use super::convert::Rule;
+use super::row::{self, BoundPlan, Write};
 use crate::config::{
-    FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, SchemaChanges,
-    SnapshotMode, TablePattern, TableRef,
+    CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Placed,
+    SchemaChanges, SnapshotMode, TablePattern, TableRef, Values,
 };
 
 /// One source table to one target table, compiled.
@@ -26,14 +44,20 @@ pub struct MappingPlan {
     pub name: Arc<str>,
     /// The source table.
     pub source: TableName,
-    /// The source column of each target column.
-    pub sources: Vec<String>,
-    /// How values come into each target column.
+    /// How values come into each target column; columns that only the end of a row sets follow in `target`.
     pub columns: Vec<ColumnPlan>,
+    /// Every source column that is read.
+    pub reads: Vec<String>,
     /// The target table.
     pub target: Arc<TargetTable>,
-    /// What a delete becomes.
-    pub on_delete: OnDelete,
+    /// If the source is a view: how its rows are found again.
+    pub view: Option<Arc<ViewPlan>>,
+    /// If the target is a routine: how it is called. Its parameters are the target's columns then.
+    pub call: Option<Arc<CallPlan>>,
+    /// Which rows go, what must hold of them, and what their end becomes.
+    pub rows: RowPlan,
+    /// What expressions may use.
+    pub values: Arc<Values>,
     /// What a truncate becomes.
     pub on_truncate: OnTruncate,
     /// Whether several changes of a row in one batch may become one.
@@ -44,8 +68,6 @@ pub struct MappingPlan {
     pub schema_changes: SchemaChanges,
     /// Whether source and target are the same kind of server.
     pub same_family: bool,
-    /// The source type of each target column.
-    pub source_types: Vec<DataType>,
     /// How the source table is read in pieces; `None` if it has no key for it.
     pub copy: Option<CopyTable>,
     /// Whether every pair of columns is of one type that source and target write and read alike, so
@@ -55,6 +77,8 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// The mappings that come before this one.
+    pub after: Vec<Arc<str>>,
     /// Whether foreign keys of the target point to the target table.
     pub referenced: bool,
     /// Whether the target table refuses two rows for more than the mapping's key.
@@ -70,9 +94,47 @@ pub struct MappingPlan {
     pub unmapped: Vec<Column>,
 }
 
+/// What feeds a target column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Feed {
+    /// A column of the source.
+    Column(String),
+    /// An expression over the source row.
+    Computed(Computed),
+}
+
+/// An expression over the source row, and what it reads there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Computed {
+    /// The expression.
+    pub text: Placed,
+    /// The source columns that it reads.
+    pub reads: Vec<String>,
+    /// Whether its value depends on nothing but the source row.
+    pub steady: bool,
+    /// Whether it is one value for all rows.
+    pub constant: bool,
+    /// Whether it may be NULL, as far as the catalog tells.
+    pub nullable: bool,
+}
+
+impl Feed {
+    /// The source columns that are read.
+    pub fn reads(&self) -> &[String] {
+        match self {
+            Feed::Column(name) => std::slice::from_ref(name),
+            Feed::Computed(computed) => &computed.reads,
+        }
+    }
+}
+
 /// How values come into a target column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnPlan {
+    /// What feeds it.
+    pub feed: Feed,
+    /// The type of that.
+    pub from: DataType,
     /// Whether it takes NULL.
     pub nullable: bool,
     /// How the server keeps JSON here.
@@ -83,15 +145,88 @@ pub struct ColumnPlan {
 
 impl MappingPlan {
     /// What the source must deliver for this mapping.
-    pub fn source_table(&self) -> SourceTable {
-        SourceTable {
-            name: self.source.clone(),
-            key_columns: self.target.key.iter().map(|&i| self.sources[i].clone()).collect(),
-            columns: self.sources.clone(),
-            shape: String::new(),
-            joins: false,
-            optional: false,
+    pub fn source_tables(&self) -> Vec<SourceTable> {
+        let table =
+            |name: &TableName, key_columns: Vec<String>, columns: Vec<String>| SourceTable {
+                name: name.clone(),
+                key_columns,
+                columns,
+                shape: String::new(),
+                joins: false,
+                optional: false,
+            };
+        if let Some(view) = &self.view {
+            let tracks = view.tracks.iter();
+            return tracks
+                .map(|track| table(&track.table, track.key_reads.clone(), track.reads.clone()))
+                .collect();
         }
+        let mut key_columns: Vec<String> = Vec::new();
+        for name in self.key_reads() {
+            if !key_columns.contains(&name) {
+                key_columns.push(name);
+            }
+        }
+        vec![table(&self.source, key_columns, self.reads.clone())]
+    }
+
+    /// The tables of the source's log that the mapping follows.
+    pub fn follows(&self) -> impl Iterator<Item = &TableName> {
+        let tracks = self.view.iter().flat_map(|view| &view.tracks).map(|track| &track.table);
+        let own = self.view.is_none().then_some(&self.source);
+        own.into_iter().chain(tracks)
+    }
+
+    /// Whether rows of it may have to be read again.
+    pub fn rereads(&self) -> bool {
+        self.view.is_some() || self.rows.filter.is_some()
+    }
+
+    /// The cells that a view's key has in the columns of the target, by their places there.
+    pub fn group_cells(&self, by: &[String], key: &[Value]) -> Result<Vec<(usize, Value)>> {
+        let mut cells = Vec::new();
+        for (at, (column, target)) in self.columns.iter().zip(&self.target.columns).enumerate() {
+            let Feed::Column(name) = &column.feed else { continue };
+            let Some(value) = by.iter().position(|b| b == name).and_then(|i| key.get(i)) else {
+                continue;
+            };
+            cells.push((at, row::converted(self, column, target, value)?));
+        }
+        Ok(cells)
+    }
+
+    /// What becomes of a row of which only the target's key is known.
+    pub fn removal(&self, key: &[Value]) -> Result<Option<Write>> {
+        match &self.rows.end {
+            EndPlan::Delete => Ok(Some(BoundPlan::remove(self, key))),
+            EndPlan::Ignore => Ok(None),
+            EndPlan::Set(_) => row::mark(self, key).map(Some),
+        }
+    }
+
+    /// The source columns that feed the key.
+    pub fn key_reads(&self) -> impl Iterator<Item = String> {
+        let feeds = self.target.key.iter().filter_map(|&i| self.columns.get(i));
+        feeds.flat_map(|column| column.feed.reads().to_vec())
+    }
+
+    /// The source columns of the target columns, in their order; `None` if one is computed.
+    pub fn sources(&self) -> Option<Vec<String>> {
+        let plain = |column: &ColumnPlan| match &column.feed {
+            Feed::Column(name) => Some(name.clone()),
+            Feed::Computed(_) => None,
+        };
+        self.columns.iter().map(plain).collect()
+    }
+
+    /// Which source column plays a part in which target column.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let columns = self.columns.iter().zip(&self.target.columns);
+        columns
+            .flat_map(|(column, target)| {
+                column.feed.reads().iter().map(|source| (source.clone(), target.name.clone()))
+            })
+            .collect()
     }
 }
 
@@ -163,10 +298,14 @@ pub struct Catalogs<'a> {
     pub source: &'a Catalog<'a>,
     /// The target's tables.
     pub target: &'a Catalog<'a>,
+    /// The target's routines that mappings name.
+    pub routines: &'a [Routine],
     /// The schema that a source name without one means.
     pub source_schema: &'a str,
     /// The schema that a target name without one means.
     pub target_schema: &'a str,
+    /// The source itself, for the words that mend its tables.
+    pub source_system: &'a dyn Connector,
     /// The target itself, for the words that mend its tables.
     pub target_system: &'a dyn Connector,
     /// Whether source and target are the same kind of server.
@@ -194,16 +333,17 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
         ) {
             (Some(source), Some(target)) => {
                 let name = mapping.name.clone();
-                plan_table(mapping, &name, &source, &target, catalogs, &mut outcome);
+                plan_table(mapping, &name, &source, &target, catalogs, flow, &mut outcome);
             }
-            (None, None) => plan_wildcard(mapping, &named, catalogs, &mut outcome),
+            (None, None) => wildcard::plan_wildcard(mapping, &named, catalogs, flow, &mut outcome),
             _ => outcome.findings.push(Finding::problem(format!(
                 "mapping {}: `from` and `to` must both name a table or both end in `*`",
                 mapping.name
             ))),
         }
     }
-    refuse_shared_targets(&mut outcome);
+    shared::judge(&mut outcome);
+    order::judge(flow, &mut outcome);
     outcome
 }
 
@@ -220,109 +360,43 @@ pub(super) fn schema_of<'a>(table: &'a TableRef, default_schema: &'a str) -> &'a
     table.schema.as_deref().unwrap_or(default_schema)
 }
 
-fn plan_wildcard(
-    mapping: &MappingConfig,
-    named: &[TableName],
-    catalogs: &Catalogs<'_>,
-    outcome: &mut PlanOutcome,
-) {
-    let source_schema = schema_of(&mapping.from, catalogs.source_schema);
-    let target_schema = schema_of(&mapping.to, catalogs.target_schema);
-    let mut taken = 0;
-    for table in matching(mapping, named, catalogs) {
-        let target = TableName::new(target_schema, &table.name.name);
-        if !has_key(table) {
-            outcome.findings.push(
-                Finding::warning(format!(
-                    "mapping {}: {} has no usable key and is left out",
-                    mapping.name, table.name
-                ))
-                .hint("give it a primary key, or exclude it by name to silence this"),
-            );
-            continue;
-        }
-        taken += 1;
-        plan_table(mapping, &table.name.name, &table.name, &target, catalogs, outcome);
-    }
-    if taken == 0 {
-        let message = format!("mapping {}: no table matches", mapping.name);
-        if catalogs.source.tables().iter().all(|t| t.name.schema != source_schema) {
-            outcome.unseen.push(Unseen {
-                mapping: mapping.name.clone(),
-                target: false,
-                schema: source_schema.to_owned(),
-                table: None,
-                message: message.clone(),
-            });
-        }
-        outcome.findings.push(Finding::warning(message));
-    }
-}
-
-/// The tables that a wildcard takes, if they have a key.
-pub(super) fn matching<'a>(
-    mapping: &MappingConfig,
-    named: &[TableName],
-    catalogs: &Catalogs<'a>,
-) -> Vec<&'a Table> {
-    let source_schema = schema_of(&mapping.from, catalogs.source_schema);
-    let takes = |table: &&Table| {
-        table.name.schema == source_schema
-            && matches!(table.kind, TableKind::Table | TableKind::Partitioned)
-            && !mapping.exclude.iter().any(|pattern| like(pattern, &table.name.name))
-            && !named.contains(&table.name)
-    };
-    catalogs.source.tables().iter().filter(takes).collect()
-}
-
-/// Whether a table has an index that could be a mapping's key.
-pub(super) fn has_key(table: &Table) -> bool {
-    table.unique_indexes.iter().any(|i| i.immediate && i.not_null)
-}
-
-/// SQL `LIKE` with `%` and `_`, matched over characters.
-pub fn like(pattern: &str, text: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let text: Vec<char> = text.chars().collect();
-    let (mut p, mut t) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('%') => {
-                retry = Some((p + 1, t));
-                p += 1;
-            }
-            Some(&c) if c == '_' || c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match retry {
-                Some((after, at)) => {
-                    retry = Some((after, at + 1));
-                    p = after;
-                    t = at + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&c| c == '%')
-}
-
 fn plan_table(
     mapping: &MappingConfig,
     name: &str,
     source: &TableName,
     target: &TableName,
     catalogs: &Catalogs<'_>,
+    flow: &FlowConfig,
     outcome: &mut PlanOutcome,
 ) {
     let mut problems = Vec::new();
     let source_table = find(catalogs.source, source, "source", &mut problems);
-    let target_table = find(catalogs.target, target, "target", &mut problems);
-    for (missing, table, is_target) in
-        [(source_table.is_none(), source, false), (target_table.is_none(), target, true)]
-    {
+    // The parameters of a routine are taken for the columns of a table.
+    let mut called = None;
+    let mut mapping = Cow::Borrowed(mapping);
+    if let Some(call) = mapping.call.clone() {
+        mapping = Cow::Owned(call::with_bare_names(&mapping));
+        if let Some(source_table) = source_table {
+            called = routines(&mapping, &call, source_table, flow, catalogs, &mut problems);
+        }
+        if mapping.key.is_none() {
+            problems.push(
+                Finding::problem(
+                    "a mapping to a routine names the parameters that hold its key by `key`",
+                )
+                .place(mapping.places.to.show()),
+            );
+        }
+    }
+    let mapping = &*mapping;
+    let target_table = match &mapping.call {
+        Some(_) => called.as_ref().map(|called| &called.table),
+        None => find(catalogs.target, target, "target", &mut problems),
+    };
+    for (missing, table, is_target) in [
+        (source_table.is_none(), source, false),
+        (target_table.is_none() && mapping.call.is_none(), target, true),
+    ] {
         let side = if is_target { "target" } else { "source" };
         if missing {
             outcome.unseen.push(Unseen {
@@ -335,13 +409,31 @@ fn plan_table(
         }
     }
     if let (Some(source_table), Some(target_table)) = (source_table, target_table) {
-        problems.extend(usable(source_table, "source"));
+        if source_table.kind != TableKind::View || mapping.tracks.is_empty() {
+            let found = usable(source_table, "source");
+            problems.extend(found.into_iter().map(|f| f.place(mapping.places.from.show())));
+        } else {
+            problems.extend(refused(source_table, "source"));
+        }
         problems.extend(usable(target_table, "target"));
-        let columns = pair_columns(mapping, source_table, target_table, &mut problems);
-        let key = key_of(mapping, source_table, target_table, &columns, catalogs, &mut problems);
+        let origin = Origin::new(source_table, &flow.values);
+        let names = view::target_key(mapping, target_table);
+        let mut keyed = Cow::Borrowed(mapping);
+        if mapping.row_key.is_some() {
+            keyed.to_mut().key = Some(names.target_key.clone());
+        }
+        let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
+        let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
+        let rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
         unfilled(target_table, &columns, &mut problems);
-        let copy = copy_table(source_table, &columns, &key);
-        if copy.is_none() && mapping.snapshot == SnapshotMode::Initial {
+        let (view, copy) = if mapping.tracks.is_empty() {
+            (None, copy_table(source_table, &columns, &rows.reads, &key))
+        } else {
+            view::plan_view(mapping, &names, &origin, &columns, catalogs, &mut problems)
+                .map_or((None, None), |(view, copy)| (Some(Arc::new(view)), Some(copy)))
+        };
+        if copy.is_none() && mapping.tracks.is_empty() && mapping.snapshot == SnapshotMode::Initial
+        {
             problems.push(
                 Finding::problem(format!(
                     "{} has no key by which its rows could be copied in pieces",
@@ -361,17 +453,30 @@ fn plan_table(
                 .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
             );
         }
-        if problems.is_empty() {
-            outcome.mappings.push(Arc::new(build(
+        if problems.iter().all(|f| f.severity == Severity::Warning) {
+            let parts = Parts {
                 mapping,
                 name,
-                source_table,
-                target_table,
-                &columns,
-                &key,
+                source: source_table,
+                target: target_table,
+                pairs: &columns,
+                key: &key,
+                rows,
                 copy,
-                catalogs,
-            )));
+                view,
+                values: &flow.values,
+            };
+            let mut plan = build(parts, catalogs);
+            if let (Some(config), Some(called)) = (&mapping.call, &called) {
+                let TargetTable { columns, key, .. } = &*plan.target;
+                let delete = called.delete;
+                let made =
+                    call::plan_call(config, called.routine, delete, columns, key, &mut problems);
+                plan.call = Some(Arc::new(made));
+            }
+            if problems.iter().all(|f| f.severity == Severity::Warning) {
+                outcome.mappings.push(Arc::new(plan));
+            }
         }
     }
     let prefixed = |mut finding: Finding| {
@@ -379,10 +484,57 @@ fn plan_table(
         finding
     };
     let problems: Vec<Finding> = problems.into_iter().map(prefixed).collect();
-    if let Some(first) = problems.first() {
+    if let Some(first) = problems.iter().find(|f| f.severity == Severity::Problem) {
         outcome.failed.push((name.to_owned(), first.clone()));
     }
     outcome.findings.extend(problems);
+}
+
+/// The routines of a mapping, the one that takes rows as a table.
+struct Called<'a> {
+    routine: &'a Routine,
+    delete: Option<&'a Routine>,
+    table: Table,
+}
+
+fn routines<'a>(
+    mapping: &MappingConfig,
+    call: &CallConfig,
+    source: &Table,
+    flow: &FlowConfig,
+    catalogs: &Catalogs<'a>,
+    problems: &mut Vec<Finding>,
+) -> Option<Called<'a>> {
+    let (known, schema) = (catalogs.routines, catalogs.target_schema);
+    let routine = call::find(known, &mapping.to, schema, &mapping.places.to, problems);
+    let delete = call
+        .delete
+        .as_ref()
+        .and_then(|(named, place)| call::find(known, named, schema, place, problems));
+    match (&call.delete, &mapping.on_delete) {
+        (None, OnDelete::Delete) => problems.push(
+            Finding::problem("nothing says what becomes of rows that are gone")
+                .hint("name a routine for them, to = { call = \"...\", delete = \"...\" }, or set on_delete = \"ignore\"")
+                .place(mapping.places.to.show()),
+        ),
+        (_, OnDelete::Set(_)) => problems.push(
+            Finding::problem("on_delete = { set = ... } is for tables: a routine is called with the key")
+                .place(mapping.places.to.show()),
+        ),
+        _ => {}
+    }
+    if call.rows.is_some() && mapping.row_key.is_none() {
+        problems.push(
+            Finding::problem(
+                "`rows` gives the rows of a group, and nothing says what tells them apart",
+            )
+            .hint("name the members of a row that do by row_key = [...]")
+            .place(mapping.places.to.show()),
+        );
+    }
+    let origin = Origin::new(source, &flow.values);
+    let table = call::as_table(routine?, mapping, call, &origin);
+    Some(Called { routine: routine?, delete, table })
 }
 
 fn find<'a>(
@@ -414,16 +566,22 @@ fn not_seen(side: &str, name: &TableName) -> String {
     format!("the {side} table {name} does not exist or may not be seen")
 }
 
+/// Why the server says that a table cannot be used.
+fn refused(table: &Table, side: &str) -> Vec<Finding> {
+    let finding =
+        |why| Finding::problem(format!("the {side} table {} cannot be used: {why}", table.name));
+    table.refusals.iter().map(finding).collect()
+}
+
 /// Why a table cannot be followed or written.
 pub(super) fn usable(table: &Table, side: &str) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = table
-        .refusals
-        .iter()
-        .map(|why| {
-            Finding::problem(format!("the {side} table {} cannot be used: {why}", table.name))
-        })
-        .collect();
-    if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
+    let mut findings = refused(table, side);
+    if table.kind == TableKind::View && side == "source" {
+        findings.push(
+            Finding::problem(format!("the source {} is a view, which has no log", table.name))
+                .hint("name the tables that it is made of by [mappings.tracks]"),
+        );
+    } else if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
         findings
             .push(Finding::problem(format!("the {side} {} is not an ordinary table", table.name)));
     }
@@ -439,227 +597,55 @@ pub(super) fn usable(table: &Table, side: &str) -> Vec<Finding> {
     findings
 }
 
-fn key_of(
-    mapping: &MappingConfig,
-    source: &Table,
-    target: &Table,
-    pairs: &[Pair<'_>],
-    catalogs: &Catalogs<'_>,
-    problems: &mut Vec<Finding>,
-) -> Vec<usize> {
-    let key = match (&mapping.key, target.primary_key()) {
-        (Some(key), _) => key.clone(),
-        (None, Some(key)) => key.to_vec(),
-        (None, None) => {
-            problems.push(
-                Finding::problem(format!("the target table {} has no primary key", target.name))
-                    .hint(format!(
-                        "name a unique, immediate, NOT NULL index by `key`{}",
-                        usable_keys(target).map_or(String::new(), |keys| format!(": {keys}"))
-                    )),
-            );
-            return Vec::new();
-        }
-    };
-    let known = |column: &&String| target.column(column).is_some();
-    for column in key.iter().filter(|c| !known(c)) {
-        let mut finding = no_column(target, column, "target");
-        finding.message.push_str(", which `key` names");
-        problems.push(finding);
-    }
-    if key.iter().all(|c| known(&c)) && target.key_index(&key).is_none() {
-        let finding = Finding::problem(format!(
-            "key ({}) is no unique, immediate, NOT NULL index of {}",
-            key.join(", "),
-            target.name
-        ));
-        let finding = catalogs.target_system.mend_key(target, &key, finding);
-        problems.push(match usable_keys(target) {
-            Some(keys) => finding.also(format!("or choose a key that is unique already: {keys}")),
-            None => finding,
-        });
-    }
-    let mut indexes = Vec::new();
-    for column in key.iter().filter(known) {
-        match pairs.iter().position(|p| &p.target.name == column) {
-            Some(index) => indexes.push(index),
-            None => problems.push(Finding::problem(format!(
-                "the key column {}.{column} is not mapped",
-                target.name
-            ))),
-        }
-    }
-    if let RowIdentity::Columns(identity) = &source.identity {
-        for &index in &indexes {
-            let feeds = &pairs[index].source.name;
-            if !identity.contains(feeds) {
-                problems.push(
-                    Finding::problem(format!(
-                        "{}.{feeds} feeds the key, but the source's log does not carry its old value",
-                        source.name
-                    ))
-                    .hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"),
-                );
-            }
-        }
-    }
-    indexes
-}
-
-/// The keys that a table has, as a person would write them.
-fn usable_keys(table: &Table) -> Option<String> {
-    let keys: Vec<String> = table
-        .unique_indexes
-        .iter()
-        .filter(|i| i.immediate && i.not_null)
-        .map(|i| format!("({})", i.columns.join(", ")))
-        .collect();
-    (!keys.is_empty()).then(|| keys.join(", "))
-}
-
-/// Target columns that must have a value, get none from us and have no default.
-fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Finding>) {
-    for column in &target.columns {
-        let filled = pairs.iter().any(|p| p.target.name == column.name)
-            || column.nullable
-            || column.has_default
-            || column.generated != Generated::No;
-        if !filled {
-            problems.push(
-                Finding::problem(format!(
-                    "{}.{} is NOT NULL without a default and nothing is mapped to it",
-                    target.name, column.name
-                ))
-                .hint("map a column to it or give it a default"),
-            );
-        }
-    }
-}
-
-/// How a table is read in pieces: by a unique index whose columns the log tells the old values of; by
-/// the mapping's own key where that is one.
-fn copy_table(source: &Table, pairs: &[Pair<'_>], key: &[usize]) -> Option<CopyTable> {
-    let told = |index: &Index| match &source.identity {
-        RowIdentity::Full => true,
-        RowIdentity::Columns(columns) => index.columns.iter().all(|c| columns.contains(c)),
-        RowIdentity::Nothing => false,
-    };
-    let usable = |index: &&Index| index.immediate && index.not_null && told(index);
-    let feeds: Vec<&String> =
-        key.iter().filter_map(|&i| Some(&pairs.get(i)?.source.name)).collect();
-    let own = |index: &&Index| {
-        index.columns.len() == feeds.len() && index.columns.iter().all(|c| feeds.contains(&c))
-    };
-    let indexes = || source.unique_indexes.iter().filter(usable);
-    let index = indexes().find(own).or_else(|| indexes().next())?;
-    let mut columns: Vec<String> = pairs.iter().map(|p| p.source.name.clone()).collect();
-    columns.extend(index.columns.iter().cloned());
-    let mut seen = HashSet::new();
-    columns.retain(|c| seen.insert(c.clone()));
-    Some(CopyTable { name: source.name.clone(), columns, key: index.columns.clone(), filter: None })
-}
-
-/// Mappings of two flows in opposite directions that write one and the same column both ways: indexes
-/// into `ours` and `theirs`.
-pub fn mirrored(ours: &[Arc<MappingPlan>], theirs: &[Arc<MappingPlan>]) -> Vec<(usize, usize)> {
-    let pairs = |p: &MappingPlan| -> Vec<(String, String)> {
-        p.sources.iter().cloned().zip(p.target.columns.iter().map(|c| c.name.clone())).collect()
-    };
-    let mut by_target: HashMap<&TableName, Vec<usize>> = HashMap::new();
-    for (j, their) in theirs.iter().enumerate() {
-        by_target.entry(&their.target.name).or_default().push(j);
-    }
-    let mut found = Vec::new();
-    for (i, our) in ours.iter().enumerate() {
-        for &j in by_target.get(&our.source).into_iter().flatten() {
-            let their = &theirs[j];
-            if our.target.name != their.source {
-                continue;
-            }
-            let theirs = pairs(their);
-            if pairs(our).into_iter().any(|(a, b)| theirs.contains(&(b, a))) {
-                found.push((i, j));
-            }
-        }
-    }
-    found
-}
-
-/// The order in which tables are copied: those that foreign keys point to come first; else as in the
-/// file. In a cycle the file's order decides.
-pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
-    fn visit(
-        plan: &Arc<MappingPlan>,
-        plans: &[Arc<MappingPlan>],
-        seen: &mut HashSet<Arc<str>>,
-        order: &mut Vec<Arc<MappingPlan>>,
-    ) {
-        if !seen.insert(plan.name.clone()) {
-            return;
-        }
-        if !plan.references.is_empty() {
-            for parent in plans.iter().filter(|p| plan.references.contains(&p.target.name)) {
-                visit(parent, plans, seen, order);
-            }
-        }
-        order.push(plan.clone());
-    }
-    if plans.iter().all(|plan| plan.references.is_empty()) {
-        return plans.to_vec();
-    }
-    let (mut seen, mut order) = (HashSet::new(), Vec::new());
-    for plan in plans {
-        visit(plan, plans, &mut seen, &mut order);
-    }
-    order
-}
-
-/// The unique indexes that may refuse a row at once although its key is free.
-fn other_uniques<'a>(
+/// The parts of a plan, each found by its own step.
+struct Parts<'a> {
+    mapping: &'a MappingConfig,
+    name: &'a str,
+    source: &'a Table,
     target: &'a Table,
-    pairs: &'a [Pair<'_>],
+    pairs: &'a [Pair<'a>],
     key: &'a [usize],
-) -> impl Iterator<Item = &'a Index> {
-    // An index that holds the whole key refuses nothing that the key does not.
-    let holds_key = move |index: &Index| {
-        key.iter().all(|&i| pairs.get(i).is_some_and(|p| index.columns.contains(&p.target.name)))
-    };
-    target.unique_indexes.iter().filter(move |index| index.immediate && !holds_key(index))
+    rows: RowPlan,
+    copy: Option<CopyTable>,
+    view: Option<Arc<ViewPlan>>,
+    values: &'a Arc<Values>,
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a plan, each found by its own step")]
-fn build(
-    mapping: &MappingConfig,
-    name: &str,
-    source: &Table,
-    target: &Table,
-    pairs: &[Pair<'_>],
-    key: &[usize],
-    copy: Option<CopyTable>,
-    catalogs: &Catalogs<'_>,
-) -> MappingPlan {
+fn target_column(column: &Column) -> TargetColumn {
+    TargetColumn {
+        name: column.name.clone(),
+        data_type: column.data_type.clone(),
+        native: column.native.clone(),
+        identity_always: column.generated == Generated::IdentityAlways,
+    }
+}
+
+fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
+    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, values } = parts;
     let copy_key_types = copy
         .iter()
         .flat_map(|copy| &copy.key)
         .filter_map(|name| source.column(name).map(|c| c.data_type.clone()))
         .collect();
-    let columns = pairs
-        .iter()
-        .map(|p| TargetColumn {
-            name: p.target.name.clone(),
-            data_type: p.target.data_type.clone(),
-            native: p.target.native.clone(),
-            identity_always: p.target.generated == Generated::IdentityAlways,
-        })
-        .collect();
+    let mut columns: Vec<TargetColumn> = pairs.iter().map(|p| target_column(p.target)).collect();
+    columns.extend(rows.end.columns().filter_map(|c| target.column(c)).map(target_column));
+    let mut seen = HashSet::new();
+    columns.retain(|c| seen.insert(c.name.clone()));
+    let mut reads: Vec<String> = pairs.iter().flat_map(|p| p.feed.reads()).cloned().collect();
+    reads.extend(rows.reads.iter().cloned());
+    let mut seen = HashSet::new();
+    reads.retain(|c| seen.insert(c.clone()));
     MappingPlan {
         name: Arc::from(name),
         source: source.name.clone(),
-        source_types: pairs.iter().map(|p| p.source.data_type.clone()).collect(),
         copy,
-        as_lines: catalogs.same_family && pairs.iter().all(Pair::is_plain),
+        as_lines: catalogs.same_family
+            && pairs.iter().all(Pair::is_plain)
+            && rows.takes_all()
+            && view.is_none(),
         copy_key_types,
         references: target.references.clone(),
+        after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),
         uniques: other_uniques(target, pairs, key)
@@ -668,17 +654,18 @@ fn build(
                 index.columns.iter().map(place).collect()
             })
             .collect(),
-        rule: format!("{:?}", mapping.columns),
+        rule: rule_of(mapping),
         keyed: source.unique_indexes.iter().any(|index| {
-            let feeds = |name: &String| key.iter().any(|&i| pairs[i].source.name == *name);
+            let feeds = |name: &String| key.iter().any(|&i| pairs[i].plain() == Some(name));
             index.immediate && index.not_null && index.columns.iter().all(feeds)
         }),
         unmapped: unmapped(mapping, source, target, pairs),
-        sources: pairs.iter().map(|p| p.source.name.clone()).collect(),
         columns: pairs
             .iter()
             .enumerate()
             .map(|(i, p)| ColumnPlan {
+                feed: p.feed.clone(),
+                from: p.from.clone(),
                 nullable: p.target.nullable,
                 json_form: json_form(catalogs.target_system.family(), &p.target.native),
                 // Another value in place of a key would be another row's.
@@ -689,6 +676,9 @@ fn build(
                 },
             })
             .collect(),
+        reads,
+        view,
+        call: None,
         target: Arc::new(TargetTable {
             id: NEXT_PLAN.fetch_add(1, Ordering::Relaxed),
             name: target.name.clone(),
@@ -697,7 +687,8 @@ fn build(
             suppress_unchanged: catalogs.two_way,
             partial: false,
         }),
-        on_delete: mapping.on_delete,
+        rows,
+        values: values.clone(),
         on_truncate: mapping.on_truncate,
         compact: mapping.compact.unwrap_or(!target.triggers),
         snapshot: mapping.snapshot,
@@ -706,39 +697,14 @@ fn build(
     }
 }
 
-/// Two sources into one target table would overwrite each other's rows by chance of order.
-fn refuse_shared_targets(outcome: &mut PlanOutcome) {
-    let mut by_target: HashMap<TableName, Vec<Arc<str>>> = HashMap::new();
-    for plan in &outcome.mappings {
-        by_target.entry(plan.target.name.clone()).or_default().push(plan.name.clone());
-    }
-    for (target, names) in by_target {
-        if names.len() > 1 {
-            outcome.findings.push(Finding::problem(format!(
-                "mappings {} all write to {target}",
-                names.join(", ")
-            )));
-            outcome.mappings.retain(|m| m.target.name != target);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::like;
-
-    #[test]
-    fn like_matches_as_sql_does() {
-        for (pattern, text, matches) in [
-            ("tmp_%", "tmp_x", true),
-            ("tmp_%", "tmp", false),
-            ("audit_log", "audit_log", true),
-            ("%", "", true),
-            ("%a%b", "xxaybyb", true),
-            ("%a%b", "xxaybyc", false),
-            ("_", "ä", true),
-        ] {
-            assert_eq!(like(pattern, text), matches, "{pattern} over {text}");
+/// What the file says of columns and rows, as a text: to tell what the file changed from what a server did.
+fn rule_of(mapping: &MappingConfig) -> String {
+    let columns = format!("{:?}", mapping.columns);
+    let (filter, tracks) = (&mapping.filter, &mapping.tracks);
+    match (filter, &tracks[..]) {
+        (None, []) => columns,
+        _ => {
+            format!("{columns} {filter:?} {tracks:?} {:?} {:?}", mapping.from_key, mapping.row_key)
         }
     }
 }

@@ -1,17 +1,27 @@
 //! Row by row: a canonical operation becomes a [`Write`], or nothing, or an error that names column
 //! and cause but no value.
+//!
+//! **Filters.** A row that leaves the filter has ended, as a deleted one has; one that enters it is inserted. Where the log
+//! carries the old row, it says on which side of the filter the row was; where not, the row may have been on either, and what
+//! is written holds for both: an upsert of the whole row, or a delete of one that may not be there.
+//!
+//! **What changes nothing.** An update that leaves every mapped value as it was is not sent, where the log carries
+//! the old row.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Code, Delete, Error, OldRow, Op, Result, Row, TableSchema, Update, Value, WriteOp,
+    Code, Delete, Error, JsonForm, Key, OldRow, Op, Result, Row, TableSchema, TargetColumn, Update,
+    Value, WriteOp,
 };
 
-use super::convert::{Conversion, Misfit, Target, compatible};
-use super::plan::MappingPlan;
-use crate::config::OnDelete;
+use super::computed::{self, Wanted};
+use super::convert::{Conversion, Misfit, Rule, Target, compatible};
+use super::plan::{ColumnPlan, EndPlan, Feed, MappingPlan};
+use super::rules::{self, Holds, Rules};
+use crate::expr::{Expr, Field, Input};
 
 /// One row for the target.
 #[derive(Debug, Clone)]
@@ -40,43 +50,92 @@ pub struct Uniques {
 }
 
 struct Cell {
-    source: usize,
+    from: From,
     convert: Conversion,
-    /// Whether a later cell takes the same source column.
-    shared: bool,
+}
+
+enum From {
+    /// A cell of the source row; `shared` if a later cell or an expression takes it too.
+    Column { at: usize, shared: bool },
+    /// An expression over the source row, and whether the same row always gives the same value.
+    Computed { expr: Box<Expr>, steady: bool },
+}
+
+/// What an operation becomes.
+#[derive(Debug, Clone)]
+pub enum Becomes {
+    /// This.
+    Write(Write),
+    /// Nothing: a rule of the mapping filters it, or it changes nothing that is mapped.
+    Nothing,
+    /// What the row of this key of the source is now, which the log does not tell whole.
+    Unknown(Key),
 }
 
 /// A mapping plan tied to one shape of the source's rows.
 pub struct BoundPlan {
     plan: Arc<MappingPlan>,
+    rules: Rules,
+    /// Whether every row goes, whatever changed in it.
+    plain: bool,
     cells: Vec<Cell>,
+    end: End,
     all: Arc<[usize]>,
     key: Arc<[usize]>,
     /// Whether the cells are the source's columns, all of them and in their order.
     in_place: bool,
+    computes: bool,
+    /// Where the key is by which the source's rows are read.
+    copy_key: Option<Vec<usize>>,
     partial: HashMap<Vec<usize>, Arc<[usize]>>,
+}
+
+/// What the end of a row becomes.
+enum End {
+    Delete,
+    Nothing,
+    Set { columns: Arc<[usize]>, values: Vec<(Expr, Conversion)> },
+}
+
+fn drift(message: String) -> Error {
+    Error::data(Code::SchemaDrift, message)
+        .with_hint("put the column back or change the mapping, then take the mapping up again")
+}
+
+/// Ties an expression to a shape.
+fn bind(text: &str, fields: &[Field], plan: &MappingPlan, column: &str) -> Result<Expr> {
+    computed::compile(text, fields, &plan.values, Wanted::Value).map_err(|fault| {
+        drift(format!("{} to {}.{column}: {}", plan.source, plan.target.name, fault.message))
+    })
 }
 
 impl BoundPlan {
     /// Ties a plan to a shape. [`Code::SchemaDrift`] if a mapped column is gone or has a type that
     /// the target column cannot take.
     pub fn new(plan: &Arc<MappingPlan>, shape: &TableSchema) -> Result<BoundPlan> {
-        let mut cells = Vec::with_capacity(plan.sources.len());
-        for (source_name, target) in plan.sources.iter().zip(&plan.target.columns) {
-            let place = format!("{}.{source_name}", shape.name);
-            let Some(index) = shape.columns.iter().position(|c| &c.name == source_name) else {
-                return Err(Error::data(
-                    Code::SchemaDrift,
-                    format!("{place}: the column is gone from the source table"),
-                )
-                .with_hint(
-                    "put the column back or change the mapping, then take the mapping up again",
-                ));
+        let fields = computed::fields_of(shape);
+        let mut cells: Vec<Cell> = Vec::with_capacity(plan.columns.len());
+        for (column, target) in plan.columns.iter().zip(&plan.target.columns) {
+            let (from, data_type, place) = match &column.feed {
+                Feed::Column(name) => {
+                    let place = format!("{}.{name}", shape.name);
+                    let Some(at) = shape.columns.iter().position(|c| c.name == *name) else {
+                        return Err(drift(format!(
+                            "{place}: the column is gone from the source table"
+                        )));
+                    };
+                    let data_type = shape.columns[at].data_type.clone();
+                    (From::Column { at, shared: false }, data_type, place)
+                }
+                Feed::Computed(computed) => {
+                    let expr = bind(&computed.text.text, &fields, plan, &target.name)?;
+                    let data_type = expr.data_type().clone();
+                    let expr = Box::new(expr);
+                    let steady = computed.steady;
+                    (From::Computed { expr, steady }, data_type, shape.name.to_string())
+                }
             };
-            let from = &shape.columns[index].data_type;
-            let column =
-                plan.columns.get(cells.len()).ok_or_else(|| Error::bug("a plan lacks a column"))?;
-            compatible(from, &target.data_type, &column.rule).map_err(|why| {
+            compatible(&data_type, &target.data_type, &column.rule).map_err(|why| {
                 Error::data(
                     Code::SchemaDrift,
                     format!("{place} to {}.{}: {why}", plan.target.name, target.name),
@@ -89,19 +148,29 @@ impl BoundPlan {
                 same_family: plan.same_family,
                 json_form: column.json_form,
             };
-            let convert = Conversion::new(from, to, &column.rule);
-            cells.push(Cell { source: index, convert, shared: false });
+            cells.push(Cell { from, convert: Conversion::new(&data_type, to, &column.rule) });
         }
-        for at in 0..cells.len() {
-            let source = cells[at].source;
-            cells[at].shared = cells.iter().skip(at + 1).any(|later| later.source == source);
+        let places: Vec<Option<usize>> = cells.iter().map(Cell::column).collect();
+        for (n, cell) in cells.iter_mut().enumerate() {
+            if let From::Column { at, shared } = &mut cell.from {
+                *shared = places.iter().skip(n + 1).any(|later| *later == Some(*at));
+            }
         }
+        let rules = Rules::new(plan, shape)?;
         Ok(BoundPlan {
+            end: End::new(plan, &fields)?,
+            plain: plan.rows.takes_all() && plan.rows.on_change.is_none(),
+            rules,
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
             key: plan.target.key.iter().copied().collect(),
             in_place: cells.len() == shape.columns.len()
-                && cells.iter().enumerate().all(|(at, cell)| cell.source == at),
+                && places.iter().enumerate().all(|(at, place)| *place == Some(at)),
+            computes: places.iter().any(Option::is_none),
+            copy_key: plan.copy.as_ref().and_then(|copy| {
+                let place = |name: &String| shape.columns.iter().position(|c| c.name == *name);
+                copy.key.iter().map(place).collect()
+            }),
             cells,
             partial: HashMap::new(),
         })
@@ -109,10 +178,10 @@ impl BoundPlan {
 
     /// Whether the target's columns have exactly the types of the source's, as the shape has them.
     pub fn is_identity(&self, shape: &TableSchema) -> bool {
-        self.cells.len() == shape.columns.len()
-            && self.cells.iter().enumerate().all(|(i, cell)| {
+        self.in_place
+            && (0..self.cells.len()).all(|i| {
                 let target = self.plan.target.columns.get(i).map(|c| &c.data_type);
-                cell.source == i && shape.columns.get(i).map(|c| &c.data_type) == target
+                shape.columns.get(i).map(|c| &c.data_type) == target
             })
     }
 
@@ -133,26 +202,93 @@ impl BoundPlan {
         Ok(())
     }
 
+    /// Whether a row that a copy brings is to be there at the target.
+    pub fn takes(&self, row: &Row) -> Result<bool> {
+        if self.plain {
+            return Ok(true);
+        }
+        match self.rules.holds(&self.plan, &row.0)? {
+            Holds::No => Ok(false),
+            Holds::Yes => self.rules.check(&self.plan, &row.0, None).map(|()| true),
+            Holds::Untold => {
+                Err(Error::bug(format!("{}: a copied row lacks a cell", self.plan.source)))
+            }
+        }
+    }
+
+    /// What becomes of a row as it is read now.
+    pub fn now(&self, row: &Row) -> Result<Becomes> {
+        if self.takes(row)? {
+            return self.insert(row.clone(), WriteOp::Upsert).map(Becomes::Write);
+        }
+        self.end(self.key_of(row)?.into(), row, Some(row))
+    }
+
+    /// The key at the target of which the source's columns `names` alone are known; `None` if they do not tell it.
+    pub fn key_alone(
+        &self,
+        shape: &TableSchema,
+        names: &[String],
+        key: &[Value],
+    ) -> Result<Option<Key>> {
+        let mut cells = vec![Value::Unchanged; shape.columns.len()];
+        for (name, value) in names.iter().zip(key) {
+            let at = shape.columns.iter().position(|c| c.name == *name);
+            if let Some(cell) = at.and_then(|at| cells.get_mut(at)) {
+                cell.clone_from(value);
+            }
+        }
+        let target = self.convert_keys(&Row(cells.into()))?;
+        Ok((!target.iter().any(Value::is_unchanged)).then(|| target.into()))
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Arc<MappingPlan> {
         &self.plan
     }
 
-    /// What an operation becomes; `None` if a rule of the mapping filters it, or if it changes
-    /// nothing that is mapped.
-    pub fn write(&mut self, op: Op) -> Result<Option<Write>> {
+    /// What an operation becomes. An error that is about the row tells a hash of its key.
+    pub fn write(&mut self, op: Op) -> Result<Becomes> {
+        if self.plain && !self.computes {
+            return self.become_of(op);
+        }
+        let row = match &op {
+            Op::Insert(insert) => Some(&insert.new),
+            Op::Update(update) => Some(&update.new),
+            Op::Delete(delete) => delete.old.row(),
+        };
+        let key = row.and_then(|row| self.convert_keys(row).ok());
+        self.become_of(op).map_err(|error| match &key {
+            Some(key) => error.with_detail(format!("key hash {}", rules::key_hash(key))),
+            None => error,
+        })
+    }
+
+    fn become_of(&mut self, op: Op) -> Result<Becomes> {
         match op {
-            Op::Insert(insert) => self.insert(insert.new).map(Some),
+            Op::Insert(insert) => {
+                if !self.plain {
+                    match self.rules.holds(&self.plan, &insert.new.0)? {
+                        Holds::No => return Ok(Becomes::Nothing),
+                        Holds::Yes => self.rules.check(&self.plan, &insert.new.0, None)?,
+                        Holds::Untold => return self.unknown(&insert.new, None),
+                    }
+                }
+                self.insert(insert.new, WriteOp::Insert).map(Becomes::Write)
+            }
             Op::Update(update) => self.update(update),
-            Op::Delete(delete) => match self.plan.on_delete {
-                OnDelete::Ignore => Ok(None),
-                OnDelete::Delete => self.delete(&delete).map(Some),
-            },
+            Op::Delete(delete) => {
+                let old = delete.old.row().ok_or_else(|| self.identity_missing())?;
+                if self.rules.filters() && self.rules.holds(&self.plan, &old.0)? == Holds::No {
+                    return Ok(Becomes::Nothing);
+                }
+                self.ended(&delete, old)
+            }
         }
     }
 
-    fn insert(&self, new: Row) -> Result<Write> {
-        let row = self.take_all(new)?;
+    fn insert(&self, new: Row, op: WriteOp) -> Result<Write> {
+        let row = self.take_all(new, None)?;
         if row.iter().any(Value::is_unchanged) {
             return Err(self
                 .error(Code::Rejected, "an inserted row came without all mapped columns")
@@ -160,7 +296,7 @@ impl BoundPlan {
         }
         let key = self.hash_key(|i| &row[i]);
         Ok(Write {
-            op: WriteOp::Insert,
+            op,
             columns: self.all.clone(),
             uniques: self.uniques(Some(&row), None),
             row,
@@ -168,31 +304,86 @@ impl BoundPlan {
         })
     }
 
-    fn update(&mut self, update: Update) -> Result<Option<Write>> {
-        let mut row = self.take_all(update.new)?;
+    fn update(&mut self, update: Update) -> Result<Becomes> {
+        let Update { old, new } = update;
+        let (mut before, mut worth) = (Holds::Yes, true);
+        if !self.plain {
+            // What did not change and is not in the log of the new row may be in that of the old one.
+            let filled = filled(&new, &old);
+            let seen = filled.as_ref().unwrap_or(&new);
+            let was = old.row();
+            if self.rules.filters() {
+                before = match was {
+                    Some(row) => self.rules.holds(&self.plan, &row.0)?,
+                    None => Holds::Untold,
+                };
+            }
+            match (before, self.rules.holds(&self.plan, &seen.0)?) {
+                (Holds::No, Holds::No) => return Ok(Becomes::Nothing),
+                (_, Holds::Untold) => return self.unknown(&new, was),
+                (_, Holds::No) => return self.left(old, new),
+                (Holds::No, Holds::Yes) => {
+                    self.rules.check(&self.plan, &seen.0, None)?;
+                    // There is nothing of it at the target, under whatever key it was.
+                    return match seen.is_full() {
+                        true => self.insert(seen.clone(), WriteOp::Insert).map(Becomes::Write),
+                        false => self.unknown(&new, was),
+                    };
+                }
+                (Holds::Yes | Holds::Untold, Holds::Yes) => {}
+            }
+            self.rules.check(&self.plan, &seen.0, was.map(|row| &*row.0))?;
+            worth = self.rules.is_worth(&new.0, full(&old));
+            if let Some(filled) = filled {
+                // Nothing partial of rows that come and go: one that is read again may be gone ahead of the log.
+                return self.send(old, filled, before, worth);
+            }
+        }
+        self.send(old, new, before, worth)
+    }
+
+    /// An update of a row that is to be at the target.
+    fn send(&mut self, old: OldRow, new: Row, before: Holds, worth: bool) -> Result<Becomes> {
+        let told = full(&old);
+        if let Some(told) = told
+            && before == Holds::Yes
+            && self.is_same(&new, told)?
+        {
+            return Ok(Becomes::Nothing);
+        }
+        let again = before == Holds::Untold || self.plan.call.is_some();
+        let source = again.then(|| new.0.clone());
+        let mut row = self.take_all(new, told)?;
         let mut old_key = None;
         let mut moved = false;
-        if update.old.row().is_some() || self.key.iter().any(|&i| row[i].is_unchanged()) {
-            let old = self.old_key(&update.old, &row)?;
-            for (&i, old) in self.key.iter().zip(&old) {
+        if old.row().is_some() || self.key.iter().any(|&i| row[i].is_unchanged()) {
+            let key = self.old_key(&old, &row)?;
+            for (&i, old) in self.key.iter().zip(&key) {
                 if row[i].is_unchanged() {
                     row[i] = old.clone();
                 }
             }
-            moved = self.key.iter().zip(&old).any(|(&i, old)| !row[i].is_same(old));
-            old_key = Some(old);
+            moved = self.key.iter().zip(&key).any(|(&i, old)| !row[i].is_same(old));
+            old_key = Some(key);
+        }
+        if before == Holds::Yes && !worth && !moved {
+            return Ok(Becomes::Nothing);
         }
         let key = self.hash_key(|i| &row[i]);
         let full = !row.iter().any(Value::is_unchanged);
-        let uniques = self.uniques(Some(&row), update.old.row());
+        let uniques = self.uniques(Some(&row), old.row());
         if full && !moved {
-            return Ok(Some(Write {
+            return Ok(Becomes::Write(Write {
                 op: WriteOp::Overwrite,
                 columns: self.all.clone(),
                 row,
                 keys: [key, key],
                 uniques,
             }));
+        }
+        if !full && (before == Holds::Untold || self.plan.call.is_some()) {
+            // It may be one that has just come; and a routine takes whole rows.
+            return self.unknown(&Row(source.unwrap_or_default()), old.row());
         }
         let old_key = old_key.unwrap_or_else(|| self.key.iter().map(|&i| row[i].clone()).collect());
         let keys = [key, hash(old_key.iter())];
@@ -203,7 +394,7 @@ impl BoundPlan {
                 .filter(|&i| !row[i].is_unchanged() && (moved || !self.key.contains(&i)))
                 .collect::<Vec<_>>();
             if present.is_empty() {
-                return Ok(None);
+                return Ok(Becomes::Nothing);
             }
             let cached =
                 self.partial.entry(present).or_insert_with_key(|k| Arc::from(k.as_slice()));
@@ -211,20 +402,110 @@ impl BoundPlan {
         };
         let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
         cells.extend(old_key);
-        Ok(Some(Write { op, columns, row: cells.into(), keys, uniques }))
+        Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques }))
+    }
+
+    /// The row is to be read again by its key.
+    fn unknown(&self, new: &Row, old: Option<&Row>) -> Result<Becomes> {
+        let Some(places) = &self.copy_key else {
+            return Err(self
+                .error(Code::UpdateMissing, "a row may have come into the filter, and the log does not carry all of it")
+                .with_hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"));
+        };
+        let told = |row: &Row, at: usize| row.0.get(at).filter(|v| !v.is_unchanged()).cloned();
+        let key: Option<Key> = places
+            .iter()
+            .map(|&at| told(new, at).or_else(|| old.and_then(|old| told(old, at))))
+            .collect();
+        key.map(Becomes::Unknown).ok_or_else(|| self.identity_missing())
+    }
+
+    /// Whether an update leaves every mapped value as it was.
+    fn is_same(&self, new: &Row, old: &Row) -> Result<bool> {
+        let same = |at: usize| match (new.0.get(at), old.0.get(at)) {
+            (Some(new), Some(old)) => new.is_unchanged() || new.is_same(old),
+            _ => false,
+        };
+        let mut doubtful = Vec::new();
+        for (n, cell) in self.cells.iter().enumerate() {
+            let alike = match &cell.from {
+                From::Column { at, .. } => same(*at),
+                // One that changes by itself is no reason to send a row.
+                From::Computed { steady: false, .. } => true,
+                From::Computed { expr, .. } => expr.fields().iter().all(|&at| same(at)),
+            };
+            match (alike, &cell.from) {
+                (true, _) => {}
+                (false, From::Computed { .. }) => doubtful.push(n),
+                (false, From::Column { .. }) => return Ok(false),
+            }
+        }
+        for cell in doubtful {
+            if !self.convert(cell, new)?.is_same(&self.convert(cell, old)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A row that left the filter.
+    fn left(&self, old: OldRow, new: Row) -> Result<Becomes> {
+        let values = self.convert_keys(&new)?;
+        let key: Box<[Value]> = match old.row() {
+            Some(old) => self.key_of(old)?.into(),
+            None if values.iter().any(Value::is_unchanged) => return Err(self.identity_missing()),
+            None => values.into(),
+        };
+        self.end(key, &new, old.row())
+    }
+
+    /// A row that was deleted.
+    fn ended(&self, delete: &Delete, old: &Row) -> Result<Becomes> {
+        match &self.end {
+            End::Delete => self.delete(delete).map(Becomes::Write),
+            End::Nothing | End::Set { .. } => self.end(self.key_of(old)?.into(), old, Some(old)),
+        }
+    }
+
+    fn end(&self, key: Box<[Value]>, row: &Row, old: Option<&Row>) -> Result<Becomes> {
+        let hash = hash(key.iter());
+        let keys = [hash, hash];
+        match &self.end {
+            End::Nothing => Ok(Becomes::Nothing),
+            End::Delete => Ok(Becomes::Write(Write {
+                op: WriteOp::Delete,
+                columns: self.key.clone(),
+                row: key,
+                keys,
+                uniques: self.uniques(None, old),
+            })),
+            End::Set { columns, values } => {
+                let mut cells = Vec::with_capacity(values.len() + key.len());
+                for (n, (expr, convert)) in values.iter().enumerate() {
+                    let value = self.evaluate(expr, row, old, columns.get(n).copied())?;
+                    if value.is_unchanged() {
+                        return Err(self.identity_missing());
+                    }
+                    let column = columns.get(n).copied().unwrap_or_default();
+                    cells.push(convert.take(value).map_err(|m| self.misfit(column, &m))?);
+                }
+                cells.extend(key);
+                let (columns, row) = (columns.clone(), cells.into());
+                Ok(Becomes::Write(Write { op: WriteOp::Patch, columns, row, keys, uniques: None }))
+            }
+        }
     }
 
     /// The key at the target of the row that a change is about: before it, or, for an insert, after.
     pub fn target_key(&self, op: &Op) -> Result<Vec<Value>> {
         match op {
-            Op::Insert(insert) => self.key.iter().map(|&i| self.present(i, &insert.new)).collect(),
+            Op::Insert(insert) => self.key_of(&insert.new),
             Op::Update(update) => {
                 let new = self.convert_all(&update.new)?;
                 self.old_key(&update.old, &new)
             }
             Op::Delete(delete) => {
-                let old = delete.old.row().ok_or_else(|| self.identity_missing())?;
-                self.key.iter().map(|&i| self.present(i, old)).collect()
+                self.key_of(delete.old.row().ok_or_else(|| self.identity_missing())?)
             }
         }
     }
@@ -249,8 +530,7 @@ impl BoundPlan {
         let Some(old) = delete.old.row() else {
             return Err(self.identity_missing());
         };
-        let row =
-            self.key.iter().map(|&i| self.present(i, old)).collect::<Result<Box<[Value]>>>()?;
+        let row: Box<[Value]> = self.key_of(old)?.into();
         let key = hash(row.iter());
         Ok(Write {
             op: WriteOp::Delete,
@@ -290,7 +570,7 @@ impl BoundPlan {
     /// the new row, which the source says has the same identity.
     fn old_key(&self, old: &OldRow, new: &[Value]) -> Result<Vec<Value>> {
         match old.row() {
-            Some(old) => self.key.iter().map(|&i| self.present(i, old)).collect(),
+            Some(old) => self.key_of(old),
             None => {
                 let key: Vec<Value> = self.key.iter().map(|&i| new[i].clone()).collect();
                 if key.iter().any(Value::is_unchanged) {
@@ -300,6 +580,15 @@ impl BoundPlan {
                 }
             }
         }
+    }
+
+    /// The key that a whole row, or one of which the log carries what feeds the key, has at the target.
+    pub fn key_of(&self, row: &Row) -> Result<Vec<Value>> {
+        self.key.iter().map(|&i| self.present(i, row)).collect()
+    }
+
+    fn convert_keys(&self, row: &Row) -> Result<Vec<Value>> {
+        self.key.iter().map(|&i| self.convert(i, row)).collect()
     }
 
     fn present(&self, cell: usize, row: &Row) -> Result<Value> {
@@ -312,23 +601,35 @@ impl BoundPlan {
     }
 
     /// As [`BoundPlan::convert_all`], for a row that nobody else needs: what passes is moved.
-    fn take_all(&self, row: Row) -> Result<Box<[Value]>> {
-        let mut row = row.0;
-        if self.in_place && row.len() == self.cells.len() {
+    fn take_all(&self, row: Row, old: Option<&Row>) -> Result<Box<[Value]>> {
+        if self.in_place && row.0.len() == self.cells.len() {
+            let mut row = row.0;
             for (cell, value) in row.iter_mut().enumerate() {
                 let given = std::mem::replace(value, Value::Null);
                 *value = self.take(cell, given)?;
             }
             return Ok(row);
         }
+        let mut computed = Vec::new();
+        if self.computes {
+            for (n, cell) in self.cells.iter().enumerate() {
+                if let From::Computed { expr, .. } = &cell.from {
+                    computed.push(self.evaluate(expr, &row, old, Some(n))?);
+                }
+            }
+        }
+        let (mut row, mut computed) = (row.0, computed.into_iter());
         let mut taken = Vec::with_capacity(self.cells.len());
-        for (cell, plan) in self.cells.iter().enumerate() {
-            let Some(value) = row.get_mut(plan.source) else {
-                return Err(self.too_short());
+        for (n, cell) in self.cells.iter().enumerate() {
+            let value = match cell.from {
+                From::Computed { .. } => computed.next().unwrap_or(Value::Null),
+                From::Column { at, shared } => match row.get_mut(at) {
+                    None => return Err(self.too_short()),
+                    Some(value) if shared => value.clone(),
+                    Some(value) => std::mem::replace(value, Value::Null),
+                },
             };
-            let value =
-                if plan.shared { value.clone() } else { std::mem::replace(value, Value::Null) };
-            taken.push(self.take(cell, value)?);
+            taken.push(self.take(n, value)?);
         }
         Ok(taken.into())
     }
@@ -339,8 +640,31 @@ impl BoundPlan {
 
     fn convert(&self, cell: usize, row: &Row) -> Result<Value> {
         let plan = &self.cells[cell];
-        let value = row.0.get(plan.source).ok_or_else(|| self.too_short())?;
-        plan.convert.apply(value).map_err(|misfit| self.misfit(cell, &misfit))
+        match &plan.from {
+            From::Column { at, .. } => {
+                let value = row.0.get(*at).ok_or_else(|| self.too_short())?;
+                plan.convert.apply(value).map_err(|misfit| self.misfit(cell, &misfit))
+            }
+            From::Computed { expr, .. } => {
+                self.take(cell, self.evaluate(expr, row, None, Some(cell))?)
+            }
+        }
+    }
+
+    fn evaluate(
+        &self,
+        expr: &Expr,
+        row: &Row,
+        old: Option<&Row>,
+        column: Option<usize>,
+    ) -> Result<Value> {
+        let env = computed::env(&self.plan);
+        let input = Input { new: &row.0, old: old.map(|old| &*old.0), lookups: &[], env: &env };
+        expr.eval(&input).map_err(|error| {
+            let column = column.and_then(|c| self.plan.target.columns.get(c));
+            let what = column.map_or("an expression", |c| &c.name);
+            rules::failed(&self.plan, what, &error)
+        })
     }
 
     fn too_short(&self) -> Error {
@@ -349,10 +673,11 @@ impl BoundPlan {
 
     fn misfit(&self, cell: usize, misfit: &Misfit) -> Error {
         let column = &self.plan.target.columns[cell].name;
-        let place = format!(
-            "{}.{} to {}.{column}",
-            self.plan.source, self.plan.sources[cell], self.plan.target.name
-        );
+        let source = match self.plan.columns.get(cell).map(|c| &c.feed) {
+            Some(Feed::Column(name)) => format!("{}.{name}", self.plan.source),
+            Some(Feed::Computed(_)) | None => self.plan.source.to_string(),
+        };
+        let place = format!("{source} to {}.{column}", self.plan.target.name);
         Error::data(Code::NotRepresentable, format!("{place}: {misfit}")).with_hint(
             "mend the value at the source, widen the target column, or say with \
                  on_unrepresentable what else to do with such values",
@@ -371,6 +696,137 @@ impl BoundPlan {
     fn error(&self, code: Code, message: &str) -> Error {
         Error::data(code, format!("{}: {message}", self.plan.source))
     }
+}
+
+/// The mark of a row that ended, of which only the key is known.
+pub fn mark(plan: &MappingPlan, key: &[Value]) -> Result<Write> {
+    let End::Set { columns, values } = End::new(plan, &[])? else {
+        return Err(Error::bug("a row is to be marked by a mapping that marks none"));
+    };
+    let env = computed::env(plan);
+    let mut cells = Vec::with_capacity(values.len() + key.len());
+    for (expr, convert) in &values {
+        let value = expr
+            .eval(&Input { new: &[], old: None, lookups: &[], env: &env })
+            .map_err(|error| rules::failed(plan, "on_delete", &error))?;
+        cells.push(convert.take(value).map_err(|misfit| {
+            Error::data(
+                Code::NotRepresentable,
+                format!("{}: on_delete: {misfit}", plan.target.name),
+            )
+        })?);
+    }
+    cells.extend_from_slice(key);
+    let hash = hash(key.iter());
+    let row = cells.into();
+    Ok(Write { op: WriteOp::Patch, columns, row, keys: [hash, hash], uniques: None })
+}
+
+/// A value of the source as a column of the target holds it.
+pub fn converted(
+    plan: &MappingPlan,
+    column: &ColumnPlan,
+    target: &TargetColumn,
+    value: &Value,
+) -> Result<Value> {
+    let to = Target {
+        data_type: &target.data_type,
+        nullable: column.nullable,
+        same_family: plan.same_family,
+        json_form: column.json_form,
+    };
+    Conversion::new(&column.from, to, &column.rule).apply(value).map_err(|misfit| {
+        Error::data(
+            Code::NotRepresentable,
+            format!("{} to {}.{}: {misfit}", plan.source, plan.target.name, target.name),
+        )
+    })
+}
+
+/// Equal for keys that a collation of the source may call equal.
+pub fn likeness<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
+    hash(values)
+}
+
+/// What a column that is fed by a constant holds in every row of the mapping.
+pub fn constant(plan: &MappingPlan, column: usize) -> Result<Value> {
+    let (Some(to), Some(from)) = (plan.target.columns.get(column), plan.columns.get(column)) else {
+        return Err(Error::bug("a plan lacks a column"));
+    };
+    let Feed::Computed(computed) = &from.feed else {
+        return Err(Error::bug("a column of the source was taken for a constant"));
+    };
+    let expr = bind(&computed.text.text, &[], plan, &to.name)?;
+    let env = computed::env(plan);
+    let value = expr
+        .eval(&Input { new: &[], old: None, lookups: &[], env: &env })
+        .map_err(|error| rules::failed(plan, &to.name, &error))?;
+    let target = Target {
+        data_type: &to.data_type,
+        nullable: from.nullable,
+        same_family: plan.same_family,
+        json_form: from.json_form,
+    };
+    Conversion::new(expr.data_type(), target, &from.rule).take(value).map_err(|misfit| {
+        Error::data(Code::NotRepresentable, format!("{}.{}: {misfit}", plan.target.name, to.name))
+    })
+}
+
+impl Cell {
+    fn column(&self) -> Option<usize> {
+        match self.from {
+            From::Column { at, .. } => Some(at),
+            From::Computed { .. } => None,
+        }
+    }
+}
+
+impl End {
+    fn new(plan: &MappingPlan, fields: &[Field]) -> Result<End> {
+        let set = match &plan.rows.end {
+            EndPlan::Delete => return Ok(End::Delete),
+            EndPlan::Ignore => return Ok(End::Nothing),
+            EndPlan::Set(set) => set,
+        };
+        let (mut columns, mut values) = (Vec::new(), Vec::new());
+        for (name, computed) in set {
+            let at = plan.target.columns.iter().position(|c| c.name == *name);
+            let target = at.and_then(|at| plan.target.columns.get(at));
+            let (Some(at), Some(target)) = (at, target) else {
+                return Err(Error::bug("a column that is set is not in the plan"));
+            };
+            let expr = bind(&computed.text.text, fields, plan, name)?;
+            let known = plan.columns.get(at);
+            let to = Target {
+                data_type: &target.data_type,
+                nullable: known.is_none_or(|c| c.nullable),
+                same_family: plan.same_family,
+                json_form: known.map_or(JsonForm::Text, |c| c.json_form),
+            };
+            let convert = Conversion::new(expr.data_type(), to, &Rule::default());
+            columns.push(at);
+            values.push((expr, convert));
+        }
+        Ok(End::Set { columns: columns.into(), values })
+    }
+}
+
+/// The old row, if the log carries all of it.
+fn full(old: &OldRow) -> Option<&Row> {
+    match old {
+        OldRow::Full(row) => Some(row),
+        OldRow::Key(_) | OldRow::Absent => None,
+    }
+}
+
+/// A new row with what did not change taken from the old one, where that is needed and the log has it.
+fn filled(new: &Row, old: &OldRow) -> Option<Row> {
+    let old = full(old)?;
+    if new.is_full() {
+        return None;
+    }
+    let cells = new.0.iter().zip(&old.0);
+    Some(Row(cells.map(|(new, old)| if new.is_unchanged() { old } else { new }.clone()).collect()))
 }
 
 /// A hash in which equal keys are equal; unequal keys may be too, which only cuts a batch early.

@@ -6,15 +6,18 @@
 //! What comes of it is proved before it is shown: the flow is compiled once more with the new tables in
 //! the target's catalog, and a table whose mapping could not run is a finding instead.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use tidelock_core::{
     Column, Creation, Dialect, Finding, Generated, NewColumn, NewTable, Note, Table, TableName,
     Uncarried,
 };
 
+use super::computed::{Origin, Wanted as Wanting};
 use super::plan::{Catalog, Catalogs, exact, has_key, matching, plan_flow, schema_of, usable};
-use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern};
+use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern, Values};
 
 /// A table to be made for a mapping.
 #[derive(Debug, Clone)]
@@ -102,7 +105,7 @@ fn attempt(
     let mut targets: HashMap<TableName, String> = HashMap::new();
     for one in parents_first(&wanted) {
         if let Some(table) = catalogs.target.get(&one.target) {
-            lacking(one, table, catalogs, dialect, &mut plan);
+            lacking(one, table, catalogs, &flow.values, dialect, &mut plan);
             continue;
         }
         if let Some(other) = targets.insert(one.target.clone(), one.name.clone()) {
@@ -112,7 +115,7 @@ fn attempt(
             plan.findings.push((one.name.clone(), finding));
             continue;
         }
-        let found = match table_of(one, catalogs, dialect) {
+        let found = match table_of(one, catalogs, &flow.values, dialect) {
             Ok((planned, left_out)) => {
                 plan.tables.push(planned);
                 left_out
@@ -208,27 +211,61 @@ fn parents_first<'a>(wanted: &'a [Wanted<'a>]) -> Vec<&'a Wanted<'a>> {
     order
 }
 
-/// The columns that a mapping writes: name at the target, the source's column, and whether the mapping
-/// names it.
+/// A column that a mapping writes: name at the target, the source's column or one of an expression's type, and
+/// whether the mapping names it.
+type Mapped<'a> = (String, Cow<'a, Column>, bool);
+
+/// The column that the values of an expression would come from.
+fn expressed(
+    listed: &MappedColumn,
+    wanted: &Wanted<'_>,
+    values: &Arc<Values>,
+) -> Result<Column, Finding> {
+    if let Some(name) = listed.plain() {
+        return Err(Finding::problem(format!(
+            "the source table {} has no column {name}",
+            wanted.source.name
+        ))
+        .place(listed.value.place.show()));
+    }
+    let origin = Origin::new(wanted.source, values);
+    let what = format!("column {}", listed.target);
+    let expr = origin.compile(&listed.value, Wanting::Value, &what)?;
+    Ok(Column {
+        name: String::new(),
+        data_type: expr.data_type().clone(),
+        // No server's.
+        native: String::new(),
+        nullable: expr.nullable(),
+        has_default: false,
+        generated: Generated::No,
+        default: None,
+        collation: None,
+        logged: true,
+    })
+}
+
+/// The columns that a mapping writes.
 fn columns<'a>(
     wanted: &Wanted<'a>,
+    values: &Arc<Values>,
     problems: &mut Vec<Finding>,
-) -> Vec<(String, &'a Column, bool)> {
-    let mut columns: Vec<(String, &Column, bool)> = Vec::new();
+) -> Vec<Mapped<'a>> {
+    let mut columns: Vec<Mapped<'a>> = Vec::new();
     let listed = wanted.mapping.columns.as_ref();
-    for MappedColumn { target, source, .. } in listed.iter().flat_map(|c| &c.columns) {
-        match wanted.source.column(source) {
-            Some(column) => columns.push((target.clone(), column, true)),
-            None => problems.push(Finding::problem(format!(
-                "the source table {} has no column {source}",
-                wanted.source.name
-            ))),
+    for listed in listed.iter().flat_map(|c| &c.columns) {
+        match listed.plain().and_then(|name| wanted.source.column(&name)) {
+            Some(column) => columns.push((listed.target.clone(), Cow::Borrowed(column), true)),
+            None => match expressed(listed, wanted, values) {
+                Ok(column) => columns.push((listed.target.clone(), Cow::Owned(column), true)),
+                Err(finding) => problems.push(finding),
+            },
         }
     }
     if listed.is_none_or(|c| c.star.is_some()) {
         for column in &wanted.source.columns {
             if !columns.iter().any(|(name, _, _)| *name == column.name) {
-                columns.push((column.name.clone(), column, false));
+                columns.push((column.name.clone(), Cow::Borrowed(column), false));
             }
         }
         // In the source's order, whatever the file lists first.
@@ -240,7 +277,7 @@ fn columns<'a>(
 }
 
 /// The primary key: the mapping's own, else the source's, else its first index that could be one.
-fn key(wanted: &Wanted<'_>, columns: &[(String, &Column, bool)]) -> Option<Vec<String>> {
+fn key(wanted: &Wanted<'_>, columns: &[Mapped<'_>]) -> Option<Vec<String>> {
     if let Some(key) = &wanted.mapping.key {
         return Some(key.clone());
     }
@@ -259,10 +296,11 @@ fn key(wanted: &Wanted<'_>, columns: &[(String, &Column, bool)]) -> Option<Vec<S
 fn table_of(
     wanted: &Wanted<'_>,
     catalogs: &Catalogs<'_>,
+    values: &Arc<Values>,
     dialect: &mut dyn Dialect,
 ) -> Result<(PlannedTable, Vec<Finding>), Vec<Finding>> {
     let mut problems = usable(wanted.source, "source");
-    let mut columns = columns(wanted, &mut problems);
+    let mut columns = columns(wanted, values, &mut problems);
     let Some(key) = key(wanted, &columns) else {
         problems.push(
             Finding::problem(format!(
@@ -299,7 +337,10 @@ fn table_of(
             name: wanted.target.clone(),
             columns: columns
                 .iter()
-                .map(|(name, from, _)| NewColumn { name: name.clone(), from: (*from).clone() })
+                .map(|(name, from, _)| NewColumn {
+                    name: name.clone(),
+                    from: from.clone().into_owned(),
+                })
                 .collect(),
             key: key.clone(),
             same_family: catalogs.same_family,
@@ -382,15 +423,16 @@ fn lacking(
     wanted: &Wanted<'_>,
     table: &Table,
     catalogs: &Catalogs<'_>,
+    values: &Arc<Values>,
     dialect: &mut dyn Dialect,
     plan: &mut TablePlan,
 ) {
     let wildcard = wanted.mapping.from.table == TablePattern::All;
-    for (name, from, listed) in columns(wanted, &mut Vec::new()) {
+    for (name, from, listed) in columns(wanted, values, &mut Vec::new()) {
         if !from.logged || !(listed || wildcard) || table.column(&name).is_some() {
             continue;
         }
-        let column = NewColumn { name: name.clone(), from: from.clone() };
+        let column = NewColumn { name: name.clone(), from: from.into_owned() };
         // What cannot be carried is `check`'s to tell, where it is asked for.
         if let Ok((statements, notes)) =
             dialect.add_column(&wanted.target, &column, catalogs.same_family)

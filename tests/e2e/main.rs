@@ -13,12 +13,14 @@ mod lag;
 mod mappings;
 mod parallel;
 mod plan;
+mod rows;
 mod schema;
 mod snapshot;
 mod soak;
 mod takeover;
 mod types;
 mod values;
+mod views;
 mod visibility;
 
 use std::path::Path;

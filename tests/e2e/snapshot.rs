@@ -41,6 +41,13 @@ impl Side {
         }
     }
 
+    pub(super) async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        match self {
+            Side::Pg(server) => server.rows("db", sql).await.expect("rows"),
+            Side::My(server) => server.rows("db", sql).await.expect("rows"),
+        }
+    }
+
     /// Rows of `item`, `rows` of them, in one go.
     async fn fill(&self, rows: u32) {
         match self {

@@ -120,6 +120,8 @@ pub struct Finding {
     pub hint: String,
     /// The statements that mend it, ready to run on that system.
     pub sql: Vec<String>,
+    /// The part of the configuration that it is about, as shown to people; may be empty.
+    pub place: String,
 }
 
 impl Finding {
@@ -130,6 +132,7 @@ impl Finding {
             message: message.into(),
             hint: String::new(),
             sql: Vec::new(),
+            place: String::new(),
         }
     }
 
@@ -152,6 +155,13 @@ impl Finding {
             self.hint.push_str("; ");
         }
         self.hint.push_str(hint.as_ref());
+        self
+    }
+
+    /// Adds the part of the configuration that it is about.
+    #[must_use]
+    pub fn place(mut self, place: impl Into<String>) -> Self {
+        self.place = place.into();
         self
     }
 
@@ -276,6 +286,12 @@ pub trait Connector: Send + Sync {
     /// Adds to a finding what makes these columns, all of the table, a key (unique, immediate, NOT NULL):
     /// statements, and words where a statement would have to guess. Pure.
     fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding;
+
+    /// Adds to a finding what makes the log carry the old values of these columns. Pure.
+    fn mend_identity(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        let _always_whole = (table, columns);
+        finding.hint("binlog_row_image = FULL makes the log carry whole rows")
+    }
 
     /// How this server declares tables, knowing which of these schemas are there. Read-only.
     async fn dialect(&self, schemas: &[String]) -> Result<Box<dyn Dialect>>;

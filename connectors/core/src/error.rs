@@ -112,6 +112,12 @@ codes! {
     RoutineCommits = "TL0211",
     /// A lookup in the target met more than one row.
     LookupAmbiguous = "TL0212",
+    /// A row does not meet a rule of `validate`.
+    Invalid = "TL0213",
+    /// An expression of the mapping has no value for a row.
+    Expression = "TL0214",
+    /// A dictionary does not have a row's code.
+    DictionaryMissing = "TL0215",
     /// Another process holds the flow.
     Fenced = "TL0301",
     /// The target is behind what was already confirmed, and the source's log no longer covers it.

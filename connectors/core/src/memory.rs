@@ -27,6 +27,8 @@ pub const MEMORY_PREFIX: usize = 16;
 pub enum MemoryKind {
     /// Rows of a view, as they were sent.
     View,
+    /// Which group a row of a view belongs to.
+    Owner,
     /// Keys that wait for being read again.
     Pending,
     /// Which side of an edge a key is on.
@@ -39,8 +41,9 @@ pub enum MemoryKind {
 
 impl MemoryKind {
     /// Every kind.
-    pub const ALL: [MemoryKind; 5] = [
+    pub const ALL: [MemoryKind; 6] = [
         MemoryKind::View,
+        MemoryKind::Owner,
         MemoryKind::Pending,
         MemoryKind::Edge,
         MemoryKind::Held,
@@ -51,6 +54,7 @@ impl MemoryKind {
     pub fn byte(self) -> u8 {
         match self {
             MemoryKind::View => b'v',
+            MemoryKind::Owner => b'o',
             MemoryKind::Pending => b'p',
             MemoryKind::Edge => b'e',
             MemoryKind::Held => b'h',

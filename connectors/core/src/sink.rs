@@ -3,7 +3,7 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | lookup | lookup_or_insert | remember | forget_memory
+//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | lookup | lookup_or_insert | remember | forget_memory
 //!                                                | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
@@ -103,6 +103,8 @@ pub enum WriteOp {
     /// Update `columns` of the row whose key follows them in the row; every row must be there
     /// ([`crate::Code::UpdateMissing`]). Used for partial images; may set key columns (a move).
     Update,
+    /// Like `Update`, but a row that is not there is no error: what a row that ended is marked with.
+    Patch,
     /// Like `Update` with a full image that moves the key: where the old row is missing, upsert.
     Move,
     /// Delete by key; a row that is not there is no error. `columns` is the key.
@@ -124,7 +126,7 @@ pub struct WriteBatch {
     pub op: WriteOp,
     /// Indexes into `table.columns`: what the first cells of each row are.
     pub columns: Arc<[usize]>,
-    /// The rows: the cells of `columns`; for `Update` and `Move` followed by the old key's cells in
+    /// The rows: the cells of `columns`; for `Update`, `Patch` and `Move` followed by the old key's cells in
     /// key order. Never [`Value::Unchanged`].
     pub rows: Vec<Box<[Value]>>,
 }
@@ -241,6 +243,10 @@ pub trait Sink: Send {
     /// [`crate::Code::ForeignKey`], whoever found that out. [`crate::Code::RoutineCommits`] means that a part of the
     /// transaction is committed already: see [`crate::routine`].
     async fn call(&mut self, calls: &[Call]) -> Result<()>;
+
+    /// Writes batches, then calls routines, below a savepoint. A row that points to one that is not there (yet), or is still
+    /// pointed to ([`crate::Code::ForeignKey`]), takes all of them back and is the answer; any other error is one.
+    async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>>;
 
     /// Finds a value for each key, whose cells are those of `target.by`. A key with NULL in it finds nothing. More
     /// than one row is [`crate::Code::LookupAmbiguous`].

@@ -204,6 +204,8 @@ impl MySqlDialect {
     ) -> std::result::Result<Declared, String> {
         use DataType as T;
         let same = from.data_type.clone();
+        // A type that no server has spelt comes of an expression.
+        let same_family = same_family && !from.native.is_empty();
         let native = |same: T| Declared::plain(from.native.clone(), same);
         Ok(match &from.data_type {
             T::Bool => Declared::plain("tinyint(1)", T::Int { bits: 8, unsigned: false }),

@@ -31,6 +31,7 @@
 //! statement would commit by itself: the engine drops the session after any error, and the session
 //! refuses to go on by itself (`broken`).
 
+mod attempt;
 mod call;
 mod lookup;
 mod memory;
@@ -483,7 +484,7 @@ impl MySqlSink {
             WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
                 self.put(batch, &batch.rows).await
             }
-            WriteOp::Update => self.updates(batch).await,
+            WriteOp::Update | WriteOp::Patch => self.updates(batch).await,
             WriteOp::Move => self.moves(batch).await,
             WriteOp::Delete => self.deletes(batch).await,
             WriteOp::DeleteAll => self.delete_all(batch).await,
@@ -742,7 +743,7 @@ impl MySqlSink {
 
     async fn updates(&mut self, batch: &WriteBatch) -> Result<()> {
         let matched = self.matched(batch).await?;
-        if matched != batch.rows.len() as u64 {
+        if batch.op == WriteOp::Update && matched != batch.rows.len() as u64 {
             return Err(Error::data(
                 Code::UpdateMissing,
                 format!(
@@ -977,6 +978,11 @@ impl Sink for MySqlSink {
     async fn call(&mut self, calls: &[Call]) -> Result<()> {
         self.ready(true)?;
         let result = self.calls(calls).await;
+        self.guarded(result).await
+    }
+
+    async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>> {
+        let result = self.attempted(batches, calls).await;
         self.guarded(result).await
     }
 

@@ -141,6 +141,10 @@ impl Connector for PgConnector {
         preflight::unseen(&*self.admin().await?, schema, table, writes).await
     }
 
+    fn mend_identity(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
+        preflight::mend_identity(table, columns, finding)
+    }
+
     fn mend_key(&self, table: &Table, columns: &[String], finding: Finding) -> Finding {
         preflight::mend_key(table, columns, finding)
     }

@@ -121,6 +121,8 @@ impl PgDialect {
         use DataType as T;
         let from = &column.from;
         let same = from.data_type.clone();
+        // A type that no server has spelt comes of an expression.
+        let same_family = same_family && !from.native.is_empty();
         if same_family && !is_of_a_user(&from.native) && !matches!(same, T::Unsupported { .. }) {
             if key && from.native == "json" {
                 return Err("json cannot be part of a key; jsonb can".to_owned());

@@ -338,6 +338,29 @@ pub(crate) async fn unseen(
 }
 
 /// What makes columns a key.
+/// The statements that make the log carry the old values of these columns: whole rows, or, where all of them are NOT
+/// NULL, an index over the key and them, which costs less on wide and busy tables.
+pub(crate) fn mend_identity(of: &Table, columns: &[String], finding: Finding) -> Finding {
+    let name = table(&of.name);
+    let full = format!("ALTER TABLE {name} REPLICA IDENTITY FULL;");
+    let mut indexed: Vec<String> = of.primary_key().unwrap_or_default().to_vec();
+    indexed.extend(columns.iter().filter(|c| !indexed.contains(c)).cloned().collect::<Vec<_>>());
+    let filled = |c: &String| of.column(c).is_some_and(|c| !c.nullable);
+    if of.primary_key().is_none() || !indexed.iter().all(filled) {
+        return finding.sql(full);
+    }
+    let index = format!("{}_tidelock", of.name.name.chars().take(50).collect::<String>());
+    let list = indexed.iter().map(|c| ident(c)).collect::<Vec<_>>().join(", ");
+    finding
+        .hint("on a wide or busy table an index costs less log than whole rows")
+        .sql(full)
+        .sql(format!(
+            "-- or: CREATE UNIQUE INDEX {} ON {name} ({list}); ALTER TABLE {name} REPLICA IDENTITY USING INDEX {};",
+            ident(&index),
+            ident(&index)
+        ))
+}
+
 pub(crate) fn mend_key(of: &Table, columns: &[String], mut finding: Finding) -> Finding {
     for name in columns {
         if of.column(name).is_some_and(|c| c.nullable) {

@@ -30,6 +30,7 @@
 //! the session, plans are made once and not for every few rows, and are made anew as the table grows. Where a
 //! trigger has no other way than to read a table whole, that price would make the server compile its plan for half a second, so nothing is compiled.
 
+mod attempt;
 mod call;
 mod lookup;
 mod memory;
@@ -460,6 +461,7 @@ impl PgSink {
                 | WriteOp::Overwrite
                 | WriteOp::Upsert
                 | WriteOp::Update
+                | WriteOp::Patch
                 | WriteOp::Move
                 | WriteOp::Delete,
             )
@@ -507,7 +509,11 @@ impl PgSink {
             let cells = upsert::cells(&batch.table, batch.op, &batch.columns).map_err(at)?;
             let params = upsert::arrays(batch.rows.iter().map(|r| &**r), &cells).map_err(at)?;
             work.push((prepared, params));
-            if !matches!(batch.op, WriteOp::Update | WriteOp::Delete | WriteOp::DeleteAll) {
+            let adds = !matches!(
+                batch.op,
+                WriteOp::Update | WriteOp::Patch | WriteOp::Delete | WriteOp::DeleteAll
+            );
+            if adds {
                 self.put(batch.table.id, batch.rows.len());
             }
         }
@@ -874,6 +880,10 @@ impl Sink for PgSink {
 
     async fn call(&mut self, calls: &[Call]) -> Result<()> {
         self.calls(calls).await
+    }
+
+    async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>> {
+        self.attempted(batches, calls).await
     }
 
     async fn lookup(

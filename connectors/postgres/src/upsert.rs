@@ -84,7 +84,7 @@ pub(crate) fn cells<'a>(
     columns: &[usize],
 ) -> Result<Vec<&'a TargetColumn>> {
     let old_key: &[usize] = match op {
-        WriteOp::Update | WriteOp::Move => &table.key,
+        WriteOp::Update | WriteOp::Patch | WriteOp::Move => &table.key,
         WriteOp::Insert
         | WriteOp::Overwrite
         | WriteOp::Upsert
@@ -181,7 +181,7 @@ pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) ->
             merge(target, columns, &all)
         }
         WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => upsert(target, columns, &all),
-        WriteOp::Update | WriteOp::Move => update(target, columns, &all),
+        WriteOp::Update | WriteOp::Patch | WriteOp::Move => update(target, columns, &all),
         WriteOp::Delete => delete(target, columns, &all),
         WriteOp::DeleteAll => Ok(Statement {
             sql: format!("DELETE FROM {}", table(&target.name)),

@@ -11,10 +11,10 @@ use tidelock_core::{
 };
 
 use super::*;
-use crate::config::{OnDelete, OnTruncate, SchemaChanges, SnapshotMode};
-use crate::mapping::BoundPlan;
+use crate::config::{OnTruncate, SchemaChanges, SnapshotMode};
 use crate::mapping::convert::Rule;
-use crate::mapping::plan::ColumnPlan;
+use crate::mapping::plan::{ColumnPlan, Feed, RowPlan};
+use crate::mapping::{Becomes, BoundPlan};
 
 const INT: DataType = DataType::Int { bits: 64, unsigned: false };
 
@@ -34,9 +34,15 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
     MappingPlan {
         name: name.into(),
         source: table(name),
-        sources: COLUMNS.map(str::to_owned).to_vec(),
+        view: None,
+        call: None,
+        reads: COLUMNS.map(str::to_owned).to_vec(),
+        rows: RowPlan::default(),
+        values: Arc::default(),
         columns: COLUMNS
-            .map(|_| ColumnPlan {
+            .map(|name| ColumnPlan {
+                feed: Feed::Column(name.to_owned()),
+                from: INT,
                 nullable: true,
                 json_form: tidelock_core::JsonForm::Exact,
                 rule: Rule::default(),
@@ -50,17 +56,16 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
             suppress_unchanged: false,
             partial: false,
         }),
-        on_delete: OnDelete::Delete,
         on_truncate: OnTruncate::Halt,
         compact: true,
         snapshot: SnapshotMode::Never,
         schema_changes: SchemaChanges::Note,
         same_family: true,
-        source_types: COLUMNS.map(|_| INT).to_vec(),
         copy: None,
         as_lines: false,
         copy_key_types: Vec::new(),
         references: parent.map(table).into_iter().collect(),
+        after: Vec::new(),
         referenced,
         has_uniques: unique,
         uniques: if unique { vec![vec![UNIQUE]] } else { Vec::new() },
@@ -285,12 +290,12 @@ fn run(seed: u64, told: bool) -> (usize, usize) {
         for _ in 0..random.random_range(1..60) {
             let Some((table, op)) = change(&mut random, &mut source, told) else { continue };
             let kind = op.kind();
-            let Some(write) = bound[table].write(op).expect("write") else { continue };
+            let Becomes::Write(write) = bound[table].write(op).expect("write") else { continue };
             pushed += 1;
             replaced += usize::from(batcher.push(&source.plans[table], write, kind).is_some());
         }
         assert_eq!(batcher.rows(), pushed - replaced, "seed {seed}");
-        let taken = batcher.take();
+        let taken = Step::writes(batcher.take());
         assert_eq!(taken.iter().map(|b| b.rows.len()).sum::<usize>(), pushed - replaced);
         assert_eq!((batcher.rows(), batcher.bytes()), (0, 0));
         batches += 1;
@@ -321,7 +326,10 @@ fn whatever_is_compacted_leaves_what_the_source_has() {
 }
 
 fn write(bound: &mut BoundPlan, op: Op) -> Write {
-    bound.write(op).expect("write").expect("a write")
+    match bound.write(op).expect("write") {
+        Becomes::Write(write) => write,
+        Becomes::Nothing | Becomes::Unknown(_) => panic!("no write"),
+    }
 }
 
 #[test]
@@ -336,7 +344,7 @@ fn a_row_that_comes_and_goes_is_still_deleted() {
     assert_eq!(batcher.push(party, insert, OpKind::Insert), None);
     let delete = write(&mut bound, Op::Delete(Delete { old: OldRow::Full(new.clone()) }));
     assert_eq!(batcher.push(party, delete, OpKind::Delete), Some(OpKind::Insert));
-    let taken = batcher.take();
+    let taken = Step::writes(batcher.take());
     assert_eq!(taken.len(), 1);
     assert_eq!((taken[0].op, taken[0].rows.len()), (WriteOp::Delete, 1));
     // Foreign keys point to it, so its delete is not replaced by its return.
@@ -344,7 +352,7 @@ fn a_row_that_comes_and_goes_is_still_deleted() {
     batcher.push(party, delete, OpKind::Delete);
     let insert = write(&mut bound, Op::Insert(Insert { new }));
     assert_eq!(batcher.push(party, insert, OpKind::Insert), None);
-    let ops: Vec<WriteOp> = batcher.take().iter().map(|b| b.op).collect();
+    let ops: Vec<WriteOp> = Step::writes(batcher.take()).iter().map(|b| b.op).collect();
     assert_eq!(ops, [WriteOp::Delete, WriteOp::Insert]);
 }
 
@@ -375,7 +383,7 @@ fn a_mapping_that_is_not_compacted_is_written_change_by_change_in_the_log_s_orde
         let write = write(&mut bound[table], op);
         batcher.push(&world.plans[table], write, kind);
     }
-    let taken = batcher.take();
+    let taken = Step::writes(batcher.take());
     let sizes: Vec<(&str, usize)> = taken.iter().map(|b| (&*b.mapping, b.rows.len())).collect();
     assert_eq!(sizes, [("party", 1), ("line", 1), ("line", 2), ("party", 1)]);
 }
@@ -394,7 +402,7 @@ fn a_child_of_a_tree_is_deleted_in_a_statement_before_its_parents() {
             let delete = write(&mut bound, Op::Delete(Delete { old }));
             batcher.push(category, delete, OpKind::Delete);
         }
-        let taken = batcher.take();
+        let taken = Step::writes(batcher.take());
         let ids: Vec<&Value> = taken.iter().flat_map(|b| &b.rows).map(|r| &r[0]).collect();
         assert_eq!(taken.len(), 2);
         assert_eq!(ids, [&Value::Int(2), &Value::Int(1)]);

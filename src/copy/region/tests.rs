@@ -393,6 +393,7 @@ fn regions(connector: &Arc<dyn Connector>, stored: &CopyRow) -> Regions {
         alike: true,
         as_lines: false,
         splits: true,
+        by_key: false,
         row: stored.clone(),
     };
     let jobs = (stored.phase == CopyPhase::Rows).then_some(job);

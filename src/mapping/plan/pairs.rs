@@ -1,24 +1,47 @@
 //! The pairs of columns of a mapping: which feeds which, and whether values can go that way.
 
-use tidelock_core::{Column, DataType, Finding, Generated, JsonForm, Table};
+use tidelock_core::{Column, DataType, Finding, Generated, JsonForm, Severity, Table, TableKind};
 
-use crate::config::{ColumnRule, MappingConfig, OnUnrepresentable};
+use super::rows::placed;
+use super::{Computed, Feed};
+use crate::config::{ColumnRule, MappedColumn, MappingConfig, OnUnrepresentable, Placed};
+use crate::mapping::computed::{self, Origin, Wanted};
 use crate::mapping::convert::{Rule, compatible};
 
-/// A mapped pair of columns.
+/// A target column and what feeds it.
 pub(super) struct Pair<'a> {
-    pub(super) source: &'a Column,
+    pub(super) feed: Feed,
+    /// The source column, unless the value is computed.
+    pub(super) source: Option<&'a Column>,
+    /// The type of what feeds it.
+    pub(super) from: DataType,
     pub(super) target: &'a Column,
     /// What the file asks for, for this column or for all.
     pub(super) rule: Rule,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    fn plainly(source: &'a Column, target: &'a Column, rule: Rule) -> Pair<'a> {
+        Pair {
+            feed: Feed::Column(source.name.clone()),
+            source: Some(source),
+            from: source.data_type.clone(),
+            target,
+            rule,
+        }
+    }
+
+    /// The source column that it takes as it is.
+    pub(super) fn plain(&self) -> Option<&str> {
+        self.source.map(|column| column.name.as_str())
+    }
+
     /// Whether both columns are of one type, by the server's own name too, and its text means the
     /// same to every server and session of a family.
     pub(super) fn is_plain(&self) -> bool {
+        let Some(source) = self.source else { return false };
         let plain = matches!(
-            self.source.data_type,
+            source.data_type,
             DataType::Bool
                 | DataType::Int { .. }
                 | DataType::Decimal { .. }
@@ -34,36 +57,34 @@ impl Pair<'_> {
                 | DataType::Json
                 | DataType::Enum { .. }
         );
-        plain
-            && self.source.data_type == self.target.data_type
-            && self.source.native == self.target.native
+        plain && source.data_type == self.target.data_type && source.native == self.target.native
     }
 }
 
+/// Which target column takes what.
 pub(super) fn pair_columns<'a>(
     mapping: &MappingConfig,
-    source: &'a Table,
+    origin: &Origin<'a>,
     target: &'a Table,
     problems: &mut Vec<Finding>,
 ) -> Vec<Pair<'a>> {
+    let source = origin.table;
     let mut pairs: Vec<Pair<'a>> = Vec::new();
     let key = mapping.key.as_deref().or(target.primary_key()).unwrap_or_default();
     let in_key = |column: &Column| key.contains(&column.name);
     let listed = mapping.columns.as_ref();
     for column in listed.iter().flat_map(|c| &c.columns) {
-        let (source_name, target_name) = (&column.source, &column.target);
-        let from = source.column(source_name);
-        let to = target.column(target_name);
-        if from.is_none() {
-            problems.push(no_column(source, source_name, "source"));
-        }
-        if to.is_none() {
-            problems.push(no_column(target, target_name, "target"));
-        }
-        if let (Some(source), Some(target)) = (from, to) {
-            let rule =
-                rule_of(&column.rule, &mapping.rule, (source, target), in_key(target), problems);
-            pairs.push(Pair { source, target, rule });
+        let Some(to) = target.column(&column.target) else {
+            problems.push(placed(no_column(target, &column.target, "target"), &column.place));
+            continue;
+        };
+        let whole = &mapping.rule;
+        let Some((feed, from, plain)) = feed_of(column, to, origin, problems) else { continue };
+        let rule = rule_of(&column.rule, whole, (&from, to), in_key(to), problems);
+        pairs.push(Pair { feed, source: plain, from, target: to, rule });
+        if let Some(pair) = pairs.last() {
+            let found = faults(pair, source, target);
+            problems.extend(found.into_iter().map(|f| placed(f, &column.value.place)));
         }
     }
     let star = match listed {
@@ -74,51 +95,18 @@ pub(super) fn pair_columns<'a>(
         let whole = star.or(&mapping.rule);
         for column in &target.columns {
             let taken = pairs.iter().any(|p| p.target.name == column.name);
-            if let Some(source) = source.column(&column.name)
+            if let Some(from) = source.column(&column.name)
                 && !taken
-                && source.logged
+                && from.logged
                 && column.generated != Generated::Always
             {
-                let rule = rule_of(
-                    &ColumnRule::default(),
-                    &whole,
-                    (source, column),
-                    in_key(column),
-                    problems,
-                );
-                pairs.push(Pair { source, target: column, rule });
+                let own = ColumnRule::default();
+                let rule =
+                    rule_of(&own, &whole, (&from.data_type, column), in_key(column), problems);
+                let pair = Pair::plainly(from, column, rule);
+                problems.extend(faults(&pair, source, target));
+                pairs.push(pair);
             }
-        }
-    }
-    for pair in &pairs {
-        if let Err(why) = compatible(&pair.source.data_type, &pair.target.data_type, &pair.rule) {
-            problems.push(
-                Finding::problem(format!(
-                    "{}.{} ({}) to {}.{} ({}): {why}",
-                    source.name,
-                    pair.source.name,
-                    pair.source.native,
-                    target.name,
-                    pair.target.name,
-                    pair.target.native
-                ))
-                .hint("leave the column out with [mappings.columns], or change one of the types"),
-            );
-        }
-        if !pair.source.logged {
-            problems.push(
-                Finding::problem(format!(
-                    "{}.{} is computed by the server, and its log does not carry it",
-                    source.name, pair.source.name
-                ))
-                .hint("leave the column out, and let the target compute it too"),
-            );
-        }
-        if pair.target.generated == Generated::Always {
-            problems.push(Finding::problem(format!(
-                "{}.{} is computed by the server and cannot be written",
-                target.name, pair.target.name
-            )));
         }
     }
     if pairs.is_empty() && problems.is_empty() {
@@ -130,18 +118,160 @@ pub(super) fn pair_columns<'a>(
     pairs
 }
 
+/// What feeds a listed column: a name is the source's column of that name where it has one, and an expression else.
+fn feed_of<'a>(
+    column: &MappedColumn,
+    to: &Column,
+    origin: &Origin<'a>,
+    problems: &mut Vec<Finding>,
+) -> Option<(Feed, DataType, Option<&'a Column>)> {
+    let plain = column.plain();
+    if let Some(name) = &plain
+        && let Some(from) = origin.table.column(name)
+    {
+        return Some((Feed::Column(from.name.clone()), from.data_type.clone(), Some(from)));
+    }
+    let what = format!("column {}", column.target);
+    let before = problems.len();
+    let computed = computed(&column.value, &to.data_type, origin, &what, problems);
+    if let Some(name) = &plain
+        && computed.is_none()
+    {
+        // What was meant is a column.
+        problems.truncate(before);
+        let finding = no_column(origin.table, name, "source");
+        problems.push(placed(finding, &column.value.place));
+    }
+    let (computed, from) = computed?;
+    // A name in another case than the column's.
+    if let (Some(_), [name]) = (&plain, computed.reads.as_slice())
+        && let Some(from) = origin.table.column(name)
+    {
+        return Some((Feed::Column(name.clone()), from.data_type.clone(), Some(from)));
+    }
+    Some((Feed::Computed(computed), from, None))
+}
+
+/// Compiles an expression for a column of this type.
+pub(super) fn computed(
+    text: &Placed,
+    to: &DataType,
+    origin: &Origin<'_>,
+    what: &str,
+    problems: &mut Vec<Finding>,
+) -> Option<(Computed, DataType)> {
+    let mut expr = match origin.compile(text, Wanted::Value, what) {
+        Ok(expr) => expr,
+        Err(fault) => {
+            problems.push(fault);
+            return None;
+        }
+    };
+    let mut text = text.clone();
+    if expr.literal().is_some()
+        && let Some(name) = computed::sql_type(to)
+    {
+        // A literal is of the type that it is used as.
+        text.text = format!("cast({} as {name})", text.text);
+        expr = match origin.compile(&text, Wanted::Value, what) {
+            Ok(expr) => expr,
+            Err(fault) => {
+                problems.push(Finding { place: text.place.show(), ..fault });
+                return None;
+            }
+        };
+    }
+    for warning in expr.warnings() {
+        let mut finding = computed::finding(&text, warning, what);
+        finding.severity = Severity::Warning;
+        problems.push(finding);
+    }
+    let mut reads = origin.names(expr.fields());
+    reads.extend(origin.names(expr.old_fields()));
+    let computed = Computed {
+        constant: reads.is_empty() && !expr.uses_clock(),
+        nullable: expr.nullable() && origin.table.kind != TableKind::View,
+        steady: !expr.uses_clock() && expr.old_fields().is_empty(),
+        reads,
+        text,
+    };
+    Some((computed, expr.data_type().clone()))
+}
+
+/// Why a pair of columns cannot be.
+fn faults(pair: &Pair<'_>, source: &Table, target: &Table) -> Vec<Finding> {
+    let mut problems = Vec::new();
+    let to = pair.target;
+    let from = match pair.source {
+        Some(column) => format!("{}.{} ({})", source.name, column.name, column.native),
+        None => "its expression".to_owned(),
+    };
+    if let Err(why) = compatible(&pair.from, &to.data_type, &pair.rule) {
+        problems.push(
+            Finding::problem(format!(
+                "{from} to {}.{} ({}): {why}",
+                target.name, to.name, to.native
+            ))
+            .hint("leave the column out with [mappings.columns], or change one of the types"),
+        );
+    }
+    let exact_into_whole = matches!(
+        (&pair.from, &to.data_type),
+        (DataType::Decimal { scale, .. }, DataType::Int { .. }) if *scale != Some(0)
+    );
+    if pair.source.is_none() && exact_into_whole && pair.rule.policy == OnUnrepresentable::Error {
+        problems.push(
+            Finding::problem(format!(
+                "{from} to {}.{} ({}): a decimal would have to be whole",
+                target.name, to.name, to.native
+            ))
+            .hint("say how it becomes a whole number: round(...), trunc(...), or on_unrepresentable = \"clamp\""),
+        );
+    }
+    if let Feed::Computed(computed) = &pair.feed
+        && computed.nullable
+        && !to.nullable
+    {
+        problems.push(
+            Finding::problem(format!(
+                "{from} may be NULL, and {}.{} is NOT NULL",
+                target.name, to.name
+            ))
+            .hint("say what it is then: coalesce(..., value)"),
+        );
+    }
+    if let Some(column) = pair.source
+        && !column.logged
+    {
+        problems.push(
+            Finding::problem(format!(
+                "{}.{} is computed by the server, and its log does not carry it",
+                source.name, column.name
+            ))
+            .hint("leave the column out, and let the target compute it too"),
+        );
+    }
+    if to.generated == Generated::Always {
+        problems.push(Finding::problem(format!(
+            "{}.{} is computed by the server and cannot be written",
+            target.name, to.name
+        )));
+    }
+    problems
+}
+
 /// The rule of one pair of columns. What the file says of this column must make sense for it; what it says of
 /// all columns applies to those for which it does.
 fn rule_of(
     own: &ColumnRule,
     whole: &ColumnRule,
-    (source, target): (&Column, &Column),
+    (source, target): (&DataType, &Column),
     in_key: bool,
     problems: &mut Vec<Finding>,
 ) -> Rule {
     let is_text = matches!(target.data_type, DataType::Text { .. });
     let mixes_times = matches!(
-        (&source.data_type, &target.data_type),
+        (source, &target.data_type),
         (DataType::Instant { .. }, DataType::Timestamp { .. })
             | (DataType::Timestamp { .. }, DataType::Instant { .. })
     );
@@ -173,8 +303,8 @@ fn rule_of(
     if own.time_zone.is_some() && !mixes_times {
         problems.push(
             Finding::problem(format!(
-                "column {}: a time zone means nothing between {} and {}",
-                target.name, source.native, target.native
+                "column {}: a time zone means nothing for a column of type {}",
+                target.name, target.native
             ))
             .hint("it converts between points in time and times without a zone"),
         );
@@ -225,7 +355,7 @@ pub(super) fn unmapped(
     }
     let left = |c: &&Column| {
         target.column(&c.name).is_none()
-            && pairs.iter().all(|p| p.source.name != c.name)
+            && pairs.iter().all(|p| !p.feed.reads().contains(&c.name))
             && c.logged
     };
     source.columns.iter().filter(left).cloned().collect()

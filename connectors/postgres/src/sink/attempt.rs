@@ -1,0 +1,42 @@
+//! Writes that may be refused for what they point to, taken back without the rest of the transaction.
+
+use tidelock_core::{Call, Code, Error, Result, Sink, WriteBatch};
+
+use super::PgSink;
+
+const DOING: &str = "writing rows that were read again";
+
+impl PgSink {
+    pub(super) async fn attempted(
+        &mut self,
+        batches: &[WriteBatch],
+        calls: &[Call],
+    ) -> Result<Option<Error>> {
+        if batches.is_empty() && calls.is_empty() {
+            return Ok(None);
+        }
+        self.start().await?;
+        // The one of a load must not be outside of ours: it is released when the next load begins.
+        let set = match std::mem::take(&mut self.opened()?.savepoint) {
+            true => "RELEASE SAVEPOINT tidelock_load; SAVEPOINT tidelock_attempt",
+            false => "SAVEPOINT tidelock_attempt",
+        };
+        self.session.batch(DOING, set).await?;
+        let mut written = self.write(batches).await;
+        if written.is_ok() {
+            written = self.calls(calls).await;
+        }
+        let (end, refused) = match written {
+            Ok(()) => ("RELEASE SAVEPOINT tidelock_attempt", None),
+            Err(error) if error.code() == Code::ForeignKey => {
+                let undo =
+                    "ROLLBACK TO SAVEPOINT tidelock_attempt; RELEASE SAVEPOINT tidelock_attempt";
+                (undo, Some(error))
+            }
+            Err(error) => return Err(error),
+        };
+        self.session.batch(DOING, end).await?;
+        self.opened()?.savepoint = false;
+        Ok(refused)
+    }
+}

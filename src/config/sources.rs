@@ -1,0 +1,227 @@
+//! Views as sources, procedures as targets, and when a change is worth sending: the file's words for them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+use tidelock_core::TrackQuery;
+
+use super::resolve::{Result, Source};
+use super::{Placed, TableRef};
+
+/// A base table of a view, and how its changes tell the keys of the view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackedTable {
+    /// The table, in the source system.
+    pub table: TableRef,
+    /// Where it is named.
+    pub place: super::Place,
+    /// Each way to the keys.
+    pub tracks: Vec<Track>,
+}
+
+/// A way from a changed row to keys of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Track {
+    /// The way.
+    pub by: TrackBy,
+    /// The columns whose change counts; any if absent.
+    pub on_change: Option<Vec<Placed>>,
+    /// Which rows count.
+    pub filter: Option<Placed>,
+}
+
+/// How a changed row tells keys of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrackBy {
+    /// By columns that hold the key.
+    Columns(Vec<Placed>),
+    /// By a query of the source's own SQL.
+    Query {
+        /// The query.
+        query: TrackQuery,
+        /// Its text.
+        text: Placed,
+    },
+}
+
+/// A procedure that takes what the source gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallConfig {
+    /// What is called for rows that are gone.
+    pub delete: Option<(TableRef, super::Place)>,
+    /// The parameter that takes all rows of a group; a call for each row if absent.
+    pub rows: Option<Placed>,
+}
+
+/// When a change of a row is worth sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeConfig {
+    /// Sent when this turns true.
+    pub rise: Placed,
+    /// And when this does; without it, when `rise` ends nothing is sent.
+    pub fall: Option<Placed>,
+}
+
+/// A table whose rows make rows of a mapping worth sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushWhen {
+    /// The table.
+    pub table: TableRef,
+    /// The column that holds the mapping's key.
+    pub column: Placed,
+}
+
+/// `to` as written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum To {
+    /// A table.
+    Table(String),
+    /// Routines.
+    Call(CallValue),
+}
+
+/// `{ call = "crm.upsert", delete = "crm.remove", rows = "lines" }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallValue {
+    /// What is called for each row, or each group.
+    pub call: Spanned<String>,
+    /// What is called for rows that are gone.
+    pub delete: Option<Spanned<String>>,
+    /// The parameter that takes all rows of a group.
+    pub rows: Option<Spanned<String>>,
+}
+
+/// The ways of a tracked table, as written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum TracksValue {
+    /// A column.
+    Column(String),
+    /// One way.
+    One(TrackValue),
+    /// Several.
+    Several(Vec<Spanned<OneTrack>>),
+}
+
+/// One of several ways, as written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneTrack {
+    /// A column.
+    Column(String),
+    /// More than that.
+    Long(TrackValue),
+}
+
+/// A way, as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackValue {
+    /// The column that holds the key.
+    pub column: Option<Spanned<String>>,
+    /// The columns that hold it.
+    pub columns: Option<Vec<Spanned<String>>>,
+    /// A query that gives keys.
+    pub keys: Option<Spanned<String>>,
+    /// The columns whose change counts.
+    pub on_change: Option<Vec<Spanned<String>>>,
+    /// Which rows count.
+    #[serde(rename = "where")]
+    pub filter: Option<Spanned<String>>,
+}
+
+/// `edge` as written.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum EdgeValue {
+    /// The condition that turns true.
+    Rise(String),
+    /// Both ends.
+    Both(EdgeTable),
+}
+
+/// `{ rise = "qty < 10", fall = "qty > 12" }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeTable {
+    /// Sent when this turns true.
+    pub rise: Spanned<String>,
+    /// And when this does.
+    pub fall: Option<Spanned<String>>,
+}
+
+pub(super) fn tracks(
+    tables: &BTreeMap<Spanned<String>, Spanned<TracksValue>>,
+    table_ref: impl Fn(&Spanned<String>) -> Result<TableRef>,
+    source: &Source,
+) -> Result<Vec<TrackedTable>> {
+    tables
+        .iter()
+        .map(|(name, ways)| {
+            let span = ways.span();
+            let column = |text: &str, span: std::ops::Range<usize>| Track {
+                by: TrackBy::Columns(vec![Placed {
+                    text: text.to_owned(),
+                    place: source.place(span),
+                }]),
+                on_change: None,
+                filter: None,
+            };
+            let tracks = match ways.get_ref() {
+                TracksValue::Column(text) => vec![column(text, span)],
+                TracksValue::One(one) => vec![track(one, span, source)?],
+                TracksValue::Several(several) => several
+                    .iter()
+                    .map(|one| match one.get_ref() {
+                        OneTrack::Column(text) => Ok(column(text, one.span())),
+                        OneTrack::Long(long) => track(long, one.span(), source),
+                    })
+                    .collect::<Result<_>>()?,
+            };
+            Ok(TrackedTable { table: table_ref(name)?, place: source.place(name.span()), tracks })
+        })
+        .collect()
+}
+
+fn track(value: &TrackValue, span: std::ops::Range<usize>, source: &Source) -> Result<Track> {
+    let placed = |texts: &[Spanned<String>]| texts.iter().map(|t| source.placed(t)).collect();
+    let by = match (&value.column, &value.columns, &value.keys) {
+        (Some(column), None, None) => TrackBy::Columns(vec![source.placed(column)]),
+        (None, Some(columns), None) if !columns.is_empty() => TrackBy::Columns(placed(columns)),
+        (None, None, Some(keys)) => {
+            let text = source.placed(keys);
+            match TrackQuery::parse(keys.get_ref()) {
+                Ok(query) => TrackBy::Query { query, text },
+                Err((part, words)) => {
+                    return Err(source.error(text.part(&part).span(), words));
+                }
+            }
+        }
+        _ => {
+            return Err(source.error(
+                span,
+                "expected one of column = \"...\", columns = [...], or keys = \"SELECT ...\"",
+            ));
+        }
+    };
+    Ok(Track {
+        by,
+        on_change: value.on_change.as_ref().map(|columns| placed(columns)),
+        filter: value.filter.as_ref().map(|filter| source.placed(filter)),
+    })
+}
+
+/// A span of time such as `60s`, `15m` or `1h`.
+pub(super) fn duration(text: &Spanned<String>, source: &Source) -> Result<Duration> {
+    let parsed = text.get_ref().parse::<jiff::SignedDuration>().ok();
+    parsed
+        .and_then(|span| Duration::try_from(span).ok())
+        .filter(|span| *span >= Duration::from_millis(1))
+        .ok_or_else(|| {
+            source.error(text.span(), "expected a span of time such as \"60s\", \"15m\" or \"1h\"")
+        })
+}

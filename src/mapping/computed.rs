@@ -1,0 +1,112 @@
+//! Expressions of the file, tied to tables: what they may name, and how their faults are told.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tidelock_core::{Column, DataType, Finding, Instant, StreamColumn, Table, TableSchema};
+
+use crate::config::{Placed, Values};
+use crate::expr::{self, Env, Expr, Fault, Field, NoLookups, Scope};
+use crate::mapping::MappingPlan;
+
+/// A source table as expressions see it.
+pub struct Origin<'a> {
+    /// The table.
+    pub table: &'a Table,
+    /// Its columns.
+    pub fields: Vec<Field>,
+    /// What else expressions may use.
+    pub values: &'a Arc<Values>,
+}
+
+/// What an expression must give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A value of any type.
+    Value,
+    /// A truth value.
+    Condition,
+}
+
+impl<'a> Origin<'a> {
+    /// Of this table.
+    pub fn new(table: &'a Table, values: &'a Arc<Values>) -> Origin<'a> {
+        Origin { table, fields: table.columns.iter().map(field).collect(), values }
+    }
+
+    /// Compiles an expression over the table's rows; the finding of a fault shows its place.
+    pub fn compile(&self, text: &Placed, wanted: Wanted, what: &str) -> Result<Expr, Finding> {
+        compile(&text.text, &self.fields, self.values, wanted)
+            .map_err(|fault| finding(text, &fault, what))
+    }
+
+    /// The names of the columns of these numbers.
+    pub fn names(&self, fields: &[usize]) -> Vec<String> {
+        fields.iter().filter_map(|&i| Some(self.fields.get(i)?.name.clone())).collect()
+    }
+}
+
+fn field(column: &Column) -> Field {
+    let ignores_case =
+        column.collation.as_deref().is_some_and(|c| c.to_ascii_lowercase().contains("_ci"));
+    Field {
+        case_insensitive: ignores_case,
+        ..Field::new(&*column.name, column.data_type.clone(), column.nullable)
+    }
+}
+
+/// The columns of a shape of the log.
+pub fn fields_of(shape: &TableSchema) -> Vec<Field> {
+    let field = |c: &StreamColumn| Field::new(&*c.name, c.data_type.clone(), true);
+    shape.columns.iter().map(field).collect()
+}
+
+/// Compiles an expression over these columns.
+pub fn compile(
+    text: &str,
+    fields: &[Field],
+    values: &Values,
+    wanted: Wanted,
+) -> Result<Expr, Fault> {
+    let scope = Scope { fields, old: true, dictionaries: values, lookups: &NoLookups };
+    match wanted {
+        Wanted::Value => expr::compile(text, &scope),
+        Wanted::Condition => expr::compile_condition(text, &scope),
+    }
+}
+
+/// A fault of an expression, with its part of the file underlined.
+pub fn finding(text: &Placed, fault: &Fault, what: &str) -> Finding {
+    at(text, &fault.span, Finding::problem(format!("{what}: {}", fault.message)).hint(&*fault.hint))
+}
+
+/// A finding about a part of an expression.
+pub fn at(text: &Placed, span: &Range<usize>, finding: Finding) -> Finding {
+    finding.place(text.part(span).show())
+}
+
+/// Whether a literal text can be read as a value of this type.
+pub fn sql_type(data_type: &DataType) -> Option<&'static str> {
+    Some(match data_type {
+        DataType::Bool => "boolean",
+        DataType::Int { .. } => "bigint",
+        DataType::Decimal { .. } => "numeric",
+        DataType::Float32 => "real",
+        DataType::Float64 => "double precision",
+        DataType::Date => "date",
+        DataType::Time { .. } => "time",
+        DataType::Timestamp { .. } => "timestamp",
+        DataType::Instant { .. } => "timestamptz",
+        DataType::Interval { .. } => "interval",
+        _ => return None,
+    })
+}
+
+/// What expressions of a mapping look at besides the row.
+pub fn env(plan: &MappingPlan) -> Env<'_> {
+    Env {
+        now: Instant(crate::apply::now_micros()),
+        dictionaries: &*plan.values,
+        mask_key: plan.values.mask(),
+    }
+}

@@ -1,0 +1,150 @@
+//! What identifies a mapping's rows, at the target and at the source.
+
+use std::collections::HashSet;
+
+use tidelock_core::{CopyTable, Finding, Generated, Index, RowIdentity, Table, TableKind};
+
+use super::Catalogs;
+use super::pairs::{Pair, no_column};
+use crate::config::{MappingConfig, Place};
+
+pub(super) fn key_of(
+    mapping: &MappingConfig,
+    source: &Table,
+    target: &Table,
+    pairs: &[Pair<'_>],
+    catalogs: &Catalogs<'_>,
+    problems: &mut Vec<Finding>,
+) -> Vec<usize> {
+    let key = match (&mapping.key, target.primary_key()) {
+        (Some(key), _) => key.clone(),
+        (None, Some(key)) => key.to_vec(),
+        (None, None) => {
+            problems.push(
+                Finding::problem(format!("the target table {} has no primary key", target.name))
+                    .hint(format!(
+                        "name a unique, immediate, NOT NULL index by `key`{}",
+                        usable_keys(target).map_or(String::new(), |keys| format!(": {keys}"))
+                    )),
+            );
+            return Vec::new();
+        }
+    };
+    let known = |column: &&String| target.column(column).is_some();
+    for (at, column) in key.iter().enumerate().filter(|(_, c)| !known(c)) {
+        let mut finding = no_column(target, column, "target");
+        finding.message.push_str(", which `key` names");
+        let place = mapping.places.key.get(at).map(Place::show);
+        problems.push(finding.place(place.unwrap_or_default()));
+    }
+    if key.iter().all(|c| known(&c)) && target.key_index(&key).is_none() {
+        let finding = Finding::problem(format!(
+            "key ({}) is no unique, immediate, NOT NULL index of {}",
+            key.join(", "),
+            target.name
+        ));
+        let finding = catalogs.target_system.mend_key(target, &key, finding);
+        problems.push(match usable_keys(target) {
+            Some(keys) => finding.also(format!("or choose a key that is unique already: {keys}")),
+            None => finding,
+        });
+    }
+    let mut indexes = Vec::new();
+    for column in key.iter().filter(known) {
+        match pairs.iter().position(|p| &p.target.name == column) {
+            Some(index) => indexes.push(index),
+            None => problems.push(Finding::problem(format!(
+                "the key column {}.{column} is not mapped",
+                target.name
+            ))),
+        }
+    }
+    if let RowIdentity::Columns(identity) = &source.identity
+        && source.kind != TableKind::View
+    {
+        for feeds in indexes.iter().flat_map(|&index| pairs[index].feed.reads()) {
+            if !identity.contains(feeds) {
+                problems.push(
+                    Finding::problem(format!(
+                        "{}.{feeds} feeds the key, but the source's log does not carry its old value",
+                        source.name
+                    ))
+                    .hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"),
+                );
+            }
+        }
+    }
+    indexes
+}
+
+/// The keys that a table has, as a person would write them.
+fn usable_keys(table: &Table) -> Option<String> {
+    let keys: Vec<String> = table
+        .unique_indexes
+        .iter()
+        .filter(|i| i.immediate && i.not_null)
+        .map(|i| format!("({})", i.columns.join(", ")))
+        .collect();
+    (!keys.is_empty()).then(|| keys.join(", "))
+}
+
+/// Target columns that must have a value, get none from us and have no default.
+pub(super) fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Finding>) {
+    for column in &target.columns {
+        let filled = pairs.iter().any(|p| p.target.name == column.name)
+            || column.nullable
+            || column.has_default
+            || column.generated != Generated::No;
+        if !filled {
+            problems.push(
+                Finding::problem(format!(
+                    "{}.{} is NOT NULL without a default and nothing is mapped to it",
+                    target.name, column.name
+                ))
+                .hint("map a column to it or give it a default"),
+            );
+        }
+    }
+}
+
+/// How a table is read in pieces: by a unique index whose columns the log tells the old values of; by
+/// the mapping's own key where that is one. `also` is read for what the mapping says of rows.
+pub(super) fn copy_table(
+    source: &Table,
+    pairs: &[Pair<'_>],
+    also: &[String],
+    key: &[usize],
+) -> Option<CopyTable> {
+    let told = |index: &Index| match &source.identity {
+        RowIdentity::Full => true,
+        RowIdentity::Columns(columns) => index.columns.iter().all(|c| columns.contains(c)),
+        RowIdentity::Nothing => false,
+    };
+    let usable = |index: &&Index| index.immediate && index.not_null && told(index);
+    let feeds: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
+    let own = |index: &&Index| {
+        index.columns.len() == feeds.len()
+            && index.columns.iter().all(|c| feeds.contains(&c.as_str()))
+    };
+    let indexes = || source.unique_indexes.iter().filter(usable);
+    let index = indexes().find(own).or_else(|| indexes().next())?;
+    let mut columns: Vec<String> = pairs.iter().flat_map(|p| p.feed.reads()).cloned().collect();
+    columns.extend(also.iter().cloned());
+    columns.extend(index.columns.iter().cloned());
+    let mut seen = HashSet::new();
+    columns.retain(|c| seen.insert(c.clone()));
+    Some(CopyTable { name: source.name.clone(), columns, key: index.columns.clone(), filter: None })
+}
+
+/// The unique indexes that may refuse a row at once although its key is free.
+pub(super) fn other_uniques<'a>(
+    target: &'a Table,
+    pairs: &'a [Pair<'_>],
+    key: &'a [usize],
+) -> impl Iterator<Item = &'a Index> {
+    // An index that holds the whole key refuses nothing that the key does not.
+    let holds_key = move |index: &Index| {
+        key.iter().all(|&i| pairs.get(i).is_some_and(|p| index.columns.contains(&p.target.name)))
+    };
+    target.unique_indexes.iter().filter(move |index| index.immediate && !holds_key(index))
+}

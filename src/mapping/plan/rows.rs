@@ -1,0 +1,179 @@
+//! What a mapping says of rows, checked against both catalogs.
+
+use tidelock_core::{Finding, Generated, RowIdentity, Table};
+
+use super::Computed;
+use super::pairs::{Pair, no_column};
+use crate::config::{Check, MappingConfig, OnDelete, Place, Placed};
+use crate::mapping::computed::{Origin, Wanted, finding};
+use crate::mapping::convert::compatible;
+
+/// Which rows go, what must hold of them, and what their end becomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowPlan {
+    /// The condition that rows must meet.
+    pub filter: Option<Placed>,
+    /// The source columns whose change alone makes an update worth sending.
+    pub on_change: Option<Vec<String>>,
+    /// What must hold of rows that are sent.
+    pub checks: Vec<Check>,
+    /// What the end of a row becomes.
+    pub end: EndPlan,
+    /// The source columns that are read for all this.
+    pub reads: Vec<String>,
+}
+
+/// What the end of a row becomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum EndPlan {
+    /// A delete.
+    #[default]
+    Delete,
+    /// Nothing.
+    Ignore,
+    /// An update of these target columns.
+    Set(Vec<(String, Computed)>),
+}
+
+impl EndPlan {
+    /// The target columns that are set.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        let set = match self {
+            EndPlan::Set(columns) => columns.as_slice(),
+            EndPlan::Delete | EndPlan::Ignore => &[],
+        };
+        set.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+impl RowPlan {
+    /// Whether every row goes as it is.
+    pub fn takes_all(&self) -> bool {
+        self.filter.is_none() && self.checks.is_empty()
+    }
+}
+
+pub(super) fn plan_rows(
+    mapping: &MappingConfig,
+    origin: &Origin<'_>,
+    target: &Table,
+    pairs: &[Pair<'_>],
+    problems: &mut Vec<Finding>,
+) -> RowPlan {
+    let mut rows = RowPlan::default();
+    if let Some(filter) = &mapping.filter {
+        rows.condition(filter, "where", origin, problems);
+        rows.filter = Some(filter.clone());
+    }
+    for check in &mapping.validate {
+        rows.condition(&check.rule, "validate", origin, problems);
+        rows.checks.push(check.clone());
+    }
+    if let Some(columns) = &mapping.on_change {
+        for column in columns.iter().filter(|c| origin.table.column(&c.text).is_none()) {
+            let finding = no_column(origin.table, &column.text, "source");
+            problems.push(placed(finding, &column.place));
+        }
+        let names: Vec<String> = columns.iter().map(|c| c.text.clone()).collect();
+        if let RowIdentity::Columns(identity) = &origin.table.identity
+            && names.iter().any(|name| !identity.contains(name))
+        {
+            problems.push(
+                Finding::warning(format!(
+                    "on_change: the log of {} does not carry old values, so every update passes for a change",
+                    origin.table.name
+                ))
+                .hint("set REPLICA IDENTITY FULL (PostgreSQL)"),
+            );
+        }
+        rows.reads.extend(names.iter().cloned());
+        rows.on_change = Some(names);
+    }
+    rows.end = match &mapping.on_delete {
+        OnDelete::Delete => EndPlan::Delete,
+        OnDelete::Ignore => EndPlan::Ignore,
+        OnDelete::Set(columns) => {
+            let mut set = Vec::new();
+            for column in columns {
+                let Some(to) = target.column(&column.target.text) else {
+                    let finding = no_column(target, &column.target.text, "target");
+                    problems.push(placed(finding, &column.target.place));
+                    continue;
+                };
+                if to.generated == Generated::Always {
+                    problems.push(placed(
+                        Finding::problem(format!(
+                            "on_delete: {}.{} is computed by the server and cannot be written",
+                            target.name, to.name
+                        )),
+                        &column.target.place,
+                    ));
+                    continue;
+                }
+                let what = format!("on_delete, {}", to.name);
+                let Some((computed, from)) =
+                    super::pairs::computed(&column.value, &to.data_type, origin, &what, problems)
+                else {
+                    continue;
+                };
+                if let Err(why) = compatible(&from, &to.data_type, &Default::default()) {
+                    problems.push(placed(
+                        Finding::problem(format!("{what}: {why}")),
+                        &column.value.place,
+                    ));
+                }
+                if pairs.iter().all(|p| p.target.name != to.name) {
+                    problems.push(placed(
+                        Finding::warning(format!(
+                            "on_delete sets {}.{}, and nothing sets it back when the row comes again",
+                            target.name, to.name
+                        ))
+                        .hint(format!("map it too, such as {} = \"true\" in [mappings.columns]", to.name)),
+                        &column.target.place,
+                    ));
+                }
+                rows.reads.extend(computed.reads.iter().cloned());
+                set.push((to.name.clone(), computed));
+            }
+            EndPlan::Set(set)
+        }
+    };
+    rows
+}
+
+/// A finding with the place in the file that it is about.
+pub(super) fn placed(finding: Finding, place: &Place) -> Finding {
+    finding.place(place.show())
+}
+
+impl RowPlan {
+    fn condition(
+        &mut self,
+        text: &Placed,
+        what: &str,
+        origin: &Origin<'_>,
+        problems: &mut Vec<Finding>,
+    ) {
+        match origin.compile(text, Wanted::Condition, what) {
+            Err(fault) => problems.push(fault),
+            Ok(expr) => {
+                for warning in expr.warnings() {
+                    let mut finding = finding(text, warning, what);
+                    finding.severity = tidelock_core::Severity::Warning;
+                    problems.push(finding);
+                }
+                if expr.uses_clock() {
+                    problems.push(placed(
+                        Finding::problem(format!(
+                            "{what}: what it says changes as time passes, and nothing would tell the target"
+                        ))
+                        .hint("today() and now() in a condition need refresh = \"1h\", which is not in this version"),
+                        &text.place,
+                    ));
+                }
+                self.reads.extend(origin.names(expr.fields()));
+                self.reads.extend(origin.names(expr.old_fields()));
+            }
+        }
+    }
+}

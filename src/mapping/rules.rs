@@ -1,0 +1,124 @@
+//! What a mapping says of rows, tied to a shape of the log: the filter, what must hold, and what is worth sending.
+
+use tidelock_core::{Code, Error, Result, Row, TableSchema, Value};
+
+use super::computed::{self, Wanted};
+use super::plan::MappingPlan;
+use crate::expr::{EvalError, Expr, Input};
+use crate::reread::memory::hash;
+
+/// Whether a row meets the filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// The log does not carry what that depends on.
+    Untold,
+}
+
+/// The rules of a mapping over the rows of one shape.
+pub struct Rules {
+    filter: Option<Expr>,
+    checks: Vec<(Expr, String)>,
+    on_change: Option<Vec<usize>>,
+}
+
+impl Rules {
+    /// Ties a plan's rules to a shape; [`Code::SchemaDrift`] if they do not fit it any more.
+    pub fn new(plan: &MappingPlan, shape: &TableSchema) -> Result<Rules> {
+        let fields = computed::fields_of(shape);
+        let condition = |text: &str, what: &str| {
+            computed::compile(text, &fields, &plan.values, Wanted::Condition).map_err(|fault| {
+                Error::data(Code::SchemaDrift, format!("{}: {what}: {}", shape.name, fault.message))
+                    .with_hint("mend the condition or the table, then take the mapping up again")
+            })
+        };
+        let rows = &plan.rows;
+        let filter = rows.filter.as_ref().map(|f| condition(&f.text, "where")).transpose()?;
+        let checks = rows
+            .checks
+            .iter()
+            .map(|check| Ok((condition(&check.rule.text, "validate")?, check.says.clone())))
+            .collect::<Result<Vec<_>>>()?;
+        let place = |name: &String| {
+            shape.columns.iter().position(|c| c.name == *name).ok_or_else(|| {
+                Error::data(
+                    Code::SchemaDrift,
+                    format!("{}.{name}: the column is gone from the source table", shape.name),
+                )
+                .with_hint(
+                    "put the column back or change the mapping, then take the mapping up again",
+                )
+            })
+        };
+        let on_change = rows
+            .on_change
+            .as_ref()
+            .map(|names| names.iter().map(place).collect::<Result<Vec<_>>>())
+            .transpose()?;
+        Ok(Rules { filter, checks, on_change })
+    }
+
+    /// Whether rows are filtered at all.
+    pub fn filters(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// Whether a row meets the filter.
+    pub fn holds(&self, plan: &MappingPlan, row: &[Value]) -> Result<Holds> {
+        let Some(filter) = &self.filter else { return Ok(Holds::Yes) };
+        let env = computed::env(plan);
+        let told = filter
+            .test(&Input { new: row, old: None, lookups: &[], env: &env })
+            .map_err(|error| failed(plan, "where", &error))?;
+        Ok(match told {
+            crate::expr::Truth::True => Holds::Yes,
+            crate::expr::Truth::False | crate::expr::Truth::Null => Holds::No,
+            crate::expr::Truth::NotInLog => Holds::Untold,
+        })
+    }
+
+    /// Whether a row that is about to be sent may be. What the log does not carry was looked at when it was written.
+    pub fn check(&self, plan: &MappingPlan, new: &[Value], old: Option<&[Value]>) -> Result<()> {
+        if self.checks.is_empty() {
+            return Ok(());
+        }
+        let env = computed::env(plan);
+        for (rule, says) in &self.checks {
+            let told = rule
+                .test(&Input { new, old, lookups: &[], env: &env })
+                .map_err(|error| failed(plan, "validate", &error))?;
+            if told == crate::expr::Truth::False {
+                return Err(Error::data(
+                    Code::Invalid,
+                    format!("{}: a row is not valid: {says}", plan.source),
+                )
+                .with_hint("mend the row at the source, or the rule in the configuration"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an update changes what makes it worth sending. What the log does not tell passes for a change.
+    pub fn is_worth(&self, new: &[Value], old: Option<&Row>) -> bool {
+        let (Some(columns), Some(old)) = (&self.on_change, old) else { return true };
+        columns.iter().any(|&at| match (new.get(at), old.0.get(at)) {
+            (Some(Value::Unchanged), _) => false,
+            (Some(new), Some(old)) => !new.is_same(old),
+            _ => true,
+        })
+    }
+}
+
+/// An expression that failed over a row.
+pub fn failed(plan: &MappingPlan, what: &str, error: &EvalError) -> Error {
+    Error::data(Code::Expression, format!("{}: {what}: {error}", plan.source))
+        .with_hint("mend the row at the source, or the expression in the configuration")
+}
+
+/// Tells rows of one table apart without telling their keys.
+pub fn key_hash(key: &[Value]) -> String {
+    hex::encode(&hash(&[], key)[..6])
+}

@@ -1,0 +1,700 @@
+//! Reading the rows of touched keys and writing what they are now, in the target session's own task.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tidelock_core::{
+    Code, Connector, Copier, CopyTable, Error, Key, MemoryKind, MemoryScope, OpKind, Piece,
+    Position, Result, Sink, TableSchema, TransactionId, Value,
+};
+
+use super::memory::{Hash, Known, decode_key, encode_key, hash};
+use super::touched::{Touched, TouchedBy};
+use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::tally::{Fate, Tally};
+use crate::mapping::call::{self, calls};
+use crate::mapping::plan::{CallPlan, ViewPlan};
+use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
+
+/// Keys asked for at a time.
+const KEYS_A_READ: usize = 2_000;
+/// Memory that the rows of such a question may take.
+const BYTES_A_READ: usize = 16 << 20;
+/// Between two looks whether a snapshot shows what is to be seen.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long that may take before it is told.
+const NOTICE_AFTER: Duration = Duration::from_secs(5);
+
+/// Reads rows again. It belongs to the target session's task.
+pub struct Rereads {
+    flow: String,
+    source: Arc<dyn Connector>,
+    copier: Option<Box<dyn Copier>>,
+    bound: HashMap<Arc<str>, (u64, BoundPlan)>,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Reread {
+    /// What became of the rows.
+    pub tally: Tally,
+    /// Keys that wait for what their rows point to.
+    pub waiting: Vec<Waiting>,
+}
+
+/// Keys of a mapping that the target refused for now.
+pub struct Waiting {
+    /// The number of the mapping.
+    pub number: usize,
+    /// The mapping.
+    pub plan: Arc<MappingPlan>,
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// The place in the log that they wait for; at once if absent, and then it is not their last chance.
+    pub upto: Option<Position>,
+}
+
+/// What went wrong, and at which mapping.
+pub struct Blamed {
+    /// What.
+    pub error: Error,
+    /// Where.
+    pub mapping: Option<Arc<str>>,
+}
+
+impl From<Error> for Blamed {
+    fn from(error: Error) -> Blamed {
+        Blamed { error, mapping: None }
+    }
+}
+
+/// A row that is to be removed, and what of it is to be forgotten.
+struct Gone {
+    key: Key,
+    forget: Option<Bytes>,
+    /// Whose row it was, where the same row may be another group's by now.
+    group: Hash,
+    /// The key of the view that told.
+    told_by: Key,
+}
+
+/// A mapping's rows that are to be removed, when all that comes is there.
+struct Removal {
+    number: usize,
+    plan: Arc<MappingPlan>,
+    gone: Vec<Gone>,
+    last: bool,
+}
+
+impl Rereads {
+    /// For a flow from this source.
+    pub fn new(flow: &str, source: Arc<dyn Connector>) -> Rereads {
+        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new() }
+    }
+
+    /// Writes what the touched rows are now, inside the open transaction: upserts in the mappings' order, then
+    /// deletes the other way round.
+    pub async fn run(
+        &mut self,
+        sink: &mut dyn Sink,
+        touched: Touched,
+        reached: &Position,
+    ) -> std::result::Result<Reread, Blamed> {
+        let mut done = Reread::default();
+        let Touched { mappings, delivered, .. } = touched;
+        let upto = self.snapshot(reached, &delivered).await?;
+        let (mut removals, mut waited) = (Vec::new(), Vec::new());
+        for (number, mut by) in mappings {
+            let mapping = by.plan.name.clone();
+            waited.push((mapping.clone(), std::mem::take(&mut by.waited)));
+            let mut work =
+                Work { number, upto: &upto, reached, delivered: &delivered, done: &mut done };
+            let outcome = match by.plan.view.clone() {
+                Some(view) => {
+                    self.view(sink, &view, by, &mut work).await.map(|r| removals.extend(r))
+                }
+                None => self.rows(sink, by, &mut work).await,
+            };
+            outcome.map_err(|error| Blamed { mapping: Some(mapping), error })?;
+        }
+        for removal in removals.into_iter().rev() {
+            let mapping = removal.plan.name.clone();
+            remove(sink, removal, &upto, &mut done)
+                .await
+                .map_err(|error| Blamed { mapping: Some(mapping), error })?;
+        }
+        for (mapping, keys) in waited {
+            keep(sink, mapping, keys, &done.waiting).await?;
+        }
+        Ok(done)
+    }
+
+    /// Opens a snapshot that shows the whole batch.
+    async fn snapshot(
+        &mut self,
+        reached: &Position,
+        delivered: &[TransactionId],
+    ) -> Result<Position> {
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let copier = self.copier().await?;
+            let opened = match copier.snapshot(reached, delivered).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.copier = None;
+                    return Err(error);
+                }
+            };
+            if let Some(upto) = opened {
+                return Ok(upto);
+            }
+            if !told && began.elapsed() > NOTICE_AFTER {
+                told = true;
+                tracing::warn!(flow = %self.flow, "reading rows again waits: the source has logged transactions that its own queries do not see yet (a synchronous standby that does not answer?)");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn copier(&mut self) -> Result<&mut Box<dyn Copier>> {
+        if self.copier.is_none() {
+            self.copier = Some(self.source.copier().await?);
+        }
+        self.copier.as_mut().ok_or_else(|| Error::bug("a connection that was just opened is gone"))
+    }
+
+    /// The rows of some keys, asked for in as many questions as their size needs.
+    async fn read(
+        &mut self,
+        table: &CopyTable,
+        by: &[String],
+        keys: &[Key],
+        work: &Work<'_>,
+    ) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        let mut parts: Vec<&[Key]> = vec![keys];
+        while let Some(part) = parts.pop() {
+            let limit = if part.len() == 1 { usize::MAX } else { BYTES_A_READ };
+            let piece = self.copier().await?.read_keys(table, by, part, limit).await;
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    self.copier = None;
+                    return Err(error);
+                }
+            };
+            if !piece.cut {
+                pieces.push(piece);
+                continue;
+            }
+            let (first, second) = part.split_at(part.len() / 2);
+            parts.extend([second, first]);
+            // A later one shows the batch as well.
+            self.snapshot(work.reached, work.delivered).await?;
+        }
+        Ok(pieces)
+    }
+
+    fn bind(&mut self, plan: &Arc<MappingPlan>, shape: &TableSchema) -> Result<&mut BoundPlan> {
+        let known = self.bound.get(&plan.name).is_some_and(|(version, bound)| {
+            *version == shape.version && bound.plan().target.id == plan.target.id
+        });
+        if !known {
+            let bound = BoundPlan::new(plan, shape)?;
+            self.bound.insert(plan.name.clone(), (shape.version, bound));
+        }
+        self.bound
+            .get_mut(&plan.name)
+            .map(|(_, bound)| bound)
+            .ok_or_else(|| Error::bug("a plan that was just bound is gone"))
+    }
+
+    /// Rows of a table, of which the log told a part.
+    async fn rows(
+        &mut self,
+        sink: &mut dyn Sink,
+        by: TouchedBy,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
+        let plan = by.plan;
+        let Some(table) = plan.copy.clone() else {
+            return Err(Error::bug("a row is to be read again that has no key to be read by"));
+        };
+        let keys: Vec<Key> = by.rows.into_values().collect();
+        for some in keys.chunks(KEYS_A_READ) {
+            let mut writes = Vec::new();
+            for piece in self.read(&table, &table.key, some, work).await? {
+                let bound = self.bind(&plan, &piece.table)?;
+                for row in &piece.rows {
+                    // One that is gone by now has its delete still ahead, or had it in this batch.
+                    match bound.now(row)? {
+                        Becomes::Write(write) => writes.push(write),
+                        Becomes::Nothing | Becomes::Unknown(_) => {}
+                    }
+                }
+            }
+            let refused = put(sink, &plan, writes).await?;
+            work.refused(&plan, refused, some.to_vec(), by.last)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of a view. Answers those that are to be removed.
+    async fn view(
+        &mut self,
+        sink: &mut dyn Sink,
+        view: &ViewPlan,
+        by: TouchedBy,
+        work: &mut Work<'_>,
+    ) -> Result<Option<Removal>> {
+        let TouchedBy { plan, mut keys, queries, last, force, .. } = by;
+        for (number, values) in queries {
+            let Some(query) = view.queries.get(number) else {
+                return Err(Error::bug("a track's query is not in the plan"));
+            };
+            let values: Vec<_> = values
+                .into_iter()
+                .map(|v| (v.column, v.data_type, v.values.into_values().collect()))
+                .collect();
+            let found = self.copier().await?.track_keys(query, &values).await;
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    self.copier = None;
+                    return Err(error);
+                }
+            };
+            for key in found {
+                let Some(key) = view.key(&key)? else { continue };
+                keys.entry(hash(&[], key.iter())).or_insert(key);
+            }
+        }
+        let Some(table) = plan.copy.clone() else {
+            return Err(Error::bug("a view without its key"));
+        };
+        let keys: Vec<Key> = keys.into_values().collect();
+        let mut gone = Vec::new();
+        for some in keys.chunks(KEYS_A_READ) {
+            let pieces = self.read(&table, &view.by, some, work).await?;
+            let mut found = Found::default();
+            for piece in &pieces {
+                found.take(self.bind(&plan, &piece.table)?, view, piece)?;
+            }
+            // A key that a collation calls equal to one that was found is not for us to judge.
+            let mut absent: Vec<&Key> = Vec::new();
+            for key in some {
+                let exact = hash(&[], key.iter());
+                if found.groups.contains(&exact) {
+                    continue;
+                }
+                if found.likely.contains(&likeness(key)) {
+                    let alone =
+                        self.read(&table, &view.by, std::slice::from_ref(key), work).await?;
+                    if alone.iter().any(|piece| !piece.rows.is_empty()) {
+                        continue;
+                    }
+                }
+                absent.push(key);
+            }
+            let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+            if let Some(call) = plan.call.clone().filter(|call| call.rows.is_some()) {
+                let groups = found.groups_of(&absent, &plan, view)?;
+                let refused =
+                    call_groups(sink, &scope, (&plan, &call), groups, force, work).await?;
+                work.refused(&plan, refused, some.to_vec(), last)?;
+                continue;
+            }
+            let mut known = recall(sink, &scope, view, &found, &absent).await?;
+            let changed = found.changed(&plan, &mut known, force)?;
+            let count = changed.writes.len();
+            let refused = put(sink, &plan, changed.writes).await?;
+            if let Some(error) = refused {
+                work.refused(&plan, Some(error), some.to_vec(), last)?;
+                continue;
+            }
+            for (kind, fate, rows) in changed.counts {
+                work.done.tally.add_many(work.number, kind, fate, rows);
+            }
+            if count > 0 {
+                sink.remember(&scope, &changed.put, &[]).await?;
+                if view.moves {
+                    let owner = MemoryScope { kind: MemoryKind::Owner, ..scope.clone() };
+                    sink.remember(&owner, &changed.owners, &[]).await?;
+                }
+            }
+            // What is still known and was not found has vanished.
+            for (at, known) in known {
+                let mut group = Hash::default();
+                group.copy_from_slice(at.get(..16).unwrap_or(&[0; 16]));
+                let told_by = some
+                    .iter()
+                    .find(|key| hash(&[], key.iter()) == group)
+                    .cloned()
+                    .unwrap_or_default();
+                gone.push(Gone { key: known.key, forget: Some(at), group, told_by });
+            }
+            for key in absent {
+                let group = hash(&[], key.iter());
+                if view.groups || gone.iter().any(|g| g.group == group) {
+                    continue;
+                }
+                let shape = match pieces.first() {
+                    Some(piece) => piece.table.clone(),
+                    None => return Err(Error::bug("a question for keys had no answer")),
+                };
+                if let Some(target) = self.bind(&plan, &shape)?.key_alone(&shape, &view.by, key)? {
+                    gone.push(Gone { key: target, forget: None, group, told_by: key.clone() });
+                }
+            }
+        }
+        Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, last }))
+    }
+}
+
+/// What belongs to one run.
+struct Work<'a> {
+    number: usize,
+    upto: &'a Position,
+    reached: &'a Position,
+    delivered: &'a [TransactionId],
+    done: &'a mut Reread,
+}
+
+impl Work<'_> {
+    /// Keys whose rows the target refused wait, unless they have waited already.
+    fn refused(
+        &mut self,
+        plan: &Arc<MappingPlan>,
+        refused: Option<Error>,
+        keys: Vec<Key>,
+        last: bool,
+    ) -> Result<()> {
+        let Some(error) = refused else { return Ok(()) };
+        if last {
+            return Err(error);
+        }
+        let (number, upto) = (self.number, Some(self.upto.clone()));
+        self.done.waiting.push(Waiting { number, plan: plan.clone(), keys, upto });
+        Ok(())
+    }
+}
+
+/// What a view gave for some keys.
+#[derive(Default)]
+struct Found {
+    /// Rows by where they are remembered.
+    rows: HashMap<Bytes, FoundRow>,
+    /// The keys that have rows, exactly and about.
+    groups: HashSet<Hash>,
+    likely: HashSet<u64>,
+}
+
+struct FoundRow {
+    cells: Box<[Value]>,
+    key: Key,
+    group: Hash,
+    /// The view's key, as the view has it.
+    told: Key,
+    write: Write,
+}
+
+/// A group of rows, for a routine that takes it whole.
+struct Group {
+    hash: Hash,
+    /// The group's cells at the target, by their places in a row.
+    key: Vec<(usize, Value)>,
+    rows: Vec<Box<[Value]>>,
+}
+
+impl Found {
+    fn take(&mut self, bound: &mut BoundPlan, view: &ViewPlan, piece: &Piece) -> Result<()> {
+        let places = view.places(&piece.table)?;
+        for row in &piece.rows {
+            if !bound.takes(row)? {
+                continue;
+            }
+            let key: Vec<Value> = places.iter().filter_map(|&at| row.0.get(at).cloned()).collect();
+            let group = hash(&[], key.iter());
+            self.groups.insert(group);
+            self.likely.insert(likeness(&key));
+            let Becomes::Write(write) = bound.now(row)? else { continue };
+            let target: Key = bound.key_of(row)?.into();
+            let at = view.remembered_at(group, &target);
+            let cells = write.row.clone();
+            let found = FoundRow { cells, key: target, group, told: key.into(), write };
+            if self.rows.insert(at, found).is_some() {
+                return Err(Error::data(
+                    Code::KeyConflict,
+                    format!("{} gives more than one row for a key", bound.plan().source),
+                )
+                .with_hint(
+                    "let the view give one row a key, or name what tells its rows apart by row_key",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows as whole groups, and an empty one for each key that has none.
+    fn groups_of(self, absent: &[&Key], plan: &MappingPlan, view: &ViewPlan) -> Result<Vec<Group>> {
+        let mut groups: HashMap<Hash, Group> = HashMap::new();
+        let empty = |hash: Hash, told: &Key| -> Result<Group> {
+            Ok(Group { hash, key: plan.group_cells(&view.by, told)?, rows: Vec::new() })
+        };
+        for key in absent {
+            let hash = hash(&[], key.iter());
+            groups.insert(hash, empty(hash, key)?);
+        }
+        let mut rows: Vec<FoundRow> = self.rows.into_values().collect();
+        rows.sort_by(|a, b| order(&a.key, &b.key));
+        for row in rows {
+            let group = match groups.entry(row.group) {
+                Entry::Occupied(group) => group.into_mut(),
+                Entry::Vacant(place) => place.insert(empty(row.group, &row.told)?),
+            };
+            group.rows.push(row.cells);
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    /// What of it is not at the target yet; takes what is found out of what is known.
+    fn changed(
+        self,
+        plan: &MappingPlan,
+        known: &mut HashMap<Bytes, Known>,
+        force: bool,
+    ) -> Result<Changed> {
+        let mut changed = Changed::default();
+        let (mut same, mut new, mut updated) = (0, 0, 0);
+        for (at, row) in self.rows {
+            let sent = hash(plan.rule.as_bytes(), row.cells.iter());
+            match known.remove(&at) {
+                Some(before) if before.sent == sent && !force => {
+                    same += 1;
+                    continue;
+                }
+                Some(_) => updated += 1,
+                None => new += 1,
+            }
+            changed.owners.push((
+                Bytes::copy_from_slice(&hash(&[], row.key.iter())),
+                Bytes::copy_from_slice(&row.group),
+            ));
+            changed.put.push((at, Known { sent, key: row.key }.encode()?));
+            changed.writes.push(row.write);
+        }
+        changed.counts = [
+            (OpKind::Update, Fate::Filtered, same),
+            (OpKind::Update, Fate::Applied, updated),
+            (OpKind::Insert, Fate::Applied, new),
+        ];
+        Ok(changed)
+    }
+}
+
+struct Changed {
+    writes: Vec<Write>,
+    put: Vec<(Bytes, Bytes)>,
+    owners: Vec<(Bytes, Bytes)>,
+    counts: [(OpKind, Fate, u64); 3],
+}
+
+impl Default for Changed {
+    fn default() -> Changed {
+        Changed {
+            writes: Vec::new(),
+            put: Vec::new(),
+            owners: Vec::new(),
+            counts: [(OpKind::Update, Fate::Filtered, 0); 3],
+        }
+    }
+}
+
+/// Keeps which keys of a mapping wait, and forgets those that do no longer.
+async fn keep(
+    sink: &mut dyn Sink,
+    mapping: Arc<str>,
+    waited: Vec<Bytes>,
+    waiting: &[Waiting],
+) -> Result<()> {
+    let mut put = HashMap::new();
+    for key in waiting.iter().filter(|w| w.plan.name == mapping).flat_map(|w| &w.keys) {
+        put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
+    }
+    let mut gone: Vec<Bytes> = waited.into_iter().filter(|key| !put.contains_key(key)).collect();
+    gone.sort();
+    gone.dedup();
+    if put.is_empty() && gone.is_empty() {
+        return Ok(());
+    }
+    let scope = MemoryScope { mapping, kind: MemoryKind::Pending };
+    sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &gone).await
+}
+
+/// The keys of these mappings that waited when the flow last ended.
+pub async fn waiting(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<Waiting>> {
+    let mut found = Vec::new();
+    for (number, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.rereads()) {
+        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+        let mut after = None;
+        loop {
+            let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
+            after = stored.last().map(|(at, _)| at.clone());
+            let keys: Vec<Key> = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
+            let full = stored.len() == KEYS_A_READ;
+            if !keys.is_empty() {
+                found.push(Waiting { number, plan: plan.clone(), keys, upto: None });
+            }
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Calls a routine for each group that is another one than when it was last sent.
+async fn call_groups(
+    sink: &mut dyn Sink,
+    scope: &MemoryScope,
+    (plan, call): (&Arc<MappingPlan>, &CallPlan),
+    groups: Vec<Group>,
+    force: bool,
+    work: &mut Work<'_>,
+) -> Result<Option<Error>> {
+    let at = |group: &Group| Bytes::copy_from_slice(&group.hash);
+    let places: Vec<Bytes> = groups.iter().map(at).collect();
+    let known: HashMap<Bytes, Known> = sink
+        .recall(scope, &places)
+        .await?
+        .into_iter()
+        .filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?)))
+        .collect();
+    let (mut all, mut put, mut gone, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for group in groups {
+        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(|row| row.iter()));
+        let at = at(&group);
+        if known.get(&at).is_some_and(|known| known.sent == sent) && !force {
+            same += 1;
+            continue;
+        }
+        all.push(call::group(plan, call, &group.key, &group.rows)?);
+        if group.rows.is_empty() {
+            gone.push(at);
+        } else {
+            let key = group.key.into_iter().map(|(_, value)| value).collect();
+            put.push((at, Known { sent, key }.encode()?));
+        }
+    }
+    if let Some(error) = sink.attempt(&[], &all).await? {
+        return Ok(Some(error));
+    }
+    let deleted = gone.len() as u64;
+    let tally = &mut work.done.tally;
+    tally.add_many(work.number, OpKind::Update, Fate::Filtered, same);
+    tally.add_many(work.number, OpKind::Update, Fate::Applied, put.len() as u64);
+    tally.add_many(work.number, OpKind::Delete, Fate::Applied, deleted);
+    if !put.is_empty() || !gone.is_empty() {
+        sink.remember(scope, &put, &gone).await?;
+    }
+    Ok(None)
+}
+
+/// An order of keys that is the same at each reading.
+fn order(a: &Key, b: &Key) -> std::cmp::Ordering {
+    tidelock_core::copy::key_order(a, b)
+        .unwrap_or_else(|| hash(&[], a.iter()).cmp(&hash(&[], b.iter())))
+}
+
+/// What is remembered of the rows found, and of those that may have vanished.
+async fn recall(
+    sink: &mut dyn Sink,
+    scope: &MemoryScope,
+    view: &ViewPlan,
+    found: &Found,
+    absent: &[&Key],
+) -> Result<HashMap<Bytes, Known>> {
+    let mut groups: HashSet<Hash> = found.groups.clone();
+    groups.extend(absent.iter().map(|key| hash(&[], key.iter())));
+    let keys: Vec<Bytes> = groups.iter().map(|group| Bytes::copy_from_slice(group)).collect();
+    let stored = match view.groups {
+        true => sink.recall_prefix(scope, &keys).await?,
+        false => sink.recall(scope, &keys).await?,
+    };
+    Ok(stored.into_iter().filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?))).collect())
+}
+
+/// Removes rows that have vanished, but for those that are another group's by now.
+async fn remove(
+    sink: &mut dyn Sink,
+    removal: Removal,
+    upto: &Position,
+    done: &mut Reread,
+) -> Result<()> {
+    let Removal { number, plan, gone, last } = removal;
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+    let moves = plan.view.as_ref().is_some_and(|view| view.moves);
+    for some in gone.chunks(ROWS_A_BATCH_MAX) {
+        let mut moved: HashSet<Bytes> = HashSet::new();
+        let owner = MemoryScope { kind: MemoryKind::Owner, ..scope.clone() };
+        let own = |g: &Gone| Bytes::copy_from_slice(&hash(&[], g.key.iter()));
+        if moves {
+            let keys: Vec<Bytes> = some.iter().map(own).collect();
+            for (key, group) in sink.recall(&owner, &keys).await? {
+                let theirs = |g: &&Gone| own(g) == key && *group != g.group[..];
+                if some.iter().any(|g| theirs(&g)) {
+                    moved.insert(key);
+                }
+            }
+        }
+        let left: Vec<&Gone> = some.iter().filter(|g| !moved.contains(&own(g))).collect();
+        let writes: Vec<Write> =
+            left.iter().filter_map(|g| plan.removal(&g.key).transpose()).collect::<Result<_>>()?;
+        let count = writes.len() as u64;
+        if let Some(error) = put(sink, &plan, writes).await? {
+            if last {
+                return Err(error);
+            }
+            let keys = some.iter().map(|g| g.told_by.clone()).filter(|k| !k.is_empty()).collect();
+            let (plan, upto) = (plan.clone(), Some(upto.clone()));
+            done.waiting.push(Waiting { number, plan, keys, upto });
+            continue;
+        }
+        done.tally.add_many(number, OpKind::Delete, Fate::Applied, count);
+        let forget: Vec<Bytes> = some.iter().filter_map(|g| g.forget.clone()).collect();
+        if !forget.is_empty() {
+            sink.remember(&scope, &[], &forget).await?;
+        }
+        if moves {
+            let gone: Vec<Bytes> = left.iter().map(|g| own(g)).collect();
+            sink.remember(&owner, &[], &gone).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows of one mapping, or calls its routine for them. What points to a row that is not there (yet) takes them all back.
+async fn put(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    writes: Vec<Write>,
+) -> Result<Option<Error>> {
+    if writes.is_empty() {
+        return Ok(None);
+    }
+    let Some(call) = &plan.call else { return sink.attempt(&batches_of(plan, writes), &[]).await };
+    let mut all = Vec::with_capacity(writes.len());
+    for write in &writes {
+        all.extend(calls(plan, call, write)?);
+    }
+    sink.attempt(&[], &all).await
+}
+
+/// Equal for keys that a collation may call equal.
+fn likeness(key: &[Value]) -> u64 {
+    crate::mapping::row::likeness(key.iter())
+}
