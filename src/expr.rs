@@ -34,6 +34,8 @@ mod number;
 mod pattern;
 mod place;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fmt;

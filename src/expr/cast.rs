@@ -209,6 +209,14 @@ fn float<'a>(cell: Cell<'a>, to: Kind) -> Out<'a> {
     if wide.is_infinite() && !infinite {
         return Err(out_of_range());
     }
+    let digits = |text: &String| {
+        text.split(['e', 'E'])
+            .next()
+            .is_some_and(|m| m.contains(|c: char| ('1'..='9').contains(&c)))
+    };
+    if wide == 0.0 && written.as_ref().is_some_and(digits) {
+        return Err(out_of_range());
+    }
     if to == Kind::Double {
         return Ok(Cell::Double(wide));
     }

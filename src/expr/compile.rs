@@ -26,6 +26,7 @@ use super::{Contents, Env, Expr, Input, Lookup, Scope};
 /// Bounds that no honest expression meets; without them a text could exhaust the stack.
 const TOKENS_MAX: usize = 4_000;
 const DEPTH_MAX: usize = 100;
+const BRACKETS_MAX: usize = 50;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -66,7 +67,6 @@ impl Typed {
 }
 
 struct Compiler<'s> {
-    text: &'s str,
     scope: &'s Scope<'s>,
     places: Places,
     depth: usize,
@@ -113,7 +113,8 @@ impl<'s> Compiler<'s> {
             let at = lines.byte(error.location);
             Fault::new(at..text.len(), error.message)
         })?;
-        if tokens.len() > TOKENS_MAX {
+        let words = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).count();
+        if words > TOKENS_MAX {
             return Err(Fault::new(
                 whole,
                 format!("the expression has more than {TOKENS_MAX} words"),
@@ -121,8 +122,9 @@ impl<'s> Compiler<'s> {
             .hint("put long lists of values into a dictionary"));
         }
         let places = Places::new(text, &tokens);
+        let tokens = source::plain_trims(tokens);
         let mut parser = Parser::new(&dialect)
-            .with_recursion_limit(DEPTH_MAX)
+            .with_recursion_limit(BRACKETS_MAX)
             .with_tokens_with_locations(tokens);
         let ast =
             parser.parse_expr().map_err(|error| source::syntax(text, &lines, &error, &parser))?;
@@ -133,7 +135,6 @@ impl<'s> Compiler<'s> {
                 .hint("an expression ends here; write one expression only"));
         }
         let compiler = Compiler {
-            text,
             scope,
             places,
             depth: 0,
@@ -175,14 +176,20 @@ impl<'s> Compiler<'s> {
     }
 
     fn span(&self, ast: &Ast) -> Range<usize> {
-        self.places.of(self.text, ast)
+        self.places.of(ast)
     }
 
-    fn expr(&mut self, ast: &Ast) -> Result<Typed> {
-        self.depth += 1;
+    /// Goes down so many levels.
+    fn deeper(&mut self, levels: usize, ast: &Ast) -> Result<()> {
+        self.depth += levels;
         if self.depth > DEPTH_MAX {
             return Err(Fault::new(self.span(ast), "the expression is nested too deeply"));
         }
+        Ok(())
+    }
+
+    fn expr(&mut self, ast: &Ast) -> Result<Typed> {
+        self.deeper(1, ast)?;
         let typed = self.part(ast);
         self.depth -= 1;
         let mut typed = typed?;
@@ -275,6 +282,15 @@ impl<'s> Compiler<'s> {
         }
     }
 
+    /// A strict operation on these arguments: NULL at once if one of them is, whatever the others are.
+    fn strict(&self, typed: Typed, args: &[Typed]) -> Result<Typed> {
+        if args.iter().any(|a| matches!(a.constant(), Some(Cell::Null))) {
+            return Ok(Typed { node: Node::Const(Cell::Null), nullable: true, ..typed });
+        }
+        let constant = args.iter().all(|a| a.constant().is_some());
+        self.folded(typed, constant)
+    }
+
     /// The value as one of another type; only where that happens by itself.
     fn coerce(&mut self, typed: Typed, to: Kind) -> Result<Typed> {
         self.coerce_to(typed, Target::plain(to))
@@ -329,20 +345,22 @@ impl<'s> Compiler<'s> {
         self.folded(Typed { node, kind: to.kind, data_type, nullable, span }, constant)
     }
 
+    fn number(&self, digits: &str, span: Range<usize>) -> Result<Typed> {
+        if let Ok(small) = digits.parse::<i64>() {
+            let kind = if i32::try_from(small).is_ok() { Kind::Int4 } else { Kind::Int8 };
+            return Ok(self.constant(Cell::Int(small), kind, span));
+        }
+        let number =
+            Dec::parse(digits).ok_or_else(|| Fault::new(span.clone(), "this is no number"))?;
+        Ok(self.constant(Cell::Dec(number), Kind::Numeric, span))
+    }
+
     fn literal(&mut self, value: &ast::ValueWithSpan) -> Result<Typed> {
         let ast = Ast::Value(value.clone());
         let span = self.span(&ast);
         let text = |text: &str| Cell::Text(Text::Own(ByteString::from(text)));
         match &value.value {
-            ast::Value::Number(digits, false) => {
-                if let Ok(small) = digits.parse::<i64>() {
-                    let kind = if i32::try_from(small).is_ok() { Kind::Int4 } else { Kind::Int8 };
-                    return Ok(self.constant(Cell::Int(small), kind, span));
-                }
-                let number = Dec::parse(digits)
-                    .ok_or_else(|| Fault::new(span.clone(), "this is no number"))?;
-                Ok(self.constant(Cell::Dec(number), Kind::Numeric, span))
-            }
+            ast::Value::Number(digits, false) => self.number(digits, span),
             ast::Value::SingleQuotedString(s)
             | ast::Value::EscapedStringLiteral(s)
             | ast::Value::UnicodeStringLiteral(s)

@@ -221,12 +221,28 @@ pub(super) fn zone(name: &str) -> Option<TimeZone> {
     }
 }
 
+/// The calendar repeats itself after so long, and with it the rules of zones.
+const CYCLE: i64 = 146_097 * DAY_MICROS;
+
+/// A moment that zones are known for and that has the same place in the calendar's cycle.
+fn known(micros: i64) -> i64 {
+    const NEAR: i64 = 9_000 * 365 * DAY_MICROS;
+    let mut near = micros;
+    if near > NEAR - 2_000 * 365 * DAY_MICROS {
+        near -= (near - (NEAR - 2_000 * 365 * DAY_MICROS)).div_euclid(CYCLE) * CYCLE + CYCLE;
+    }
+    if near < -NEAR {
+        near += (-NEAR - near).div_euclid(CYCLE) * CYCLE + CYCLE;
+    }
+    near
+}
+
 /// The civil time of a moment in a zone.
 pub(super) fn civil(micros: i64, zone: &TimeZone) -> Result<i64, Fail> {
     if infinite(micros) || *zone == TimeZone::UTC {
         return Ok(micros);
     }
-    let point = jiff::Timestamp::from_microsecond(micros).map_err(|_| far())?;
+    let point = jiff::Timestamp::from_microsecond(known(micros)).map_err(|_| far())?;
     let offset = i64::from(zone.to_offset(point).seconds());
     in_range(micros.checked_add(offset * MICROS).ok_or_else(far)?)
 }
@@ -237,7 +253,7 @@ pub(super) fn moment(micros: i64, zone: &TimeZone) -> Result<i64, Fail> {
     if infinite(micros) || *zone == TimeZone::UTC {
         return Ok(micros);
     }
-    let civil = jiff::Timestamp::from_microsecond(micros)
+    let civil = jiff::Timestamp::from_microsecond(known(micros))
         .map(|point| TimeZone::UTC.to_datetime(point))
         .map_err(|_| far())?;
     let offset = match zone.to_ambiguous_timestamp(civil).offset() {

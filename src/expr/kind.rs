@@ -182,7 +182,8 @@ impl Kind {
             return true;
         }
         match (self, to) {
-            (Kind::Raw, _) | (_, Kind::Raw) => false,
+            (Kind::Raw, to) => to == Kind::Text,
+            (_, Kind::Raw) => false,
             (_, Kind::Text | Kind::Char) => true,
             (Kind::Bits, to) => to.is_integer() || to == Kind::Bool,
             (Kind::Text | Kind::Char | Kind::Label, _) => true,

@@ -249,7 +249,7 @@ pub fn sign_double<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     } else if f < 0.0 {
         -1.0
     } else {
-        f.abs()
+        0.0
     }))
 }
 

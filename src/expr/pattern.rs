@@ -24,7 +24,8 @@ pub fn like(text: &str, pattern: &str, escape: Option<char>, any_case: bool) -> 
             None if t.is_empty() => return Ok(true),
             None => false,
             Some(c) if Some(c) == escape => {
-                let Some(literal) = rest.next() else {
+                // A text that is at its end does not get this far into the pattern.
+                let Some(literal) = rest.next().or(t.is_empty().then_some(c)) else {
                     return Err(Fail::argument(
                         "a LIKE pattern must not end with the escape character",
                     ));
@@ -64,8 +65,21 @@ fn step(text: &mut &str, fits: impl Fn(char) -> bool) -> bool {
     }
 }
 
+/// Classes of characters, which mean those of all scripts.
+const CLASSES: [(&str, &str); 5] = [
+    ("[:upper:]", r"\p{Uppercase}"),
+    ("[:lower:]", r"\p{Lowercase}"),
+    ("[:alpha:]", r"\p{Alphabetic}"),
+    ("[:alnum:]", r"\p{Alphabetic}\p{Nd}"),
+    ("[:space:]", r"\s"),
+];
+
 /// A regular expression with PostgreSQL's flags; `Err` says what is wrong with it.
 pub fn regex(pattern: &str, flags: &str) -> Result<Regex, String> {
+    let mut pattern = pattern.to_owned();
+    for (class, of_unicode) in CLASSES {
+        pattern = pattern.replace(class, of_unicode);
+    }
     let mut translated = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {

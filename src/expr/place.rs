@@ -18,6 +18,7 @@ enum Mark {
 /// The tokens of an expression with their bytes.
 pub struct Places {
     tokens: Vec<(Range<usize>, Mark)>,
+    lines: Lines,
     length: usize,
 }
 
@@ -57,14 +58,13 @@ impl Places {
             .filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF))
             .map(|t| (lines.byte(t.span.start)..lines.byte(t.span.end), mark(&t.token)))
             .collect();
-        Places { tokens, length: text.len() }
+        Places { tokens, lines, length: text.len() }
     }
 
     /// The bytes of a part.
-    pub fn of(&self, text: &str, expr: &Expr) -> Range<usize> {
-        let lines = Lines::new(text);
+    pub fn of(&self, expr: &Expr) -> Range<usize> {
         let whole = 0..self.length;
-        let Some((first, last)) = self.range(&lines, expr) else { return whole };
+        let Some((first, last)) = self.range(expr) else { return whole };
         match (self.tokens.get(first), self.tokens.get(last)) {
             (Some((start, _)), Some((end, _))) if start.start <= end.end => start.start..end.end,
             _ => whole,
@@ -136,13 +136,20 @@ impl Places {
         }
     }
 
-    fn range(&self, lines: &Lines, expr: &Expr) -> Option<(usize, usize)> {
-        let range = |e: &Expr| self.range(lines, e);
+    fn range(&self, expr: &Expr) -> Option<(usize, usize)> {
+        let lines = &self.lines;
+        let range = |e: &Expr| self.range(e);
         let call = |e: &Expr| self.enclosing(range(e)?.0);
         Some(match expr {
             Expr::Nested(inner) => {
                 let (first, last) = range(inner)?;
                 (first.checked_sub(1)?, last + 1)
+            }
+            // The parser gives a query without its brackets.
+            Expr::Subquery(query) => {
+                let span = query.span();
+                let (start, end) = (lines.byte(span.start), lines.byte(span.end));
+                (self.at(start).checked_sub(1)?, self.at(end.saturating_sub(1)) + 1)
             }
             Expr::Tuple(items) => {
                 let first = range(items.first()?)?.0;
@@ -163,8 +170,15 @@ impl Places {
                 let (first, last) = range(e)?;
                 (first, last + 3)
             }
-            Expr::BinaryOp { left, right, .. }
-            | Expr::IsDistinctFrom(left, right)
+            Expr::BinaryOp { left, right, .. } => {
+                // Chains of operators are as deep as they are long.
+                let mut first = &**left;
+                while let Expr::BinaryOp { left, .. } = first {
+                    first = left;
+                }
+                (range(first)?.0, range(right)?.1)
+            }
+            Expr::IsDistinctFrom(left, right)
             | Expr::IsNotDistinctFrom(left, right)
             | Expr::AtTimeZone { timestamp: left, time_zone: right } => {
                 (range(left)?.0, range(right)?.1)

@@ -642,7 +642,7 @@ fn special<'a>(
             }
         }
         Special::ToChar(format) => match cells {
-            [cell] => format.write(cell).map(Cell::text),
+            [cell] => Ok(format.write(cell)?.map_or(Cell::Null, Cell::text)),
             _ => Err(Fail::unexpected()),
         },
         Special::FromChar { template, date } => {

@@ -259,6 +259,9 @@ pub fn ascii<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
 
 pub fn chr<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     let code = int(args, 0)?;
+    if code < 0 {
+        return Err(Fail::argument("the number of a character must be positive"));
+    }
     let c = u32::try_from(code).ok().filter(|c| *c != 0).and_then(char::from_u32);
     c.map(|c| Cell::text(c.to_string())).ok_or_else(|| Fail::range("no character has this number"))
 }

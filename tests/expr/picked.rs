@@ -624,6 +624,59 @@ make_date(i4, 1, 1)
 justify_hours(interval '50 hours')
 to_timestamp(1700000000.5)
 to_timestamp(0)
+-- templates
+to_char(ts, 'YYYY-MM-DD HH24:MI:SS')
+to_char(tz, 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+to_char(da, 'DD.MM.YYYY')
+to_char(da, 'FMDD. FMMonth YYYY')
+to_char(ts, 'Day, DD Month YYYY')
+to_char(ts, 'DY dy Dy MON mon Mon MONTH month')
+to_char(ts, 'HH12:MI:SS AM')
+to_char(ts, 'HH:MI p.m. US')
+to_char(ts, 'YY Y YYY Y,YYY CC')
+to_char(ts, 'IYYY-IW-ID DDD D Q WW W J')
+to_char(ts, 'FMDDth FMMMTH DDth')
+to_char(ts, 'SSSS FF3 FF6')
+to_char(da, 'YYYY BC')
+to_char(tz, 'TZ tz OF')
+to_char(ts, 'yyyymmdd hh24miss')
+to_char(i4, '999')
+to_char(i4, '9999999999999')
+to_char(i4, '0000')
+to_char(i4, 'FM000000')
+to_char(i4, '9,999,999,999')
+to_char(i4, 'FM9,999,999,999')
+to_char(n2, '999999990.00')
+to_char(n2, 'FM9999999990.00')
+to_char(n2, 'FM9999999999.99')
+to_char(n2, '9999999999.99')
+to_char(n2, 'FM9999999990.09')
+to_char(n2, '9G999G999G990D00')
+to_char(n2, 'S9999999999.99')
+to_char(n2, '9999999999.99S')
+to_char(n2, '9999999999.99MI')
+to_char(n2, '9999999999.99PR')
+to_char(n2, 'FM9999999999.99PR')
+to_char(n2, '0999999999.9')
+to_char(n2, '99.9')
+to_char(0.5, '9.99')
+to_char(0.5, '0.99')
+to_char(0, '9.9')
+to_char(0, 'FM9.9')
+to_char(-0.5, '99.99')
+to_char(12, '99 "pieces"')
+to_char(1234.5, '9,999.99')
+to_char(-1234.5, '009,999.99')
+to_char(d, '999.999')
+to_date('2024-02-29', 'YYYY-MM-DD')
+to_date('29.02.2024', 'DD.MM.YYYY')
+to_date('20240229', 'YYYYMMDD')
+to_date('5 Mar 2024', 'DD Mon YYYY')
+to_date('2024-02-30', 'YYYY-MM-DD')
+to_date('March 2024', 'Month YYYY')
+to_date('2024 060', 'YYYY DDD')
+to_timestamp('2024-02-29 13:14:15', 'YYYY-MM-DD HH24:MI:SS')
+to_timestamp('2024-02-29 01:14:15.5 PM', 'YYYY-MM-DD HH12:MI:SS.MS PM')
 -- json
 j -> 'a'
 j ->> 'a'
@@ -631,9 +684,9 @@ j -> 'b' -> 'c' -> 0
 j -> 'b' -> 'c' ->> 1
 j -> 'b' -> 'c' ->> -1
 j -> 'b' -> 'c' ->> 2
-j -> 0
-j ->> 1
-j ->> -1
+CASE WHEN jsonb_typeof(j) = 'array' THEN j -> 0 END
+j -> 'b' -> 'c' -> -2
+CASE WHEN jsonb_typeof(j) = 'array' THEN j ->> -1 END
 j ->> 'nope'
 j ->> ''
 j #> '{b,c}'

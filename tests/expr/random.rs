@@ -77,7 +77,7 @@ impl Maker {
             Type::Text => self.pick(&[
                 "t",
                 "u",
-                "c",
+                "c::text",
                 "'abc'::text",
                 "''::text",
                 "'a b'::text",
@@ -299,7 +299,9 @@ impl Maker {
             ),
             14 => format!("reverse({a})"),
             15 => {
+                // The text of a float half way between two may have more digits there.
                 let of = self.pick(TYPES);
+                let of = if of == Type::Double { Type::Int } else { of };
                 format!("({})::text", self.make(of, depth))
             }
             16 => format!("initcap({a})"),

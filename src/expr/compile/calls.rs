@@ -19,7 +19,7 @@ use crate::expr::error::Fault;
 use crate::expr::format::{Format, Template};
 use crate::expr::functions::{self, Overload, Param};
 use crate::expr::kind::{self, Kind};
-use crate::expr::plan::{Clock, Mask, Node, Special};
+use crate::expr::plan::{Clock, Comparison, Mask, Node, Special};
 use crate::expr::text::UUID_NAMESPACES;
 
 /// Functions whose result is never longer than their first argument.
@@ -194,19 +194,16 @@ impl Compiler<'_> {
                 _ => arg,
             });
         }
-        let constant = args.iter().all(|a| a.constant().is_some());
         let nullable = overload.may_be_null || (!overload.lax && args.iter().any(|a| a.nullable));
         let data_type = self.result_type(name, overload.result, &args);
-        let nodes = args.into_iter().map(|a| a.node).collect();
-        let node = Node::Call {
-            name,
-            args: nodes,
-            run: overload.run,
-            lax: overload.lax,
-            span: span.clone(),
-        };
+        let nodes = args.iter().map(|a| a.node.clone()).collect();
+        let (run, lax) = (overload.run, overload.lax);
+        let node = Node::Call { name, args: nodes, run, lax, span: span.clone() };
         let made = Typed { data_type, ..self.made(node, overload.result, nullable, span) };
-        self.folded(made, constant)
+        if lax {
+            return self.folded(made, args.iter().all(|a| a.constant().is_some()));
+        }
+        self.strict(made, &args)
     }
 
     /// What is known of the results beyond their type.
@@ -331,7 +328,15 @@ impl Compiler<'_> {
         let (parts, kind, data_type) = self.unified(parts, "coalesce")?;
         let constant = parts.iter().all(|p| p.constant().is_some());
         let nullable = parts.iter().all(|p| p.nullable);
-        let node = Node::Coalesce(parts.into_iter().map(|p| p.node).collect());
+        let mut kept = Vec::with_capacity(parts.len());
+        for part in parts {
+            let last = part.constant().is_some_and(|c| !c.is_null());
+            kept.push(part.node);
+            if last {
+                break;
+            }
+        }
+        let node = Node::Coalesce(kept);
         let made = Typed { data_type, ..self.made(node, kind, nullable, span) };
         self.folded(made, constant)
     }
@@ -341,6 +346,12 @@ impl Compiler<'_> {
         let (a, b) = (self.expr(a)?, self.expr(b)?);
         let (a, b) = self.comparable(a, b, false, &span)?;
         let a = if a.kind == Kind::Label { self.coerce(a, Kind::Text)? } else { a };
+        if let Some(Cell::Null) = a.constant() {
+            return Ok(a);
+        }
+        if let Some(Cell::Null) = b.constant() {
+            return Ok(a);
+        }
         let constant = a.constant().is_some() && b.constant().is_some();
         let (kind, data_type) = (a.kind, a.data_type.clone());
         let node = Node::NullIf { args: Box::new([a.node, b.node]), span: span.clone() };
@@ -374,40 +385,63 @@ impl Compiler<'_> {
         let Ast::Case { operand, conditions, else_result, .. } = ast else {
             return Err(Fault::new(span, "this syntax is not supported"));
         };
-        let operand = match operand {
+        let mut operand = match operand {
             Some(operand) => Some(self.expr(operand)?),
             None => None,
         };
-        let mut operand = operand;
+        let settled = operand.as_ref().is_none_or(|o| o.constant().is_some());
         let mut tests = Vec::with_capacity(conditions.len());
         let mut results = Vec::with_capacity(conditions.len() + 1);
         for branch in conditions {
-            let test = match &operand {
+            tests.push(match &operand {
                 None => self.condition(&branch.condition)?,
                 Some(value) => {
+                    let value = value.clone();
                     let test = self.expr(&branch.condition)?;
                     let place = test.span.clone();
-                    let (value, test) = self.comparable(value.clone(), test, false, &place)?;
-                    operand = Some(value);
-                    test
+                    if settled {
+                        self.compare(Comparison::Eq, value, test, place)?
+                    } else {
+                        let (value, test) = self.comparable(value, test, false, &place)?;
+                        operand = Some(value);
+                        test
+                    }
                 }
-            };
-            tests.push(test.node);
+            });
             results.push(self.expr(&branch.result)?);
+        }
+        if settled {
+            operand = None;
         }
         let has_else = else_result.is_some();
         if let Some(result) = else_result {
             results.push(self.expr(result)?);
         }
         let (mut results, kind, data_type) = self.unified(results, "CASE")?;
-        let nullable = !has_else || results.iter().any(|r| r.nullable);
-        let constant = operand.as_ref().is_none_or(|o| o.constant().is_some())
-            && tests.iter().all(|t| matches!(t, Node::Const(_)))
-            && results.iter().all(|r| r.constant().is_some());
-        let otherwise = if has_else { results.pop().map(|r| Box::new(r.node)) } else { None };
-        let branches = tests.into_iter().zip(results.into_iter().map(|r| r.node)).collect();
-        let operand = operand.map(|o| Box::new(o.node));
-        let node = Node::Case { operand, branches, otherwise, span: span.clone() };
+        let mut otherwise = if has_else { results.pop() } else { None };
+        // Branches that no row comes to are left out, and what follows one that all come to.
+        let mut branches = Vec::with_capacity(tests.len());
+        for (test, result) in tests.into_iter().zip(results) {
+            match test.constant() {
+                Some(Cell::Bool(true)) if settled => {
+                    otherwise = Some(result);
+                    break;
+                }
+                Some(Cell::Bool(false)) if settled => {}
+                Some(Cell::Null) => {}
+                _ => branches.push((test, result)),
+            }
+        }
+        let nullable = otherwise.as_ref().is_none_or(|o| o.nullable)
+            || branches.iter().any(|(_, r)| r.nullable);
+        let constant =
+            branches.is_empty() && otherwise.as_ref().is_none_or(|o| o.constant().is_some());
+        let node = Node::Case {
+            operand: operand.filter(|_| !branches.is_empty()).map(|o| Box::new(o.node)),
+            branches: branches.into_iter().map(|(test, result)| (test.node, result.node)).collect(),
+            otherwise: otherwise.map(|o| Box::new(o.node)),
+            span: span.clone(),
+        };
         let made = Typed { data_type, ..self.made(node, kind, nullable, span) };
         self.folded(made, constant)
     }

@@ -152,7 +152,9 @@ impl Compiler<'_> {
             )
             .hint(hint));
         }
-        let mut converted = self.converted(Typed { span, ..typed }, to)?;
+        // A literal that does not fit is underlined alone, a value with its cast.
+        let place = if typed.kind == Kind::Unknown { typed.span.clone() } else { span };
+        let mut converted = self.converted(Typed { span: place, ..typed }, to)?;
         if to.limit == Limit::None && to.kind == Kind::Text {
             // Unlimited is what was asked for, whatever came in.
             converted.data_type = match converted.data_type {

@@ -123,7 +123,7 @@ impl Compiler<'_> {
     pub(super) fn operator(&mut self, ast: &Ast) -> Result<Typed> {
         let span = self.span(ast);
         match ast {
-            Ast::BinaryOp { left, op, right } => self.binary(left, op, right, span),
+            Ast::BinaryOp { left, op, right } => self.binary(ast, left, op, right, span),
             Ast::UnaryOp { op, expr } => self.unary(*op, expr, span),
             Ast::IsNull(e) => self.is_null(e, false, span),
             Ast::IsNotNull(e) => self.is_null(e, true, span),
@@ -172,6 +172,7 @@ impl Compiler<'_> {
 
     fn binary(
         &mut self,
+        ast: &Ast,
         left: &Ast,
         op: &BinaryOperator,
         right: &Ast,
@@ -180,17 +181,44 @@ impl Compiler<'_> {
         if matches!(op, BinaryOperator::And | BinaryOperator::Or) {
             return self.chain(left, op, right, span);
         }
-        if comparison(op).is_some()
-            && matches!(left, Ast::BinaryOp { op: inner, .. } if comparison(inner).is_some())
-        {
-            return Err(
-                Fault::new(span, "comparisons cannot be chained").hint("write a < b AND b < c")
-            );
-        }
         if let Some((name, flags, negated)) = is_match(op) {
             return self.matches(left, right, (name, flags, negated), span);
         }
-        let (a, b) = (self.expr(left)?, self.expr(right)?);
+        // A chain is as deep as it is long, so it is not followed by recursion.
+        let mut links = Vec::new();
+        let mut first = ast;
+        while let Ast::BinaryOp { left, op, right } = first {
+            if matches!(op, BinaryOperator::And | BinaryOperator::Or) || is_match(op).is_some() {
+                break;
+            }
+            links.push((first, op, &**right));
+            if comparison(op).is_some()
+                && matches!(&**left, Ast::BinaryOp { op: inner, .. } if comparison(inner).is_some())
+            {
+                return Err(Fault::new(self.span(first), "comparisons cannot be chained")
+                    .hint("write a < b AND b < c"));
+            }
+            first = left;
+        }
+        let depth = links.len();
+        self.deeper(depth, ast)?;
+        let mut value = self.expr(first)?;
+        for (link, op, right) in links.into_iter().rev() {
+            let right = self.expr(right)?;
+            let span = self.span(link);
+            value = Typed { span: span.clone(), ..self.combined(value, op, right, span)? };
+        }
+        self.depth -= depth;
+        Ok(value)
+    }
+
+    fn combined(
+        &mut self,
+        a: Typed,
+        op: &BinaryOperator,
+        b: Typed,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         if let Some(op) = comparison(op) {
             return self.compare(op, a, b, span);
         }
@@ -234,11 +262,10 @@ impl Compiler<'_> {
         run: Native,
         span: Range<usize>,
     ) -> Result<Typed> {
-        let constant = args.iter().all(|a| a.constant().is_some());
         let nullable = args.iter().any(|a| a.nullable);
-        let args = args.into_iter().map(|a| a.node).collect();
-        let node = Node::Call { name, args, run, lax: false, span: span.clone() };
-        self.folded(self.made(node, kind, nullable, span), constant)
+        let nodes = args.iter().map(|a| a.node.clone()).collect();
+        let node = Node::Call { name, args: nodes, run, lax: false, span: span.clone() };
+        self.strict(self.made(node, kind, nullable, span), &args)
     }
 
     /// The same for an operation with settled parameters.
@@ -250,12 +277,13 @@ impl Compiler<'_> {
         what: Special,
         span: Range<usize>,
     ) -> Result<Typed> {
-        let constant =
-            args.iter().all(|a| a.constant().is_some()) && !matches!(what, Special::Mask(_));
         let nullable = args.iter().any(|a| a.nullable);
-        let args = args.into_iter().map(|a| a.node).collect();
-        let node = Node::Special { name, args, what, span: span.clone() };
-        self.folded(self.made(node, kind, nullable, span), constant)
+        let nodes = args.iter().map(|a| a.node.clone()).collect();
+        let masks = matches!(what, Special::Mask(_));
+        let node = Node::Special { name, args: nodes, what, span: span.clone() };
+        let made = self.made(node, kind, nullable, span);
+        // The key of masks is not known yet.
+        if masks { Ok(made) } else { self.strict(made, &args) }
     }
 
     /// `a AND b AND c` as one list.
@@ -284,6 +312,10 @@ impl Compiler<'_> {
     }
 
     fn junction(&mut self, args: Vec<Typed>, or: bool, span: Range<usize>) -> Result<Typed> {
+        // A constant that decides it decides it, wherever it stands.
+        if args.iter().any(|a| matches!(a.constant(), Some(Cell::Bool(b)) if *b == or)) {
+            return Ok(self.constant(Cell::Bool(or), Kind::Bool, span));
+        }
         let constant = args.iter().all(|a| a.constant().is_some());
         let nullable = args.iter().any(|a| a.nullable);
         let args = args.into_iter().map(|a| a.node).collect();
@@ -303,6 +335,12 @@ impl Compiler<'_> {
                 self.not(arg, span)
             }
             UnaryOperator::Plus | UnaryOperator::Minus => {
+                // The least integer of a type has no positive one, so a sign belongs to the literal.
+                if let (UnaryOperator::Minus, Ast::Value(value)) = (op, expr)
+                    && let Literal::Number(digits, false) = &value.value
+                {
+                    return self.number(&format!("-{digits}"), span);
+                }
                 let arg = self.expr(expr)?;
                 let kind = arg.kind;
                 if !(kind.is_number() || (kind == Kind::Interval && op == UnaryOperator::Minus)) {
@@ -421,10 +459,11 @@ impl Compiler<'_> {
     ) -> Result<Typed> {
         let ordered = !matches!(op, Comparison::Eq | Comparison::Ne);
         let (a, b) = self.comparable(a, b, ordered, &span)?;
-        let constant = a.constant().is_some() && b.constant().is_some();
         let nullable = a.nullable || b.nullable;
-        let node = Node::Compare { op, args: Box::new([a.node, b.node]), span: span.clone() };
-        self.folded(self.made(node, Kind::Bool, nullable, span), constant)
+        let args = [a, b];
+        let nodes = Box::new(args.clone().map(|a| a.node));
+        let node = Node::Compare { op, args: nodes, span: span.clone() };
+        self.strict(self.made(node, Kind::Bool, nullable, span), &args)
     }
 
     fn distinct(&mut self, a: &Ast, b: &Ast, negated: bool, span: Range<usize>) -> Result<Typed> {
@@ -452,6 +491,11 @@ impl Compiler<'_> {
                 items.iter().map(|i| i.kind).find(|k| *k != Kind::Unknown).unwrap_or(Kind::Text);
             sought = self.coerce(sought, kind)?;
         }
+        if let Some(Cell::Null) = sought.constant() {
+            return Ok(self.constant(Cell::Null, Kind::Bool, span));
+        }
+        // Constants are looked at first: what they decide cannot fail any more.
+        items.sort_by_key(|item| item.constant().is_none());
         let mut nodes = Vec::with_capacity(items.len());
         let mut constant = sought.constant().is_some();
         let mut nullable = sought.nullable;
@@ -554,7 +598,6 @@ impl Compiler<'_> {
         b: Typed,
         span: Range<usize>,
     ) -> Result<Typed> {
-        let constant = a.constant().is_some() && b.constant().is_some();
         let nullable = a.nullable || b.nullable;
         let known = digits(&a).zip(digits(&b));
         let data_type = match (kind, known, op) {
@@ -567,9 +610,11 @@ impl Compiler<'_> {
             }
             _ => kind.data_type(),
         };
-        let node = Node::Arith { op, kind, args: Box::new([a.node, b.node]), span: span.clone() };
+        let args = [a, b];
+        let nodes = Box::new(args.clone().map(|a| a.node));
+        let node = Node::Arith { op, kind, args: nodes, span: span.clone() };
         let typed = Typed { data_type, ..self.made(node, kind, nullable, span) };
-        self.folded(typed, constant)
+        self.strict(typed, &args)
     }
 
     fn concat(&mut self, a: Typed, b: Typed, span: Range<usize>) -> Result<Typed> {

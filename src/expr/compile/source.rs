@@ -2,7 +2,7 @@
 
 use sqlparser::ast::Ident;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 use tidelock_core::DataType;
 
 use super::{Compiler, Result, Typed};
@@ -35,6 +35,35 @@ pub(super) fn syntax(text: &str, lines: &Lines, error: &ParserError, parser: &Pa
     let span =
         if token.token == Token::EOF || start >= end { text.len()..text.len() } else { start..end };
     Fault::new(span, message)
+}
+
+/// `trim(LEADING FROM x)` without the FROM, which the parser only knows behind characters.
+pub(super) fn plain_trims(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    // How much of `trim ( leading` was just seen.
+    let mut seen = 0;
+    for token in tokens {
+        let word = match &token.token {
+            Token::Whitespace(_) => {
+                kept.push(token);
+                continue;
+            }
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_lowercase(),
+            Token::LParen => "(".to_owned(),
+            _ => String::new(),
+        };
+        let skipped = seen == 3 && word == "from";
+        seen = match (seen, word.as_str()) {
+            (_, "trim") => 1,
+            (1, "(") => 2,
+            (2, "leading" | "trailing" | "both") => 3,
+            _ => 0,
+        };
+        if !skipped {
+            kept.push(token);
+        }
+    }
+    kept
 }
 
 impl Compiler<'_> {

@@ -140,12 +140,16 @@ pub fn interval(text: &str) -> Option<Interval> {
         return iso_interval(iso);
     }
     let mut total = Total::default();
-    // A blank between a number and the unit that follows it at once.
+    // Numbers and units, which may stand without a blank between them.
     let mut words: Vec<&str> = Vec::new();
-    for word in text.split_ascii_whitespace() {
-        let cut = word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len());
-        let (number, unit) = word.split_at_checked(cut)?;
-        words.extend([number, unit].into_iter().filter(|w| !w.is_empty()));
+    for mut word in text.split_ascii_whitespace() {
+        while !word.is_empty() {
+            let letters = word.starts_with(|c: char| c.is_ascii_alphabetic());
+            let end = word.find(|c: char| c.is_ascii_alphabetic() != letters).unwrap_or(word.len());
+            let (first, rest) = word.split_at_checked(end)?;
+            words.push(first);
+            word = rest;
+        }
     }
     let mut words = words.into_iter().peekable();
     words.peek()?;
