@@ -52,7 +52,7 @@ pub(crate) struct MySqlCopier {
     session: Session,
     shapes: HashMap<(TableName, Vec<String>), Shape>,
     versions: u64,
-    /// What the tables and views are that were read by keys, as [`crate::shape`] writes it.
+    /// What the columns are of the tables and views that were read by keys.
     looks: HashMap<TableName, String>,
     /// Where names without a database are looked for.
     database: String,

@@ -28,7 +28,7 @@ use mysql_async::{Column, Value as Param};
 use tidelock_core::alike::sample;
 use tidelock_core::{
     Code, CopyTable, DataType, Error, Finding, Key, Piece, QueryColumn, Repertoire, Result, Row,
-    Scope, TableName, TrackQuery, Value, alike, form,
+    TableName, TrackQuery, Value, alike, form,
 };
 
 use super::{MySqlCopier, Packer, Shape, param, table, value};
@@ -53,6 +53,9 @@ struct Compared {
     types: Vec<DataType>,
     /// Whether each key is a comparison of its own.
     apart: bool,
+    /// Whether each column is compared with its values besides: MySQL looks for a list of rows only in an index that
+    /// has all of their columns.
+    each: bool,
 }
 
 /// What the server says of a column of an answer.
@@ -162,7 +165,7 @@ impl MySqlCopier {
                 })
                 .await?;
                 let now = self.look(&wanted.name).await?;
-                if now.is_none() || now.as_ref() != self.looks.get(&wanted.name) {
+                if self.looks.get(&wanted.name) != Some(&now) {
                     let says = format!("the columns of {what} have changed");
                     return Err(Error::transient(Code::SchemaDrift, says));
                 }
@@ -177,26 +180,39 @@ impl MySqlCopier {
         Ok(Piece { table: shape.table, rows, lines: None, bytes, cut })
     }
 
-    /// What a table or view is now.
-    async fn look(&mut self, name: &TableName) -> Result<Option<String>> {
-        let tables = [name.clone()];
-        Ok(crate::shape::shapes(&mut self.session, Scope::Tables(&tables)).await?.remove(name))
+    /// What the columns of a table or view are now.
+    async fn look(&mut self, name: &TableName) -> Result<String> {
+        let place = format!("{}: looking at the columns of {name}", self.session.place);
+        let sql = format!("SHOW FULL COLUMNS FROM {}", table(name));
+        let columns = self.session.conn.query::<mysql_async::Row, _>(sql);
+        let columns = within_reading(crate::session::STATEMENT, &place, columns).await?;
+        let mut look = String::new();
+        for column in &columns {
+            // Name, type and collation.
+            for i in 0..3 {
+                let told: Option<String> = column.get_opt(i).and_then(std::result::Result::ok);
+                let told = told.unwrap_or_default();
+                // Writing to a String cannot fail.
+                let _written = write!(look, "{}:{told}", told.len());
+            }
+        }
+        Ok(look)
     }
 
     /// The columns that are read, and what is known of those that keys are compared with.
     async fn keyed(&mut self, wanted: &CopyTable, by: &[String]) -> Result<(Shape, Compared)> {
         if !self.looks.contains_key(&wanted.name) {
             self.shapes.retain(|(name, _), _| *name != wanted.name);
-            if let Some(look) = self.look(&wanted.name).await? {
-                self.looks.insert(wanted.name.clone(), look);
-            }
+            let look = self.look(&wanted.name).await?;
+            self.looks.insert(wanted.name.clone(), look);
         }
         let shape = self.shape(wanted).await?;
         let keys = CopyTable { columns: by.to_vec(), ..wanted.clone() };
         let keys = self.shape(&keys).await?;
         let types = keys.table.columns.iter().map(|c| c.data_type.clone()).collect();
         let apart = by.len() > 1 && by.iter().any(|name| keys.other.contains(name));
-        Ok((shape, Compared { types, apart }))
+        let each = by.len() > 1 && !apart && !self.session.maria();
+        Ok((shape, Compared { types, apart, each }))
     }
 
     /// The rows of a query with its values spelled out, each handed to `take`.
@@ -451,36 +467,64 @@ fn condition(
     keys: &[Key],
 ) -> Result<Option<String>> {
     let columns: Vec<String> = by.iter().map(|c| quote(c)).collect();
-    let mut seen = HashSet::with_capacity(keys.len());
-    let mut list = Vec::with_capacity(keys.len());
+    let mut rows = Distinct::default();
+    let mut values: Vec<Distinct> = columns.iter().map(|_| Distinct::default()).collect();
     for key in keys {
-        let mut item = String::new();
-        let mut whole = key.len() == compared.types.len();
-        let cells = columns.iter().zip(by).zip(compared.types.iter().zip(key.iter()));
-        for ((column, name), (data_type, value)) in cells {
-            match (item.is_empty(), compared.apart) {
-                (true, false) => {}
-                (false, false) => item.push(','),
-                (true, true) => item.push_str(&format!("{column} = ")),
-                (false, true) => item.push_str(&format!(" AND {column} = ")),
-            }
+        let mut cells = Vec::with_capacity(columns.len());
+        for (name, (data_type, value)) in by.iter().zip(compared.types.iter().zip(key.iter())) {
             let found = alike(value, data_type).map_err(|_| unlike(wanted, name))?;
-            whole = whole && found.map_or(Ok(false), |v| literal(data_type, &v, &mut item))?;
+            let mut cell = String::new();
+            if found.map_or(Ok(false), |v| literal(data_type, &v, &mut cell))? {
+                cells.push(cell);
+            }
         }
-        if whole && !seen.contains(&item) {
-            list.push(item.clone());
-            seen.insert(item);
+        if cells.len() < columns.len() {
+            continue;
+        }
+        rows.add(match compared.apart {
+            false => cells.join(","),
+            true => {
+                let tests =
+                    columns.iter().zip(&cells).map(|(column, cell)| format!("{column} = {cell}"));
+                tests.collect::<Vec<_>>().join(" AND ")
+            }
+        });
+        if compared.each {
+            values.iter_mut().zip(cells).for_each(|(values, cell)| values.add(cell));
         }
     }
-    if list.is_empty() {
+    if rows.list.is_empty() {
         return Ok(None);
     }
-    let columns = columns.join(",");
-    Ok(Some(match (by.len(), compared.apart) {
-        (1, _) => format!("{columns} IN ({})", list.join(",")),
-        (_, false) => format!("({columns}) IN (({}))", list.join("),(")),
-        (_, true) => format!("(({}))", list.join(") OR (")),
-    }))
+    let all = columns.join(",");
+    let mut tests = vec![match (by.len(), compared.apart) {
+        (1, _) => format!("{all} IN ({})", rows.list.join(",")),
+        (_, false) => format!("({all}) IN (({}))", rows.list.join("),(")),
+        (_, true) => format!("(({}))", rows.list.join(") OR (")),
+    }];
+    if compared.each {
+        // Those that tell many rows apart: of the others the server would only make more ranges to think of.
+        let most = values.iter().map(|v| v.list.len()).max().unwrap_or(0);
+        let each = columns.iter().zip(&values).filter(|(_, v)| v.list.len() * 10 >= most);
+        tests.extend(each.map(|(c, values)| format!("{c} IN ({})", values.list.join(","))));
+    }
+    Ok(Some(tests.join(" AND ")))
+}
+
+/// Texts in the order in which they came, each once.
+#[derive(Default)]
+struct Distinct {
+    list: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Distinct {
+    fn add(&mut self, text: String) {
+        if !self.seen.contains(&text) {
+            self.seen.insert(text.clone());
+            self.list.push(text);
+        }
+    }
 }
 
 fn unlike(wanted: &CopyTable, column: &str) -> Error {
@@ -503,19 +547,15 @@ fn enclosed(sql: &str) -> String {
 
 /// The values of a parameter, each once, with commas between; a NULL, which is equal to nothing, if there are none.
 fn list(data_type: &DataType, values: &[Value]) -> Result<String> {
-    let mut seen = HashSet::with_capacity(values.len());
-    let mut out = String::new();
+    let mut distinct = Distinct::default();
     for value in values.iter().filter(|v| !matches!(v, Value::Null | Value::Unchanged)) {
         let mut item = String::new();
-        if literal(data_type, value, &mut item)? && !seen.contains(&item) {
-            if !out.is_empty() {
-                out.push_str(", ");
-            }
-            out.push_str(&item);
-            seen.insert(item);
+        if literal(data_type, value, &mut item)? {
+            distinct.add(item);
         }
     }
-    Ok(if out.is_empty() { "NULL".to_owned() } else { out })
+    let some = !distinct.list.is_empty();
+    Ok(if some { distinct.list.join(", ") } else { "NULL".to_owned() })
 }
 
 /// A value of this type as a literal; false if there is none. Texts and bytes are written as hex, so that no setting
@@ -582,13 +622,19 @@ mod tests {
         let by = ["a".to_owned(), "b`".to_owned()];
         let key = |a: i64, b: &str| -> Key { [Value::Int(a), Value::Text(b.into())].into() };
         let keys = [key(1, "x"), key(1, "x"), key(300, "x"), key(-1, "y"), key(2, "")];
-        let mut both = Compared { types: vec![int.clone(), text], apart: false };
+        let mut both = Compared { types: vec![int.clone(), text], apart: false, each: false };
         let test = condition(&wanted, &by, &both, &keys).ok().flatten();
         assert_eq!(test.as_deref(), Some("(`a`,`b```) IN ((1,_utf8mb4 X'78'),(2,_utf8mb4 X''))"));
-        both.apart = true;
+        both.each = true;
+        let test = condition(&wanted, &by, &both, &keys).ok().flatten().unwrap_or_default();
+        assert!(
+            test.ends_with(" AND `a` IN (1,2) AND `b``` IN (_utf8mb4 X'78',_utf8mb4 X'')"),
+            "{test}"
+        );
+        (both.apart, both.each) = (true, false);
         let test = condition(&wanted, &by, &both, &keys[1..4]).ok().flatten();
         assert_eq!(test.as_deref(), Some("((`a` = 1 AND `b``` = _utf8mb4 X'78'))"));
-        let one = Compared { types: vec![int], apart: false };
+        let one = Compared { types: vec![int], apart: false, each: false };
         let none = condition(&wanted, &by[..1], &one, &[[Value::Null].into()]);
         assert_eq!(none.ok().flatten(), None);
         let day: Key = [Value::Date(tidelock_core::Date(1))].into();
