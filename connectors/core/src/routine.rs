@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::connector::Finding;
+use crate::form;
 use crate::schema::{DataType, TableName};
 use crate::sink::TargetColumn;
 use crate::value::Value;
@@ -106,13 +107,16 @@ pub struct Call {
 /// Most characters of a raised message that are shown.
 const RAISED_CHARS_MAX: usize = 200;
 
-/// A message that a routine raised, without what may be a row's value: what stands in quotes, words with a digit or
-/// an `@` in them, and where the routine's text is known, every word that does not stand there.
-pub fn redact(message: &str, body: Option<&str>) -> String {
-    let body = body.map(str::to_lowercase);
-    let known = |word: &str| match &body {
-        Some(body) => stands_in(body, &word.to_lowercase()),
-        None => true,
+/// A message that a call raised, without what may be a row's value: what stands in quotes, words with a digit or
+/// an `@` in them, words of the arguments, and where the routine's text is known, every word that does not stand there.
+pub fn redact(message: &str, call: &Call) -> String {
+    let body = call.routine.body.as_deref().map(str::to_lowercase);
+    let arguments: Vec<String> =
+        call.arguments.iter().filter_map(|v| form::text(v).map(|t| t.to_lowercase())).collect();
+    let known = |word: &str| {
+        let word = word.to_lowercase();
+        body.as_ref().is_none_or(|body| stands_in(body, &word))
+            && !arguments.iter().any(|argument| stands_in(argument, &word))
     };
     let mut shown = String::new();
     let hide = |shown: &mut String| {
@@ -176,13 +180,30 @@ fn stands_in(text: &str, word: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn call(body: Option<&str>, argument: &str) -> Call {
+        let routine = CallTarget {
+            id: 1,
+            name: TableName::new("s", "p"),
+            kind: RoutineKind::Procedure,
+            parameters: Vec::new(),
+            body: body.map(Into::into),
+        };
+        Call {
+            mapping: "m".into(),
+            routine: Arc::new(routine),
+            arguments: [Value::Text(argument.into()), Value::Null].into(),
+        }
+    }
+
     #[test]
     fn a_raised_message_keeps_its_words_and_loses_its_values() {
         let body = "BEGIN RAISE EXCEPTION 'no customer % in %, can''t go on', who, place; END";
+        let (plain_call, body_call) = (call(None, "Anna Moser"), call(Some(body), "Anna Moser"));
         for (message, plain, by_body) in [
             ("no customer 4711 in Wien", "no customer … in Wien", "no customer … in …"),
             ("no customer 'x y' in \"Z\"", "no customer … in …", "no customer … in …"),
-            ("no customer Müller in", "no customer Müller in", "no customer … in"),
+            ("no customer MOSER in", "no customer … in", "no customer … in"),
+            ("no customer Mosers in", "no customer Mosers in", "no customer … in"),
             ("can't go on", "can't go on", "… go on"),
             ("no a@b.example, go", "no …, go", "no …, go"),
             ("no -12.50 €", "no -… €", "no -… €"),
@@ -190,9 +211,12 @@ mod tests {
             ("no 'open end", "no …", "no …"),
             ("", "", ""),
         ] {
-            assert_eq!(redact(message, None), plain);
-            assert_eq!(redact(message, Some(body)), by_body);
+            assert_eq!(redact(message, &plain_call), plain);
+            assert_eq!(redact(message, &body_call), by_body);
         }
-        assert!(redact(&"no ".repeat(1000), None).chars().count() <= RAISED_CHARS_MAX + 4);
+        // A value that the routine's text mentions too.
+        assert_eq!(redact("no customer in", &call(Some(body), "Customer")), "no … in");
+        let long = redact(&"no ".repeat(1000), &plain_call);
+        assert!(long.chars().count() <= RAISED_CHARS_MAX + 4);
     }
 }

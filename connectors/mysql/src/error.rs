@@ -6,7 +6,7 @@
 
 use mysql_async::{DriverError, Error as E, IoError, ServerError};
 use tidelock_core::routine::redact;
-use tidelock_core::{Code, Error, ErrorKind};
+use tidelock_core::{Call, Code, Error, ErrorKind};
 
 use crate::upsert;
 
@@ -63,7 +63,7 @@ pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
 }
 
 /// The error of a call of a procedure: as [`map`] says, and with what the procedure raised, without values.
-pub(crate) fn map_call(place: &str, error: mysql_async::Error, body: Option<&str>) -> Error {
+pub(crate) fn map_call(place: &str, error: mysql_async::Error, call: &Call) -> Error {
     let E::Server(server) = &error else { return map(place, error) };
     let (code, state, message) = (server.code, server.state.clone(), server.message.clone());
     if matches!(code, 1305 | 1318) {
@@ -78,7 +78,7 @@ pub(crate) fn map_call(place: &str, error: mysql_async::Error, body: Option<&str
     let raised = told.code() == Code::Rejected || told.message().contains(" ? ");
     match told.kind() == ErrorKind::Data && raised {
         true => {
-            told.with_detail(format!("error {code}, SQLSTATE {state}: {}", redact(&message, body)))
+            told.with_detail(format!("error {code}, SQLSTATE {state}: {}", redact(&message, call)))
         }
         false => told,
     }

@@ -6,7 +6,7 @@
 
 use postgres_protocol::message::backend::ErrorResponseBody;
 use tidelock_core::routine::redact;
-use tidelock_core::{Code, Error, ErrorKind};
+use tidelock_core::{Call, Code, Error, ErrorKind};
 use tokio_postgres::error::DbError;
 
 use fallible_iterator::FallibleIterator;
@@ -256,7 +256,7 @@ pub(crate) fn from_client(error: &tokio_postgres::Error, doing: &str, stage: Sta
 }
 
 /// The error of a call of a routine: as [`from_client`] says, and with what the routine raised, without values.
-pub(crate) fn from_call(error: &tokio_postgres::Error, doing: &str, body: Option<&str>) -> Error {
+pub(crate) fn from_call(error: &tokio_postgres::Error, doing: &str, call: &Call) -> Error {
     let told = from_client(error, doing, Stage::Write);
     let Some(db) = error.as_db_error().filter(|_| told.kind() == ErrorKind::Data) else {
         return told;
@@ -265,7 +265,7 @@ pub(crate) fn from_call(error: &tokio_postgres::Error, doing: &str, body: Option
     if db.table().is_some() || db.column().is_some() || db.constraint().is_some() {
         return told;
     }
-    let raised = redact(db.message(), body);
+    let raised = redact(db.message(), call);
     told.with_detail(format!("SQLSTATE {}: {raised}", db.code().code()))
 }
 

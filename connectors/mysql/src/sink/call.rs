@@ -98,7 +98,7 @@ impl MySqlSink {
     /// The error of a call, unless the procedure ended our transaction before it failed.
     async fn refused_call(&mut self, call: &Call, error: mysql_async::Error) -> Error {
         let place = self.session.place.clone();
-        let told = error::map_call(&doing(&place, call), error, call.routine.body.as_deref());
+        let told = error::map_call(&doing(&place, call), error, call);
         // After a deadlock the savepoint is gone through no fault of the procedure's.
         if told.kind() != ErrorKind::Data {
             return told;

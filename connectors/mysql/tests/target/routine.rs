@@ -131,14 +131,14 @@ async fn what_a_procedure_raises_is_an_error_of_its_call_and_undoes_all() {
     for (how, code, detail) in cases {
         let mut held = field.hold().await;
         held.begin().await;
-        let calls =
-            [(4711, ""), (4712, how), (4713, "")].map(|(id, how)| call(&p, &[INT(id), text(how)]));
+        let calls = [(47110001, ""), (47110002, how), (47110003, "")]
+            .map(|(id, how)| call(&p, &[INT(id), text(how)]));
         let error = held.open.sink.call(&calls).await.expect_err(how);
         let about = (error.kind(), error.code(), error.batch());
         assert_eq!(about, (ErrorKind::Data, code, Some(1)), "{how}: {error}");
         assert!(error.detail().is_some_and(|d| d.contains(detail)), "{how}: {error}");
         let shown = format!("{error:?} {error}");
-        assert!(!shown.contains("geheim") && !shown.contains("471"), "{how}: {shown}");
+        assert!(!shown.contains("geheim") && !shown.contains("4711000"), "{how}: {shown}");
         assert!(shown.contains("mapping m") && shown.contains("crm.p"), "{how}: {shown}");
     }
     // A warning that is the procedure's own affair is none of ours; a value that was cut is.

@@ -129,8 +129,7 @@ impl PgSink {
                 answer.as_mut().take_output().unwrap_or(Ok(0))
             };
             let doing = doing(call);
-            let body = call.routine.body.as_deref();
-            let told = |e: &_, doing: &str| error::from_call(e, doing, body);
+            let told = |e: &_, doing: &str| error::from_call(e, doing, call);
             let answered = self.session.call_told(&doing, WRITE_TIMEOUT, result, told).await;
             answered.map_err(|error| attribute(error, first + offset))?;
         }

@@ -131,7 +131,7 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
          WHEN 'parent' THEN INSERT INTO kid VALUES (-1, 'x'); \
          WHEN 'signal' THEN RAISE EXCEPTION 'parent % missing', p.id USING ERRCODE = '23503'; \
          WHEN 'long' THEN INSERT INTO kid VALUES (p.id, 'geheim'); \
-         WHEN 'cast' THEN PERFORM 'geheim4711'::int; \
+         WHEN 'cast' THEN PERFORM 'geheim47110001'::int; \
          WHEN 'own' THEN RAISE EXCEPTION 'not allowed here' USING ERRCODE = 'ZZ007'; \
          WHEN 'commit' THEN COMMIT; \
          WHEN 'rollback' THEN ROLLBACK; \
@@ -154,9 +154,9 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
     for (how, code, detail) in cases {
         let mut open = again(&field).await;
         let calls = [
-            call(&p, &[INT(4711), text("")]),
-            call(&p, &[INT(4712), text(how)]),
-            call(&p, &[INT(4713), text("")]),
+            call(&p, &[INT(47110001), text("")]),
+            call(&p, &[INT(47110002), text(how)]),
+            call(&p, &[INT(47110003), text("")]),
         ];
         let error = open.sink.call(&calls).await.expect_err(how);
         assert_eq!(
@@ -166,7 +166,7 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
         );
         let shown = format!("{error:?} {error}");
         assert!(error.detail().is_some_and(|d| d.contains(detail)), "{how}: {error}");
-        assert!(!shown.contains("geheim") && !shown.contains("471"), "{how}: {shown}");
+        assert!(!shown.contains("geheim") && !shown.contains("4711000"), "{how}: {shown}");
         assert!(shown.contains("mapping m") && shown.contains("public.p"), "{how}: {shown}");
         drop(open);
     }
