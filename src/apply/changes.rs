@@ -126,23 +126,30 @@ impl Applier {
             }
             (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
         };
+        let counted = matches!(becomes, Becomes::Unknown { .. });
         let write = match becomes {
             Becomes::Write(write) => write,
             Becomes::Nothing => {
                 self.tally.add(number, kind, Fate::Filtered);
                 return Ok(());
             }
-            Becomes::Unknown(key) => {
+            Becomes::Unknown { key, moved } => {
                 self.blame = None;
                 self.tally.add(number, kind, Fate::Applied);
                 self.touched.of(number, plan).row(key);
-                return self.touched_now().await;
+                self.touched_now().await?;
+                match moved {
+                    Some(write) => write,
+                    None => return Ok(()),
+                }
             }
         };
         self.blame = None;
         self.regions.wrote(&plan.name, write.keys);
         self.open_transaction().await?;
-        self.tally.add(number, kind, Fate::Applied);
+        if !counted {
+            self.tally.add(number, kind, Fate::Applied);
+        }
         match &plan.call {
             Some(call) => self.batcher.call(calls(plan, call, &write)?),
             None => {

@@ -69,7 +69,12 @@ pub enum Becomes {
     /// Nothing: a rule of the mapping filters it, or it changes nothing that is mapped.
     Nothing,
     /// What the row of this key of the source is now, which the log does not tell whole.
-    Unknown(Key),
+    Unknown {
+        /// The key.
+        key: Key,
+        /// The removal of the row that had another key before.
+        moved: Option<Write>,
+    },
 }
 
 /// A mapping plan tied to one shape of the source's rows.
@@ -417,7 +422,14 @@ impl BoundPlan {
             .iter()
             .map(|&at| told(new, at).or_else(|| old.and_then(|old| told(old, at))))
             .collect();
-        key.map(Becomes::Unknown).ok_or_else(|| self.identity_missing())
+        let key = key.ok_or_else(|| self.identity_missing())?;
+        let before = old.and_then(|old| self.key_of(old).ok());
+        let after = self.convert_keys(new)?;
+        let changed = |(old, new): (&Value, &Value)| !new.is_unchanged() && !old.is_same(new);
+        let moved = before
+            .filter(|before| before.iter().zip(&after).any(changed))
+            .map(|before| Self::remove(&self.plan, &before));
+        Ok(Becomes::Unknown { key, moved })
     }
 
     /// Whether an update leaves every mapped value as it was.

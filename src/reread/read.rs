@@ -233,7 +233,7 @@ impl Rereads {
                     // One that is gone by now has its delete still ahead, or had it in this batch.
                     match bound.now(row)? {
                         Becomes::Write(write) => writes.push(write),
-                        Becomes::Nothing | Becomes::Unknown(_) => {}
+                        Becomes::Nothing | Becomes::Unknown { .. } => {}
                     }
                 }
             }

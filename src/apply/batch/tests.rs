@@ -328,7 +328,7 @@ fn whatever_is_compacted_leaves_what_the_source_has() {
 fn write(bound: &mut BoundPlan, op: Op) -> Write {
     match bound.write(op).expect("write") {
         Becomes::Write(write) => write,
-        Becomes::Nothing | Becomes::Unknown(_) => panic!("no write"),
+        Becomes::Nothing | Becomes::Unknown { .. } => panic!("no write"),
     }
 }
 

@@ -83,7 +83,8 @@ pub(super) fn pair_columns<'a>(
         let rule = rule_of(&column.rule, whole, (&from, to), in_key(to), problems);
         pairs.push(Pair { feed, source: plain, from, target: to, rule });
         if let Some(pair) = pairs.last() {
-            let found = faults(pair, source, target);
+            let mut found = faults(pair, source, target);
+            found.extend(nulls(pair, mapping, origin, target));
             problems.extend(found.into_iter().map(|f| placed(f, &column.value.place)));
         }
     }
@@ -198,6 +199,31 @@ pub(super) fn computed(
     Some((computed, expr.data_type().clone()))
 }
 
+/// An expression that may be NULL for a column that may not. Where the filter looks at the same columns, it may see to that.
+fn nulls(
+    pair: &Pair<'_>,
+    mapping: &MappingConfig,
+    origin: &Origin<'_>,
+    target: &Table,
+) -> Option<Finding> {
+    let Feed::Computed(computed) = &pair.feed else { return None };
+    if !computed.nullable || pair.target.nullable {
+        return None;
+    }
+    let mut finding = Finding::problem(format!(
+        "its expression may be NULL, and {}.{} is NOT NULL",
+        target.name, pair.target.name
+    ))
+    .hint("say what it is then: coalesce(..., value)");
+    let filter = mapping.filter.as_ref();
+    let looks = filter.and_then(|f| origin.compile(f, Wanted::Condition, "where").ok());
+    let looked = looks.map(|expr| origin.names(expr.fields())).unwrap_or_default();
+    if computed.reads.iter().any(|name| looked.contains(name)) {
+        finding.severity = Severity::Warning;
+    }
+    Some(finding)
+}
+
 /// Why a pair of columns cannot be.
 fn faults(pair: &Pair<'_>, source: &Table, target: &Table) -> Vec<Finding> {
     let mut problems = Vec::new();
@@ -226,18 +252,6 @@ fn faults(pair: &Pair<'_>, source: &Table, target: &Table) -> Vec<Finding> {
                 target.name, to.name, to.native
             ))
             .hint("say how it becomes a whole number: round(...), trunc(...), or on_unrepresentable = \"clamp\""),
-        );
-    }
-    if let Feed::Computed(computed) = &pair.feed
-        && computed.nullable
-        && !to.nullable
-    {
-        problems.push(
-            Finding::problem(format!(
-                "{from} may be NULL, and {}.{} is NOT NULL",
-                target.name, to.name
-            ))
-            .hint("say what it is then: coalesce(..., value)"),
         );
     }
     if let Some(column) = pair.source
