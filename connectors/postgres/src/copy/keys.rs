@@ -86,8 +86,8 @@ impl PgCopier {
         for (name, (oid, modifier)) in by.iter().zip(keys) {
             let data_type = self.types.data_type(*oid, *modifier);
             let (native, equals) = compared(&self.session, *oid).await?;
-            if native.ends_with("[]") {
-                let says = format!("{}.{name}: rows cannot be looked up by an array", wanted.name);
+            if native.ends_with("[]") || native == "json" {
+                let says = format!("{}.{name}: rows cannot be looked up by {native}", wanted.name);
                 return Err(Error::data(Code::Catalog, says)
                     .with_hint("give the view a key of a number, a text or a uuid"));
             }
@@ -259,20 +259,20 @@ impl PgCopier {
             .collect())
     }
 
-    /// About how many rows a view gives; `None` if it is none.
-    pub(super) async fn view_rows(&self, wanted: &CopyTable) -> Result<Option<u64>> {
+    /// About how many rows a view gives; none if it is no view.
+    pub(super) async fn view_rows(&self, wanted: &CopyTable) -> Result<u64> {
         let doing = format!("estimating the rows of {}", wanted.name);
         let sql = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                    WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'v'";
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
             [&wanted.name.schema, &wanted.name.name];
         if self.session.query_opt(&doing, sql, &params).await?.is_none() {
-            return Ok(None);
+            return Ok(0);
         }
         let sql = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {}", table(&wanted.name));
         let plan = plan(&self.session, &doing, &sql).await?;
         let rows = plan.get("Plan Rows").and_then(serde_json::Value::as_f64);
-        Ok(Some(rows.unwrap_or(0.0) as u64))
+        Ok(rows.unwrap_or(0.0) as u64)
     }
 }
 

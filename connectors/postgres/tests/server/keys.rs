@@ -187,6 +187,19 @@ async fn a_view_gives_the_values_that_its_table_gives() {
         piece.table.columns.iter().map(|c| c.data_type.clone()).collect()
     };
     assert_eq!(types(&copied), types(&plain));
+    for column in ["ar", "j"] {
+        let wanted = view("v", "id", column);
+        let error =
+            read(&mut copier, &wanted, &keys([[text("{1,NULL}")]])).await.expect_err(column);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Data, Code::Catalog), "{error}");
+    }
+    copier.close_snapshot().await.expect("closed");
+    let error = read(&mut copier, &wanted, &asked).await.expect_err("no snapshot");
+    assert_eq!(error.kind(), ErrorKind::Bug);
+    // What was read may be altered and dropped now.
+    field
+        .sql("SET lock_timeout = '5s'; DROP VIEW v; CREATE VIEW public.v AS SELECT * FROM zoo")
+        .await;
     let catalog = field.connector.catalog(&["public".into()]).await.expect("catalog");
     let found = |name: &str| catalog.iter().find(|t| t.name.name == name).expect("listed");
     assert_eq!(found("v").kind, TableKind::View);
