@@ -136,11 +136,11 @@ async fn a_value_is_found_as_a_copy_reads_it() {
 async fn a_missing_row_is_added_once_whoever_adds_it() {
     let field = Field::new(
         "CREATE TABLE tag (id int AUTO_INCREMENT PRIMARY KEY, name varchar(20) NOT NULL UNIQUE, \
-         slug varchar(20) UNIQUE, rank int NOT NULL, tiny varchar(2)); \
+         slug varchar(20) UNIQUE, place int NOT NULL, tiny varchar(2)); \
          CREATE TABLE loose (id int AUTO_INCREMENT PRIMARY KEY, name varchar(20))",
     )
     .await;
-    let tags = lookup(&field, "tag", &["name"], "id", &["slug", "rank"]).await;
+    let tags = lookup(&field, "tag", &["name"], "id", &["slug", "place"]).await;
     let row =
         |name: &str, slug: &str| -> Box<[Value]> { vec![text(name), text(slug), INT(1)].into() };
     let mut held = field.hold().await;
@@ -158,7 +158,7 @@ async fn a_missing_row_is_added_once_whoever_adds_it() {
     let mut other = field.server.conn("crm").await.expect("connection");
     use tidelock_scratch::mysql_async::prelude::Queryable;
     other
-        .query_drop("BEGIN; INSERT INTO tag (name, slug, rank) VALUES ('c', 'theirs', 7)")
+        .query_drop("BEGIN; INSERT INTO tag (name, slug, place) VALUES ('c', 'theirs', 7)")
         .await
         .expect("insert");
     held.begin().await;
@@ -178,10 +178,10 @@ async fn a_missing_row_is_added_once_whoever_adds_it() {
     let id = field.one("SELECT id FROM tag WHERE slug = 'theirs'").await;
     assert_eq!(found.expect("theirs"), [INT(id.parse().expect("id"))]);
     held.commit().await;
-    assert_eq!(field.one("SELECT CONCAT(slug, rank) FROM tag WHERE name = 'c'").await, "theirs7");
+    assert_eq!(field.one("SELECT CONCAT(slug, place) FROM tag WHERE name = 'c'").await, "theirs7");
 
     let loose = lookup(&field, "loose", &["name"], "id", &[]).await;
-    let tiny = lookup(&field, "tag", &["name"], "id", &["tiny", "rank"]).await;
+    let tiny = lookup(&field, "tag", &["name"], "id", &["tiny", "place"]).await;
     let clash: &[Box<[Value]>] = &[row("d", "sd"), row("e", "sa")];
     let no_key: &[Box<[Value]>] = &[row("f", "sf"), vec![Value::Null, text("x"), INT(1)].into()];
     let long: &[Box<[Value]>] = &[row("f", "ab"), row("g", "abc")];

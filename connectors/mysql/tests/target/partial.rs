@@ -62,7 +62,8 @@ async fn a_row_that_is_there_is_updated_whatever_a_new_one_would_need() {
 async fn many_rows_and_loads_end_as_updates_where_the_rows_are_there() {
     let field = Field::new(
         "CREATE TABLE t (id int PRIMARY KEY, name varchar(20) NOT NULL, phone varchar(20)); \
-         INSERT INTO t SELECT seq, CONCAT('n', seq), NULL FROM seq_1_to_3000",
+         INSERT INTO t WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < 59) \
+         SELECT a.n * 50 + b.n + 1, CONCAT('n', a.n * 50 + b.n + 1), NULL FROM s a, s b WHERE b.n < 50",
     )
     .await;
     let table = partial(&field, "t").await;

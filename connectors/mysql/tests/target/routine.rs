@@ -220,6 +220,50 @@ async fn a_procedure_that_ends_our_transaction_is_met_at_once_and_named() {
 }
 
 #[tokio::test]
+async fn a_deadlock_is_tried_again_unless_the_procedure_hides_it() {
+    use tidelock_scratch::mysql_async::prelude::Queryable;
+    let field = Field::new(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE heavy (id int PRIMARY KEY); \
+         CREATE PROCEDURE plain(i int) UPDATE t SET v = v + 1 WHERE id = i; \
+         CREATE PROCEDURE hides(i int) BEGIN DECLARE CONTINUE HANDLER FOR 1213 BEGIN END; \
+         UPDATE t SET v = v + 1 WHERE id = i; INSERT INTO t VALUES (99, 0); END",
+    )
+    .await;
+    field.hold().await;
+    for (name, kind, code) in [
+        ("plain", ErrorKind::Transient, Code::ServerBusy),
+        ("hides", ErrorKind::Data, Code::RoutineCommits),
+    ] {
+        field.sql("REPLACE INTO t VALUES (1, 0), (2, 0)").await;
+        let (plain, second) = (callable(&field, "plain").await, callable(&field, name).await);
+        let mut held = field.hold().await;
+        held.begin().await;
+        held.open.sink.call(&[call(&plain, &[INT(1)])]).await.expect("row 1 is ours");
+        // Theirs has written more, so ours is the one that is rolled back.
+        let mut other = field.server.conn("crm").await.expect("connection");
+        let theirs = "BEGIN; INSERT INTO heavy WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 900) SELECT n FROM s; UPDATE t SET v = 9 WHERE id = 2";
+        other.query_drop(theirs).await.expect("row 2 is theirs");
+        let waiting = tokio::spawn(async move {
+            other.query_drop("UPDATE t SET v = 9 WHERE id = 1; ROLLBACK").await
+        });
+        let waits =
+            "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+        while field.one(waits).await == "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let error = held.open.sink.call(&[call(&second, &[INT(2)])]).await.expect_err(name);
+        assert_eq!((error.kind(), error.code()), (kind, code), "{name}: {error}");
+        waiting.await.expect("task").expect("theirs");
+        drop(held);
+        let held = field.hold().await;
+        drop(held);
+        assert_eq!(field.one("SELECT SUM(v) FROM t").await, "0", "{name}");
+    }
+    // What it wrote after the deadlock was committed by itself: that is why it must stop.
+    assert_eq!(field.one("SELECT count(*) FROM t WHERE id = 99").await, "1");
+}
+
+#[tokio::test]
 async fn the_catalog_tells_what_can_be_called_and_what_not() {
     let field = Field::new(
         "CREATE PROCEDURE p(a int unsigned, IN b varchar(10), c decimal(8,2)) BEGIN END; \
