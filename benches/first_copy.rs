@@ -1,7 +1,8 @@
 //! The first copy, end to end, beside the pipe that a person would build by hand for the same tables.
 //!
 //! For each pairing, in one run: the pipe, then tidelock, into servers of the same settings (durable
-//! commits). `ROWS` chooses how many rows (default 1,000,000), `PAIRS` which pairings (`pp mm pm mp`).
+//! commits). `ROWS` chooses how many rows (default 1,000,000), `PAIRS` which pairings (`pp mm pm mp`), `WORKERS` how many
+//! workers copy, one run each (`1 2 4`; else as many as tidelock chooses).
 
 #[path = "replicate/process.rs"]
 mod process;
@@ -9,7 +10,7 @@ mod process;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use process::Tidelock;
+use process::{TICKS_A_SECOND, Tidelock, configure, ticks};
 use tidelock_scratch::{Mysql, MysqlOptions, Postgres, PostgresOptions};
 
 const TABLE: &str = "CREATE TABLE wide (id bigint NOT NULL PRIMARY KEY, a int NOT NULL, b bigint, c varchar(40) NOT NULL, \
@@ -46,6 +47,16 @@ impl Server {
             Server::Postgres(server) => server.url("db"),
             Server::MariaDb(server) => server.url("db"),
         }
+    }
+
+    /// CPU seconds of the server so far, of its sessions as far as they have ended.
+    fn cpu(&self) -> f64 {
+        let pid = match self {
+            Server::Postgres(server) => server.pid(),
+            Server::MariaDb(server) => server.pid(),
+        };
+        let (user, system, theirs, theirs_system) = pid.map_or((0.0, 0.0, 0.0, 0.0), ticks);
+        (user + system + theirs + theirs_system) / TICKS_A_SECOND
     }
 
     async fn one(&self, sql: &str) -> Outcome<String> {
@@ -119,7 +130,7 @@ async fn pair(from: bool, to: bool, rows: u64) -> Outcome {
     let title = format!("{} -> {}", name(from), name(to));
     let source = Server::start(from, false).await?;
     source.fill(rows).await?;
-    let (by_hand, ours) = (Server::start(to, true).await?, Server::start(to, true).await?);
+    let by_hand = Server::start(to, true).await?;
     let command = format!(
         "set -o pipefail; {} | {}",
         source.pipe_end(true, from == to),
@@ -137,26 +148,56 @@ async fn pair(from: bool, to: bool, rows: u64) -> Outcome {
         pipe.as_secs_f64(),
         rows as f64 / pipe.as_secs_f64()
     );
+    let workers = std::env::var("WORKERS").unwrap_or_default();
+    let workers: Vec<&str> = workers.split_whitespace().collect();
+    for number in if workers.is_empty() { vec!["default"] } else { workers } {
+        let took = copied(&title, number, &source, to, rows).await?;
+        println!("{title}: {:.2} times the pipe", pipe.as_secs_f64() / took.as_secs_f64());
+    }
+    Ok(())
+}
+
+/// One first copy into a server of its own.
+async fn copied(
+    title: &str,
+    workers: &str,
+    source: &Server,
+    to: bool,
+    rows: u64,
+) -> Outcome<Duration> {
+    let target = Server::start(to, true).await?;
     let folder = tempfile::tempdir()?;
+    let servers = source.cpu() + target.cpu();
+    let config =
+        configure(folder.path(), "bench", [&source.url(), &target.url()], &["wide"], "initial")?;
+    if workers != "default" {
+        let mut text = std::fs::read_to_string(&config)?;
+        text.push_str(&format!("[defaults]\ncopy_workers = {workers}\n"));
+        std::fs::write(&config, text)?;
+    }
     let began = Instant::now();
-    let tidelock = Tidelock::start(folder.path(), &source.url(), &ours.url(), "initial")?;
+    let tidelock = Tidelock::run(std::path::Path::new(env!("CARGO_BIN_EXE_tidelock")), &config)?;
     let done = "SELECT count(*) FROM tidelock.snapshot WHERE phase = 'done'";
-    while ours.one(done).await.unwrap_or_default() != "1" {
+    while target.one(done).await.unwrap_or_default() != "1" {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let took = began.elapsed();
-    if ours.one(count).await? != rows.to_string() {
+    if target.one("SELECT count(*) FROM wide").await? != rows.to_string() {
         return Err(format!("{title}: rows are missing").into());
     }
     let (cpu, peak) = (tidelock.cpu().sum(), tidelock.peak_mb());
+    drop(tidelock);
+    // Its sessions end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let servers = source.cpu() + target.cpu() - servers;
     println!(
-        "{title}: tidelock {:.1} s, {:.0} rows/s, {:.2} CPU s a million rows, peak {peak:.0} MB: {:.2} times the pipe",
+        "{title}: tidelock, workers {workers}: {:.1} s, {:.0} rows/s, {:.2} CPU s a million rows, servers {:.2}, peak {peak:.0} MB",
         took.as_secs_f64(),
         rows as f64 / took.as_secs_f64(),
         cpu * 1e6 / rows as f64,
-        pipe.as_secs_f64() / took.as_secs_f64()
+        servers * 1e6 / rows as f64,
     );
-    Ok(())
+    Ok(took)
 }
 
 fn main() -> Outcome {

@@ -468,7 +468,8 @@ async fn loaders_commit_side_by_side_and_a_takeover_ends_what_they_have_not_comm
         late.commit(&Position::new("0-1-8"), 0).await
     };
     let (raised, committed) = tokio::join!(raising, committing);
-    (raised.unwrap(), committed.unwrap());
+    raised.unwrap();
+    committed.unwrap();
     let error = late.begin(&mark(2, 2)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced);
     drop(late);
