@@ -146,8 +146,8 @@ async fn check_flow(
         flow: flow.name.clone(),
         holder: String::new(),
         config_hash: config.hash.clone(),
-        tables: outcome.mappings.iter().map(|p| p.target.name.clone()).collect(),
-        routines: Vec::new(),
+        tables: start::written(&outcome.mappings),
+        routines: start::called(&outcome.mappings),
     };
     ends(&flow.target, target.preflight_target(&sink).await);
     report

@@ -1,6 +1,6 @@
 //! From an error to what happens next: decided here and nowhere else.
 
-use tidelock_core::{Error, ErrorKind};
+use tidelock_core::{Code, Error, ErrorKind};
 
 /// How the next attempt runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub fn dispose(error: &Error, scene: &Scene) -> Disposition {
     match error.kind() {
         ErrorKind::Transient => Disposition::Retry,
         ErrorKind::Fenced => Disposition::Retry,
+        // Whatever was called is committed without the position: nothing may be called again.
+        ErrorKind::Data if error.code() == Code::RoutineCommits && scene.mapping.is_some() => {
+            Disposition::StopMapping(scene.mapping.clone().unwrap_or_default())
+        }
         ErrorKind::Data if !scene.careful => {
             let (transactions, suspect) = (scene.transactions + 1, scene.mapping.clone());
             Disposition::Again(Care::Careful { transactions, suspect })
@@ -65,7 +69,6 @@ pub fn dispose(error: &Error, scene: &Scene) -> Disposition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidelock_core::Code;
 
     fn scene(mapping: Option<&str>, careful: bool) -> Scene {
         Scene { mapping: mapping.map(str::to_owned), careful, transactions: 3 }

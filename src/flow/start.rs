@@ -276,9 +276,25 @@ pub fn sink_spec(context: &FlowContext, systems: &Systems) -> SinkSpec {
         flow: context.config.name.clone(),
         holder: context.holder.clone(),
         config_hash: context.config_hash.clone(),
-        tables: systems.plans.iter().map(|p| p.target.name.clone()).collect(),
-        routines: Vec::new(),
+        tables: written(&systems.plans),
+        routines: called(&systems.plans),
     }
+}
+
+/// The tables that these mappings write.
+pub fn written(plans: &[Arc<MappingPlan>]) -> Vec<TableName> {
+    plans.iter().filter(|p| p.call.is_none()).map(|p| p.target.name.clone()).collect()
+}
+
+/// The routines that these mappings call.
+pub fn called(plans: &[Arc<MappingPlan>]) -> Vec<TableName> {
+    let calls = plans.iter().filter_map(|p| p.call.as_ref());
+    calls
+        .flat_map(|call| {
+            std::iter::once(&call.call).chain(call.delete.as_ref().map(|(delete, _)| delete))
+        })
+        .map(|routine| routine.name.clone())
+        .collect()
 }
 
 /// Takes the lease and finds or makes the position.

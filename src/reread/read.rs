@@ -126,6 +126,10 @@ impl Rereads {
                 .await
                 .map_err(|error| Blamed { mapping: Some(mapping), error })?;
         }
+        // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
+        if let Some(copier) = &mut self.copier {
+            copier.close_snapshot().await?;
+        }
         for (mapping, keys) in waited {
             keep(sink, mapping, keys, &done.waiting).await?;
         }
