@@ -6,6 +6,7 @@
 
 pub mod columns;
 pub mod file;
+pub mod form;
 pub mod place;
 pub mod resolve;
 pub mod rows;

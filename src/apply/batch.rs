@@ -68,6 +68,13 @@ pub enum Step {
 }
 
 impl Step {
+    /// Takes the deletes off that come last.
+    pub fn split_deletes(steps: &mut [Step]) -> Vec<WriteBatch> {
+        let Some(Step::Write(batches)) = steps.last_mut() else { return Vec::new() };
+        let other = batches.iter().rposition(|batch| batch.op != WriteOp::Delete);
+        batches.split_off(other.map_or(0, |at| at + 1))
+    }
+
     /// The rows of these steps, without the calls.
     pub fn writes(steps: Vec<Step>) -> Vec<WriteBatch> {
         let rows = |step| match step {

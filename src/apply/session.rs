@@ -120,7 +120,7 @@ impl Session {
 
 async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Hands { sink, rereads } = &mut *hands;
-    let Work { mark, stop, steps, touched, commit } = work;
+    let Work { mark, stop, mut steps, touched, commit } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
         if let Some(mark) = &mark {
@@ -129,6 +129,11 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
         if let Some(row) = &stop {
             sink.record(row).await.map_err(blamed)?;
         }
+        // What is read again may point to what goes.
+        let after = match (&commit, touched.is_empty()) {
+            (Some(_), false) => Step::split_deletes(&mut steps),
+            _ => Vec::new(),
+        };
         for step in &steps {
             perform_step(&mut **sink, step).await?;
         }
@@ -137,6 +142,7 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
             if !touched.is_empty() {
                 let run = rereads.run(&mut **sink, touched, position).await;
                 reread = run.map_err(|Blamed { error, mapping }| Failure { error, mapping })?;
+                perform_step(&mut **sink, &Step::Write(after)).await?;
             }
             sink.commit(position, *commit_micros).await.map_err(blamed)?;
         }

@@ -115,7 +115,7 @@ impl Applier {
         }
         for waiting in due {
             let by = self.touched.of(waiting.number, &waiting.plan);
-            by.again(waiting.keys, waiting.upto.is_some());
+            by.again(waiting.keys, waiting.since, waiting.refusals);
         }
         self.finish().await
     }

@@ -223,8 +223,9 @@ fn resolve_flows(
     for mapping in &parsed.mappings {
         let from = table_ref(mapping.from.get_ref(), mapping.from.span(), systems, source)?;
         let to = match mapping.to.get_ref() {
-            To::Table(name) => table_ref(name, mapping.to.span(), systems, source)?,
-            To::Call(call) => routine(&call.call, systems, source)?,
+            To::Text(name) => table_ref(name, mapping.to.span(), systems, source)?,
+            To::Table(call) => routine(&call.call, systems, source)?,
+            To::List(_) => return Err(source.error(mapping.to.span(), "expected one target")),
         };
         if from.system == to.system {
             return Err(source.error(mapping.to.span(), "a mapping must lead to another system"));
@@ -616,8 +617,8 @@ fn sourced(
         ));
     }
     let call = match mapping.to.get_ref() {
-        To::Table(_) => None,
-        To::Call(call) => {
+        To::Text(_) | To::List(_) => None,
+        To::Table(call) => {
             let delete = match &call.delete {
                 None => None,
                 Some(name) => {
@@ -637,15 +638,16 @@ fn sourced(
             })
         }
     };
-    let edge = mapping.edge.as_ref().map(|edge| match edge.get_ref() {
-        sources::EdgeValue::Rise(text) => sources::EdgeConfig {
+    let edge = mapping.edge.as_ref().and_then(|edge| match edge.get_ref() {
+        sources::EdgeValue::Text(text) => Some(sources::EdgeConfig {
             rise: Placed { text: text.clone(), place: source.place(edge.span()) },
             fall: None,
-        },
-        sources::EdgeValue::Both(both) => sources::EdgeConfig {
+        }),
+        sources::EdgeValue::Table(both) => Some(sources::EdgeConfig {
             rise: source.placed(&both.rise),
             fall: both.fall.as_ref().map(|fall| source.placed(fall)),
-        },
+        }),
+        sources::EdgeValue::List(_) => None,
     });
     let push_when = mapping
         .push_when

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_spanned::Spanned;
 use tidelock_core::TrackQuery;
 
+use super::form::{Form, Forms};
 use super::resolve::{Result, Source};
 use super::{Placed, TableRef};
 
@@ -73,15 +74,8 @@ pub struct PushWhen {
     pub column: Placed,
 }
 
-/// `to` as written.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum To {
-    /// A table.
-    Table(String),
-    /// Routines.
-    Call(CallValue),
-}
+/// `to` as written: a table, or routines.
+pub type To = Form<CallValue>;
 
 /// `{ call = "crm.upsert", delete = "crm.remove", rows = "lines" }`.
 #[derive(Debug, Deserialize)]
@@ -95,27 +89,8 @@ pub struct CallValue {
     pub rows: Option<Spanned<String>>,
 }
 
-/// The ways of a tracked table, as written.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum TracksValue {
-    /// A column.
-    Column(String),
-    /// One way.
-    One(TrackValue),
-    /// Several.
-    Several(Vec<Spanned<OneTrack>>),
-}
-
-/// One of several ways, as written.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum OneTrack {
-    /// A column.
-    Column(String),
-    /// More than that.
-    Long(TrackValue),
-}
+/// The ways of a tracked table, as written: a column, a way, or several.
+pub type TracksValue = Form<TrackValue>;
 
 /// A way, as written.
 #[derive(Debug, Deserialize)]
@@ -134,15 +109,8 @@ pub struct TrackValue {
     pub filter: Option<Spanned<String>>,
 }
 
-/// `edge` as written.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum EdgeValue {
-    /// The condition that turns true.
-    Rise(String),
-    /// Both ends.
-    Both(EdgeTable),
-}
+/// `edge` as written: the condition that turns true, or both ends.
+pub type EdgeValue = Form<EdgeTable>;
 
 /// `{ rise = "qty < 10", fall = "qty > 12" }`.
 #[derive(Debug, Deserialize)]
@@ -152,6 +120,20 @@ pub struct EdgeTable {
     pub rise: Spanned<String>,
     /// And when this does.
     pub fall: Option<Spanned<String>>,
+}
+
+impl Forms for CallValue {
+    const EXPECTED: &'static str = "system.table, or { call = \"system.routine\", ... }";
+}
+
+impl Forms for TrackValue {
+    const EXPECTED: &'static str =
+        "the column that holds the view's key, { keys = \"SELECT ...\" }, or a list of these";
+    const LISTS: bool = true;
+}
+
+impl Forms for EdgeTable {
+    const EXPECTED: &'static str = "a condition, or { rise = \"...\", fall = \"...\" }";
 }
 
 pub(super) fn tracks(
@@ -172,13 +154,14 @@ pub(super) fn tracks(
                 filter: None,
             };
             let tracks = match ways.get_ref() {
-                TracksValue::Column(text) => vec![column(text, span)],
-                TracksValue::One(one) => vec![track(one, span, source)?],
-                TracksValue::Several(several) => several
+                Form::Text(text) => vec![column(text, span)],
+                Form::Table(one) => vec![track(one, span, source)?],
+                Form::List(several) => several
                     .iter()
                     .map(|one| match one.get_ref() {
-                        OneTrack::Column(text) => Ok(column(text, one.span())),
-                        OneTrack::Long(long) => track(long, one.span(), source),
+                        Form::Text(text) => Ok(column(text, one.span())),
+                        Form::Table(long) => track(long, one.span(), source),
+                        Form::List(_) => Err(source.error(one.span(), TrackValue::EXPECTED)),
                     })
                     .collect::<Result<_>>()?,
             };

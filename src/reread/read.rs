@@ -23,6 +23,9 @@ use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 const KEYS_A_READ: usize = 2_000;
 /// Memory that the rows of such a question may take.
 const BYTES_A_READ: usize = 16 << 20;
+/// Keys that were refused so often and for so long are refused for their own fault, whatever else is ahead.
+const REFUSALS_MAX: u32 = 20;
+const REFUSED_MAX: Duration = Duration::from_secs(300);
 /// Between two looks whether a snapshot shows what is to be seen.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long that may take before it is told.
@@ -53,8 +56,12 @@ pub struct Waiting {
     pub plan: Arc<MappingPlan>,
     /// The keys.
     pub keys: Vec<Key>,
-    /// The place in the log that they wait for; at once if absent, and then it is not their last chance.
+    /// The place in the log that they wait for; at once if absent.
     pub upto: Option<Position>,
+    /// Since when, and how often they have been refused.
+    pub since: Instant,
+    /// How often they have been refused.
+    pub refusals: u32,
 }
 
 /// What went wrong, and at which mapping.
@@ -86,7 +93,7 @@ struct Removal {
     number: usize,
     plan: Arc<MappingPlan>,
     gone: Vec<Gone>,
-    last: bool,
+    waited: Option<(Instant, u32)>,
 }
 
 impl Rereads {
@@ -106,12 +113,20 @@ impl Rereads {
         let mut done = Reread::default();
         let Touched { mappings, delivered, .. } = touched;
         let upto = self.snapshot(reached, &delivered).await?;
+        // Where nothing lies ahead of us, what a row points to does not lie there either.
+        let ahead = !self.source.compare(reached, &upto)?.reached();
         let (mut removals, mut waited) = (Vec::new(), Vec::new());
         for (number, mut by) in mappings {
             let mapping = by.plan.name.clone();
             waited.push((mapping.clone(), std::mem::take(&mut by.waited)));
-            let mut work =
-                Work { number, upto: &upto, reached, delivered: &delivered, done: &mut done };
+            let mut work = Work {
+                number,
+                upto: &upto,
+                ahead,
+                reached,
+                delivered: &delivered,
+                done: &mut done,
+            };
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
                     self.view(sink, &view, by, &mut work).await.map(|r| removals.extend(r))
@@ -122,7 +137,15 @@ impl Rereads {
         }
         for removal in removals.into_iter().rev() {
             let mapping = removal.plan.name.clone();
-            remove(sink, removal, &upto, &mut done)
+            let mut work = Work {
+                number: removal.number,
+                upto: &upto,
+                ahead,
+                reached,
+                delivered: &delivered,
+                done: &mut done,
+            };
+            remove(sink, removal, &mut work)
                 .await
                 .map_err(|error| Blamed { mapping: Some(mapping), error })?;
         }
@@ -242,7 +265,7 @@ impl Rereads {
                 }
             }
             let refused = put(sink, &plan, writes).await?;
-            work.refused(&plan, refused, some.to_vec(), by.last)?;
+            work.refused(&plan, refused, some.to_vec(), by.waited_since)?;
         }
         Ok(())
     }
@@ -255,7 +278,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, last, force, .. } = by;
+        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
         for (number, values) in queries {
             let Some(query) = view.queries.get(number) else {
                 return Err(Error::bug("a track's query is not in the plan"));
@@ -309,7 +332,7 @@ impl Rereads {
                 let groups = found.groups_of(&absent, &plan, view)?;
                 let refused =
                     call_groups(sink, &scope, (&plan, &call), groups, force, work).await?;
-                work.refused(&plan, refused, some.to_vec(), last)?;
+                work.refused(&plan, refused, some.to_vec(), waited)?;
                 continue;
             }
             let mut known = recall(sink, &scope, view, &found, &absent).await?;
@@ -317,7 +340,7 @@ impl Rereads {
             let count = changed.writes.len();
             let refused = put(sink, &plan, changed.writes).await?;
             if let Some(error) = refused {
-                work.refused(&plan, Some(error), some.to_vec(), last)?;
+                work.refused(&plan, Some(error), some.to_vec(), waited)?;
                 continue;
             }
             for (kind, fate, rows) in changed.counts {
@@ -355,7 +378,7 @@ impl Rereads {
                 }
             }
         }
-        Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, last }))
+        Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, waited }))
     }
 }
 
@@ -363,26 +386,31 @@ impl Rereads {
 struct Work<'a> {
     number: usize,
     upto: &'a Position,
+    /// Whether the rows that were read may be later than the flow.
+    ahead: bool,
     reached: &'a Position,
     delivered: &'a [TransactionId],
     done: &'a mut Reread,
 }
 
 impl Work<'_> {
-    /// Keys whose rows the target refused wait, unless they have waited already.
+    /// Keys whose rows the target refused wait, if what they point to may be ahead of the flow.
     fn refused(
         &mut self,
         plan: &Arc<MappingPlan>,
         refused: Option<Error>,
         keys: Vec<Key>,
-        last: bool,
+        waited: Option<(Instant, u32)>,
     ) -> Result<()> {
         let Some(error) = refused else { return Ok(()) };
-        if last {
+        let (since, refusals) = waited.unwrap_or((Instant::now(), 0));
+        let for_long = refusals >= REFUSALS_MAX && since.elapsed() > REFUSED_MAX;
+        if !self.ahead || for_long || keys.is_empty() {
             return Err(error);
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));
-        self.done.waiting.push(Waiting { number, plan: plan.clone(), keys, upto });
+        let (plan, refusals) = (plan.clone(), refusals + 1);
+        self.done.waiting.push(Waiting { number, plan, keys, upto, since, refusals });
         Ok(())
     }
 }
@@ -551,7 +579,8 @@ pub async fn waiting(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<
             let keys: Vec<Key> = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
             let full = stored.len() == KEYS_A_READ;
             if !keys.is_empty() {
-                found.push(Waiting { number, plan: plan.clone(), keys, upto: None });
+                let (plan, since) = (plan.clone(), Instant::now());
+                found.push(Waiting { number, plan, keys, upto: None, since, refusals: 0 });
             }
             if !full {
                 break;
@@ -633,13 +662,8 @@ async fn recall(
 }
 
 /// Removes rows that have vanished, but for those that are another group's by now.
-async fn remove(
-    sink: &mut dyn Sink,
-    removal: Removal,
-    upto: &Position,
-    done: &mut Reread,
-) -> Result<()> {
-    let Removal { number, plan, gone, last } = removal;
+async fn remove(sink: &mut dyn Sink, removal: Removal, work: &mut Work<'_>) -> Result<()> {
+    let Removal { number, plan, gone, waited } = removal;
     let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
     let moves = plan.view.as_ref().is_some_and(|view| view.moves);
     for some in gone.chunks(ROWS_A_BATCH_MAX) {
@@ -660,15 +684,11 @@ async fn remove(
             left.iter().filter_map(|g| plan.removal(&g.key).transpose()).collect::<Result<_>>()?;
         let count = writes.len() as u64;
         if let Some(error) = put(sink, &plan, writes).await? {
-            if last {
-                return Err(error);
-            }
             let keys = some.iter().map(|g| g.told_by.clone()).filter(|k| !k.is_empty()).collect();
-            let (plan, upto) = (plan.clone(), Some(upto.clone()));
-            done.waiting.push(Waiting { number, plan, keys, upto });
+            work.refused(&plan, Some(error), keys, waited)?;
             continue;
         }
-        done.tally.add_many(number, OpKind::Delete, Fate::Applied, count);
+        work.done.tally.add_many(number, OpKind::Delete, Fate::Applied, count);
         let forget: Vec<Bytes> = some.iter().filter_map(|g| g.forget.clone()).collect();
         if !forget.is_empty() {
             sink.remember(&scope, &[], &forget).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidelock_core::{
@@ -35,8 +36,8 @@ pub struct TouchedBy {
     pub queries: BTreeMap<usize, Vec<Values>>,
     /// Keys of the table, of an ordinary mapping.
     pub rows: HashMap<Hash, Key>,
-    /// Whether keys that waited are among them, whose refusal is their own fault by now.
-    pub last: bool,
+    /// If keys that waited are among them: since when, and how often they were refused.
+    pub waited_since: Option<(Instant, u32)>,
     /// Whether rows are sent though they are as they were last sent.
     pub force: bool,
     /// Under what the keys that waited are remembered.
@@ -92,14 +93,14 @@ impl TouchedBy {
             keys: HashMap::new(),
             queries: BTreeMap::new(),
             rows: HashMap::new(),
-            last: false,
+            waited_since: None,
             force: false,
             waited: Vec::new(),
         }
     }
 
-    /// Keys that waited, for what they were refused for.
-    pub fn again(&mut self, keys: Vec<Key>, last: bool) {
+    /// Keys that waited, since when and how often they were refused.
+    pub fn again(&mut self, keys: Vec<Key>, since: Instant, refusals: u32) {
         for key in keys {
             self.waited.push(Bytes::copy_from_slice(&hash(&[], key.iter())));
             match self.plan.view {
@@ -107,7 +108,8 @@ impl TouchedBy {
                 None => self.row(key),
             }
         }
-        self.last |= last;
+        let before = self.waited_since.unwrap_or((since, refusals));
+        self.waited_since = Some((before.0.min(since), before.1.max(refusals)));
     }
 
     /// A key of the view.

@@ -52,7 +52,7 @@ SELECT n.nspname::text, c.relname::text, json_build_object(\
      FROM part p JOIN pg_class k ON k.oid = p.oid) END)::text, \
   pg_current_wal_insert_lsn()::text \
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-WHERE c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') AND %";
+WHERE c.relkind IN ('r', 'p', 'v') AND has_schema_privilege(n.oid, 'USAGE') AND %";
 
 #[derive(Debug, Deserialize)]
 struct Shape {
