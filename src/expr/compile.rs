@@ -3,8 +3,12 @@
 
 mod calls;
 mod casts;
+mod choices;
 mod operators;
+mod outside;
+mod patterns;
 mod source;
+mod times;
 
 use std::ops::Range;
 
