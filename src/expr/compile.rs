@@ -170,6 +170,7 @@ impl<'s> Compiler<'s> {
             nullable: typed.nullable,
             column,
             literal,
+            span: typed.span,
             fields: self.fields,
             old_fields: self.old_fields,
             clock: self.clock,

@@ -528,6 +528,17 @@ impl Compiler<'_> {
             nullable |= item.nullable;
             nodes.push(item.node);
         }
+        // A constant that is found among constants is found, whatever the others are.
+        if sought.constant().is_some() && !constant {
+            let settled: Vec<Node> =
+                nodes.iter().filter(|n| matches!(n, Node::Const(_))).cloned().collect();
+            let arg = Box::new(sought.node.clone());
+            let node = Node::In { arg, list: settled, negated, span: span.clone() };
+            let found = self.folded(self.made(node, Kind::Bool, true, span.clone()), true)?;
+            if matches!(found.constant(), Some(Cell::Bool(b)) if *b != negated) {
+                return Ok(found);
+            }
+        }
         let node =
             Node::In { arg: Box::new(sought.node), list: nodes, negated, span: span.clone() };
         self.folded(self.made(node, Kind::Bool, nullable, span), constant)
