@@ -672,6 +672,17 @@ impl Compiler<'_> {
         let most = chars(&a).zip(chars(&b)).map(|(a, b)| a + b);
         let a = if a.kind == Kind::Unknown { self.coerce(a, Kind::Text)? } else { a };
         let b = if b.kind == Kind::Unknown { self.coerce(b, Kind::Text)? } else { b };
+        // A chain is joined at once.
+        if let (Kind::Text, Node::Call { name: "||", .. }) = (a.kind, &a.node)
+            && !matches!(b.constant(), Some(Cell::Null))
+        {
+            let nullable = a.nullable || b.nullable;
+            let Node::Call { name, mut args, run, lax, .. } = a.node else { return Ok(a) };
+            args.push(b.node);
+            let node = Node::Call { name, args, run, lax, span: span.clone() };
+            let data_type = kind::text(most);
+            return Ok(Typed { data_type, ..self.made(node, Kind::Text, nullable, span) });
+        }
         let joined = self.native("||", vec![a, b], Kind::Text, text::join, span)?;
         Ok(Typed { data_type: kind::text(most), ..joined })
     }
