@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! decode ──changes──> map ──writes──> compact ──batches──> encode        checkpoint (wall clock: a disk's flush)
+//!                      └ expressions: a filter and three computed columns
 //! ```
 //!
 //! The rows are those of workload b of `replicate`, from the log of a real scratch server, read and written through the
@@ -378,6 +379,78 @@ fn checkpoint(criterion: &mut Criterion) -> Outcome {
     Ok(())
 }
 
+/// A filter and three computed columns over a wide row, without the rest of the mapping.
+fn expressions(criterion: &mut Criterion<CpuTime>) -> Outcome {
+    use tidelock::expr::{Env, Field, Input, NoDictionaries, Scope, compile, compile_condition};
+    use tidelock_core::{DataType, Instant, Repertoire, Value};
+
+    let int = DataType::Int { bits: 64, unsigned: false };
+    let decimal = DataType::Decimal { precision: Some(12), scale: Some(2) };
+    let text = DataType::Text {
+        chars_max: Some(80),
+        bytes_max: None,
+        repertoire: Repertoire::Unicode,
+        padded: false,
+    };
+    let fields: Vec<Field> = [
+        ("id", int.clone()),
+        ("status", text.clone()),
+        ("qty", int.clone()),
+        ("safety_stock", int),
+        ("price", decimal.clone()),
+        ("discount", decimal),
+        ("name", text.clone()),
+        ("note", text),
+    ]
+    .into_iter()
+    .map(|(name, data_type)| Field::new(name, data_type, true))
+    .collect();
+    let scope = Scope::of(&fields);
+    let filter = compile_condition("status = 'SHIPPED' AND qty < safety_stock", &scope)?;
+    let columns = [
+        compile("round(price * qty * (1 - discount), 2)", &scope)?,
+        compile("upper(trim(name)) || '-' || id", &scope)?,
+        compile("CASE WHEN qty > 10 THEN 'many' ELSE coalesce(note, 'few') END", &scope)?,
+    ];
+    let rows: Vec<Vec<Value>> = (0..ROWS as i64)
+        .map(|id| {
+            vec![
+                Value::Int(id),
+                Value::Text("SHIPPED".into()),
+                Value::Int(id % 20),
+                Value::Int(100),
+                Value::Decimal(format!("{}.50", id % 1_000).into()),
+                Value::Decimal("0.05".into()),
+                Value::Text(format!(" product number {id} ").into()),
+                Value::Null,
+            ]
+        })
+        .collect();
+    let env = Env { now: Instant(0), dictionaries: &NoDictionaries, mask_key: None };
+    let mut group = short(criterion, "expressions");
+    group.bench_function("filter", |b| {
+        b.iter(|| {
+            for new in &rows {
+                let input = Input { new, old: None, lookups: &[], env: &env };
+                let _kept = std::hint::black_box(filter.test(&input));
+            }
+        });
+    });
+    group.bench_function("filter and three columns", |b| {
+        b.iter(|| {
+            for new in &rows {
+                let input = Input { new, old: None, lookups: &[], env: &env };
+                let _kept = std::hint::black_box(filter.test(&input));
+                for column in &columns {
+                    let _value = std::hint::black_box(column.eval(&input));
+                }
+            }
+        });
+    });
+    group.finish();
+    Ok(())
+}
+
 fn main() -> Outcome {
     // `cargo test --all-targets` asks for a listing; there is nothing to list.
     if std::env::args().any(|arg| arg == "--list" || arg == "--test") {
@@ -385,6 +458,7 @@ fn main() -> Outcome {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut criterion = Criterion::default().with_measurement(CpuTime).configure_from_args();
+    expressions(&mut criterion)?;
     for (family, postgres) in [("PostgreSQL", true), ("MariaDB", false)] {
         let setup = runtime.block_on(Setup::new(postgres))?;
         stages(&mut criterion, &runtime, family, &setup)?;

@@ -285,6 +285,7 @@ pub struct Expr {
     nullable: bool,
     column: Option<usize>,
     literal: Option<ByteString>,
+    span: Range<usize>,
     fields: Vec<usize>,
     old_fields: Vec<usize>,
     clock: bool,
@@ -323,14 +324,14 @@ impl Expr {
             _ => None,
         };
         if labels.is_some_and(|labels| !labels.iter().any(|l| **l == **text)) {
-            return Some(Err(Fault::new(0..text.len() + 2, "the enum has no such label")));
+            return Some(Err(Fault::new(self.span.clone(), "the enum has no such label")));
         }
         let cell = Cell::Text(cell::Text::Ref(text));
         let converted = cast::convert(cell, Kind::Text, cast::Target::plain(kind));
         Some(match converted {
             Ok(Cell::Text(text)) if labels.is_some() => Ok(Value::Enum(text.own())),
             Ok(cell) => Ok(cell.into_value()),
-            Err(fail) => Err(Fault::new(0..text.len() + 2, fail.message.to_string())),
+            Err(fail) => Err(Fault::new(self.span.clone(), fail.message.to_string())),
         })
     }
 

@@ -323,7 +323,7 @@ pub fn uuid(text: &str) -> Option<[u8; 16]> {
     let mut digits = String::with_capacity(32);
     for (at, c) in text.char_indices() {
         match c {
-            '-' if digits.len() % 4 == 0 && at > 0 && !digits.is_empty() => {}
+            '-' if digits.len().is_multiple_of(4) && at > 0 && !digits.is_empty() => {}
             c if c.is_ascii_hexdigit() => digits.push(c),
             _ => return None,
         }

@@ -3,8 +3,12 @@
 
 mod calls;
 mod casts;
+mod choices;
 mod operators;
+mod outside;
+mod patterns;
 mod source;
+mod times;
 
 use std::ops::Range;
 
@@ -166,6 +170,7 @@ impl<'s> Compiler<'s> {
             nullable: typed.nullable,
             column,
             literal,
+            span: typed.span,
             fields: self.fields,
             old_fields: self.old_fields,
             clock: self.clock,

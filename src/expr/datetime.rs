@@ -224,17 +224,16 @@ pub(super) fn zone(name: &str) -> Option<TimeZone> {
 /// The calendar repeats itself after so long, and with it the rules of zones.
 const CYCLE: i64 = 146_097 * DAY_MICROS;
 
-/// A moment that zones are known for and that has the same place in the calendar's cycle.
+/// A moment at the same place in that cycle, near enough for its zones to be known.
 fn known(micros: i64) -> i64 {
-    const NEAR: i64 = 9_000 * 365 * DAY_MICROS;
-    let mut near = micros;
-    if near > NEAR - 2_000 * 365 * DAY_MICROS {
-        near -= (near - (NEAR - 2_000 * 365 * DAY_MICROS)).div_euclid(CYCLE) * CYCLE + CYCLE;
+    const FAR: i64 = 7_000 * 365 * DAY_MICROS;
+    if micros >= FAR {
+        FAR - CYCLE + (micros - FAR).rem_euclid(CYCLE)
+    } else if micros < -FAR {
+        -FAR + (micros + FAR).rem_euclid(CYCLE)
+    } else {
+        micros
     }
-    if near < -NEAR {
-        near += (-NEAR - near).div_euclid(CYCLE) * CYCLE + CYCLE;
-    }
-    near
 }
 
 /// The civil time of a moment in a zone.

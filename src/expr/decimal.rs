@@ -4,6 +4,7 @@
 //! computed there; what does not fit goes on in an integer of any size. Nothing passes through a float.
 
 use std::cmp::Ordering;
+use std::fmt::Write;
 
 use num_bigint::{BigInt, Sign};
 use tidelock_core::ByteString;
@@ -104,9 +105,16 @@ impl Dec {
             _ => (false, 0),
         };
         let (mut m, mut scale, mut digits, mut point, mut at) = (0i128, 0u32, 0u32, false, start);
-        let mut overflow = false;
+        let (mut overflow, mut short) = (false, 0u64);
         while let Some(byte) = bytes.get(at) {
             match byte {
+                // So many digits fit 64 bits.
+                b'0'..=b'9' if digits < 18 => {
+                    short = short * 10 + u64::from(byte - b'0');
+                    m = i128::from(short);
+                    digits += 1;
+                    scale += u32::from(point);
+                }
                 b'0'..=b'9' => {
                     match m.checked_mul(10).and_then(|m| m.checked_add(i128::from(byte - b'0'))) {
                         Some(next) => m = next,
@@ -175,6 +183,16 @@ impl Dec {
             Dec::Small { m, s } => {
                 let digits = m.unsigned_abs();
                 let sign = if *m < 0 { "-" } else { "" };
+                // Most numbers fit 64 bits, where division is cheap.
+                if let (Ok(digits), Some(unit)) = (u64::try_from(digits), 10u64.checked_pow(*s)) {
+                    let mut out = String::with_capacity(24);
+                    // Writing to a String cannot fail.
+                    let _whole = write!(out, "{sign}{}", digits / unit);
+                    if *s > 0 {
+                        let _rest = write!(out, ".{:0width$}", digits % unit, width = *s as usize);
+                    }
+                    return out.into();
+                }
                 match 10u128.checked_pow(*s) {
                     _ if *s == 0 => format!("{sign}{digits}").into(),
                     Some(unit) => format!(

@@ -430,7 +430,8 @@ fn a_bare_literal_becomes_a_value_of_its_column() {
     assert_eq!(as_date, Some(Ok(Value::Date(tidelock_core::Date(19_782)))));
     let as_stamp = literal.literal_as(&DataType::Timestamp { fsp: 0 });
     assert!(matches!(as_stamp, Some(Ok(Value::Timestamp(Timestamp(_))))));
-    assert!(matches!(literal.literal_as(&INT4), Some(Err(_))));
+    let misfit = literal.literal_as(&INT4).and_then(Result::err).map(|fault| fault.span);
+    assert_eq!(misfit, Some(0..12));
     assert_eq!(compiled("'a' || 'b'").literal(), None);
     assert_eq!(compiled("1").literal_as(&INT4), None);
 }
@@ -563,6 +564,12 @@ fn no_text_exhausts_the_stack() {
     ] {
         assert!(compile(&hostile, &scope).is_err());
     }
+}
+
+#[test]
+fn a_plan_is_shared_by_tasks() {
+    fn shared<T: Send + Sync + Clone + 'static>(_: &T) {}
+    shared(&compiled("upper(name) ~ '^A' AND day < today()"));
 }
 
 #[test]

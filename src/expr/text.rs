@@ -1,5 +1,7 @@
 //! Functions on text and bytes. Lengths and places count characters, as PostgreSQL does in a UTF-8 database.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -64,6 +66,9 @@ pub fn upper<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     if !text.chars().any(|c| !c.is_ascii() || c.is_ascii_lowercase()) {
         return Ok(Cell::Text(text.clone()));
     }
+    if text.is_ascii() {
+        return Ok(Cell::text(text.to_ascii_uppercase()));
+    }
     Ok(Cell::text(text.chars().map(|c| simple(c, c.to_uppercase())).collect::<String>()))
 }
 
@@ -71,6 +76,9 @@ pub fn lower<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     let text = text(args, 0)?;
     if !text.chars().any(|c| !c.is_ascii() || c.is_ascii_uppercase()) {
         return Ok(Cell::Text(text.clone()));
+    }
+    if text.is_ascii() {
+        return Ok(Cell::text(text.to_ascii_lowercase()));
     }
     Ok(Cell::text(lower_simple(text)))
 }
@@ -274,20 +282,33 @@ pub fn to_hex_int4<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     Ok(Cell::text(format!("{:x}", int(args, 0)? as i32)))
 }
 
-/// `||`
+/// `||`, of a whole chain at once.
 pub fn join<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
-    match args {
-        [Cell::Bytes(a), Cell::Bytes(b)] => {
-            bounded(a.len() + b.len())?;
-            Ok(Cell::Bytes([&**a, &**b].concat().into()))
+    if let Some(Cell::Bytes(_)) = args.first() {
+        let mut out = Vec::new();
+        for cell in args.iter() {
+            let Cell::Bytes(bytes) = cell else { return Err(Fail::unexpected()) };
+            out.extend_from_slice(bytes);
+            bounded(out.len())?;
         }
-        [a, b] => {
-            let (Some(a), Some(b)) = (a.form(), b.form()) else { return Err(Fail::unexpected()) };
-            bounded(a.len() + b.len())?;
-            Ok(Cell::text([&*a, &*b].concat()))
-        }
-        _ => Err(Fail::unexpected()),
+        return Ok(Cell::Bytes(out.into()));
     }
+    // Numbers are rarely longer than this.
+    const OTHER: usize = 20;
+    let length = |cell: &Cell<'_>| if let Cell::Text(text) = cell { text.len() } else { OTHER };
+    let mut out = String::with_capacity(args.iter().map(length).sum());
+    for cell in args.iter() {
+        match cell {
+            Cell::Text(text) => out.push_str(text),
+            Cell::Int(i) => {
+                // Writing to a String cannot fail.
+                let _written = write!(out, "{i}");
+            }
+            other => out.push_str(&other.form().ok_or_else(Fail::unexpected)?),
+        }
+        bounded(out.len())?;
+    }
+    Ok(Cell::text(out))
 }
 
 /// The text of a value as an output function writes it: truth values are one letter.

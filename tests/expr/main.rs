@@ -11,7 +11,9 @@ mod rows;
 use std::fmt::Write as _;
 
 use rows::{COLUMNS, fields, rows};
-use tidelock::expr::{Env, EvalErrorKind, Expr, Fault, Input, NoDictionaries, Scope, compile};
+use tidelock::expr::{
+    Env, EvalErrorKind, Expr, Fault, Input, NoDictionaries, Scope, compile, compile_condition,
+};
 use tidelock_core::{DataType, Instant, Value, form};
 use tidelock_scratch::{Postgres, tokio_postgres};
 
@@ -203,10 +205,9 @@ fn evaluate(text: &str, expr: &Expr) -> Vec<Answer> {
                     if let (DataType::Text { chars_max: Some(most), .. }, Value::Text(t)) =
                         (expr.data_type(), &value)
                         && expr.as_column().is_none()
+                        && t.chars().count() as u64 > *most
                     {
-                        if t.chars().count() as u64 > *most {
-                            return Answer::Text(format!("{t}, more than {most} characters"));
-                        }
+                        return Answer::Text(format!("{t}, more than {most} characters"));
                     }
                     let text = form::text(&value).expect("a value has a text").into_owned();
                     Answer::Text(
@@ -297,6 +298,34 @@ async fn differences(server: &Server, texts: &[String], strict: bool) -> Vec<Str
     found
 }
 
+/// What reading a row costs: nothing is allocated to decide, nor to hand on a part of a text.
+#[test]
+fn conditions_and_parts_of_texts_allocate_nothing() {
+    let fields = fields();
+    let scope = Scope::of(&fields);
+    let env = Env { now: Instant(0), dictionaries: &NoDictionaries, mask_key: None };
+    let rows = rows();
+    let conditions = [
+        "i4 < i8 AND t = 'Hello World'",
+        "n2 * 1.19 > 10 OR n2 + i4 < 0",
+        "u IN ('a', 'b', 'world') OR t LIKE 'H%'",
+        "coalesce(k, 0) / 2 > 3 AND ts > '2020-01-01'",
+        "CASE WHEN b THEN d > 1 ELSE trim(u) = '10' END",
+        "da + 14 > '2024-01-01' AND j ->> 'a' = '1'",
+    ];
+    for text in conditions {
+        let condition = compile_condition(text, &scope).expect(text);
+        let used = allocation_counter::measure(|| {
+            for row in rows {
+                let input = Input { new: row, old: None, lookups: &[], env: &env };
+                let _truth = condition.test(&input);
+            }
+        });
+        // A text that owns its bytes alone allocates once when it is first shared; these do so in `trim`.
+        assert!(used.count_total <= 1, "{text} allocated {} times", used.count_total);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn expressions_mean_what_they_mean_in_postgresql() {
     let server = Server::start().await;
@@ -322,7 +351,19 @@ async fn expressions_mean_what_they_mean_in_postgresql() {
         "{refused} of {} random expressions are refused here",
         random.len()
     );
-    found.extend(differences(&server, &random, false).await);
+    // Which of two parts is evaluated first, and whether at all, is not promised where one of them fails: PostgreSQL
+    // leaves out what it can before it runs. That may differ now and then; values may not.
+    let (order, values): (Vec<String>, Vec<String>) =
+        differences(&server, &random, false).await.into_iter().partition(|difference| {
+            difference.contains("here: Error(") != difference.contains("there: Error(")
+        });
+    println!("{} differ in what fails first:\n{}", order.len(), order.join("\n"));
+    assert!(
+        order.len() * 500 <= random.len(),
+        "too many differ in what fails:\n{}",
+        order.join("\n")
+    );
+    found.extend(values);
     assert!(
         found.is_empty(),
         "{} differ (seed {seed}):\n{}",

@@ -1,7 +1,6 @@
 //! Operators: which there are for which types, and what type comes out.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use sqlparser::ast::{BinaryOperator, Expr as Ast, UnaryOperator, Value as Literal};
 use tidelock_core::DataType;
@@ -12,7 +11,6 @@ use crate::expr::error::Fault;
 use crate::expr::functions::Native;
 use crate::expr::kind::{self, Kind};
 use crate::expr::number::Op;
-use crate::expr::pattern;
 use crate::expr::plan::{Comparison, Node, Special};
 use crate::expr::{json, text};
 
@@ -76,7 +74,7 @@ pub(super) fn chars(typed: &Typed) -> Option<u64> {
     }
 }
 
-fn comparison(op: &BinaryOperator) -> Option<Comparison> {
+pub(super) fn comparison(op: &BinaryOperator) -> Option<Comparison> {
     Some(match op {
         BinaryOperator::Eq => Comparison::Eq,
         BinaryOperator::NotEq => Comparison::Ne,
@@ -170,7 +168,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn binary(
+    pub(super) fn binary(
         &mut self,
         ast: &Ast,
         left: &Ast,
@@ -212,7 +210,7 @@ impl Compiler<'_> {
         Ok(value)
     }
 
-    fn combined(
+    pub(super) fn combined(
         &mut self,
         a: Typed,
         op: &BinaryOperator,
@@ -287,7 +285,7 @@ impl Compiler<'_> {
     }
 
     /// `a AND b AND c` as one list.
-    fn chain(
+    pub(super) fn chain(
         &mut self,
         left: &Ast,
         op: &BinaryOperator,
@@ -311,7 +309,12 @@ impl Compiler<'_> {
         self.junction(args, *op == BinaryOperator::Or, span)
     }
 
-    fn junction(&mut self, args: Vec<Typed>, or: bool, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn junction(
+        &mut self,
+        args: Vec<Typed>,
+        or: bool,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         // A constant that decides it decides it, wherever it stands.
         if args.iter().any(|a| matches!(a.constant(), Some(Cell::Bool(b)) if *b == or)) {
             return Ok(self.constant(Cell::Bool(or), Kind::Bool, span));
@@ -323,12 +326,17 @@ impl Compiler<'_> {
         self.folded(self.made(node, Kind::Bool, nullable, span), constant)
     }
 
-    fn not(&mut self, arg: Typed, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn not(&mut self, arg: Typed, span: Range<usize>) -> Result<Typed> {
         let (constant, nullable) = (arg.constant().is_some(), arg.nullable);
         self.folded(self.made(Node::Not(Box::new(arg.node)), Kind::Bool, nullable, span), constant)
     }
 
-    fn unary(&mut self, op: UnaryOperator, expr: &Ast, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn unary(
+        &mut self,
+        op: UnaryOperator,
+        expr: &Ast,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         match op {
             UnaryOperator::Not => {
                 let arg = self.condition(expr)?;
@@ -360,14 +368,19 @@ impl Compiler<'_> {
         }
     }
 
-    fn is_null(&mut self, expr: &Ast, negated: bool, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn is_null(
+        &mut self,
+        expr: &Ast,
+        negated: bool,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         let arg = self.expr(expr)?;
         let constant = arg.constant().is_some();
         let node = Node::IsNull { arg: Box::new(arg.node), negated };
         self.folded(self.made(node, Kind::Bool, false, span), constant)
     }
 
-    fn is(
+    pub(super) fn is(
         &mut self,
         expr: &Ast,
         truth: Option<bool>,
@@ -466,7 +479,13 @@ impl Compiler<'_> {
         self.strict(self.made(node, Kind::Bool, nullable, span), &args)
     }
 
-    fn distinct(&mut self, a: &Ast, b: &Ast, negated: bool, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn distinct(
+        &mut self,
+        a: &Ast,
+        b: &Ast,
+        negated: bool,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         let (a, b) = (self.expr(a)?, self.expr(b)?);
         let (a, b) = self.comparable(a, b, false, &span)?;
         let constant = a.constant().is_some() && b.constant().is_some();
@@ -474,7 +493,7 @@ impl Compiler<'_> {
         self.folded(self.made(node, Kind::Bool, false, span), constant)
     }
 
-    fn in_list(
+    pub(super) fn in_list(
         &mut self,
         expr: &Ast,
         list: &[Ast],
@@ -494,8 +513,10 @@ impl Compiler<'_> {
         if let Some(Cell::Null) = sought.constant() {
             return Ok(self.constant(Cell::Null, Kind::Bool, span));
         }
-        // Constants are looked at first: what they decide cannot fail any more.
-        items.sort_by_key(|item| item.constant().is_none());
+        // Several constants are looked at first, as PostgreSQL does: what they decide cannot fail any more.
+        if items.iter().filter(|item| item.constant().is_some()).count() > 1 {
+            items.sort_by_key(|item| item.constant().is_none());
+        }
         let mut nodes = Vec::with_capacity(items.len());
         let mut constant = sought.constant().is_some();
         let mut nullable = sought.nullable;
@@ -507,12 +528,29 @@ impl Compiler<'_> {
             nullable |= item.nullable;
             nodes.push(item.node);
         }
+        // A constant that is found among constants is found, whatever the others are.
+        if sought.constant().is_some() && !constant {
+            let settled: Vec<Node> =
+                nodes.iter().filter(|n| matches!(n, Node::Const(_))).cloned().collect();
+            let arg = Box::new(sought.node.clone());
+            let node = Node::In { arg, list: settled, negated, span: span.clone() };
+            let found = self.folded(self.made(node, Kind::Bool, true, span.clone()), true)?;
+            if matches!(found.constant(), Some(Cell::Bool(b)) if *b != negated) {
+                return Ok(found);
+            }
+        }
         let node =
             Node::In { arg: Box::new(sought.node), list: nodes, negated, span: span.clone() };
         self.folded(self.made(node, Kind::Bool, nullable, span), constant)
     }
 
-    fn arithmetic(&mut self, op: Op, a: Typed, b: Typed, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn arithmetic(
+        &mut self,
+        op: Op,
+        a: Typed,
+        b: Typed,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         let (a, b) = match (a.kind, b.kind) {
             (Kind::Unknown, k) if k.is_number() => (self.coerce(a, k)?, b),
             (k, Kind::Unknown) if k.is_number() => {
@@ -590,7 +628,7 @@ impl Compiler<'_> {
         self.special(op.sign(), vec![a, b], kind, Special::Temporal { plus }, span)
     }
 
-    fn calculated(
+    pub(super) fn calculated(
         &mut self,
         op: Op,
         kind: Kind,
@@ -617,7 +655,7 @@ impl Compiler<'_> {
         self.strict(typed, &args)
     }
 
-    fn concat(&mut self, a: Typed, b: Typed, span: Range<usize>) -> Result<Typed> {
+    pub(super) fn concat(&mut self, a: Typed, b: Typed, span: Range<usize>) -> Result<Typed> {
         if a.kind == Kind::Bytes || b.kind == Kind::Bytes {
             let a = self.coerce(a, Kind::Bytes)?;
             let b = self.coerce(b, Kind::Bytes)?;
@@ -634,141 +672,18 @@ impl Compiler<'_> {
         let most = chars(&a).zip(chars(&b)).map(|(a, b)| a + b);
         let a = if a.kind == Kind::Unknown { self.coerce(a, Kind::Text)? } else { a };
         let b = if b.kind == Kind::Unknown { self.coerce(b, Kind::Text)? } else { b };
+        // A chain is joined at once.
+        if let (Kind::Text, Node::Call { name: "||", .. }) = (a.kind, &a.node)
+            && !matches!(b.constant(), Some(Cell::Null))
+        {
+            let nullable = a.nullable || b.nullable;
+            let Node::Call { name, mut args, run, lax, .. } = a.node else { return Ok(a) };
+            args.push(b.node);
+            let node = Node::Call { name, args, run, lax, span: span.clone() };
+            let data_type = kind::text(most);
+            return Ok(Typed { data_type, ..self.made(node, Kind::Text, nullable, span) });
+        }
         let joined = self.native("||", vec![a, b], Kind::Text, text::join, span)?;
         Ok(Typed { data_type: kind::text(most), ..joined })
-    }
-
-    fn arrow(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        run: Native,
-        a: Typed,
-        b: Typed,
-        span: Range<usize>,
-    ) -> Result<Typed> {
-        let document = self.json_side(a)?;
-        let key = if b.kind.is_integer() { b } else { self.coerce(b, Kind::Text)? };
-        let part = self.native(name, vec![document, key], kind, run, span)?;
-        Ok(Typed { nullable: true, ..part })
-    }
-
-    fn json_side(&mut self, side: Typed) -> Result<Typed> {
-        if side.kind == Kind::Json {
-            return Ok(side);
-        }
-        Err(Fault::new(side.span.clone(), format!("this is {}, json is expected", side.shown()))
-            .hint(if side.kind.casts(Kind::Json) { "cast it: (…)::json" } else { "" }))
-    }
-
-    fn json_path(
-        &mut self,
-        name: &'static str,
-        kind: Kind,
-        run: Native,
-        a: Typed,
-        b: Typed,
-        span: Range<usize>,
-    ) -> Result<Typed> {
-        let document = self.json_side(a)?;
-        let inner = b.text().and_then(|t| t.trim().strip_prefix('{')?.strip_suffix('}'));
-        let Some(inner) = inner.filter(|t| !t.contains(['"', '\\', '{'])) else {
-            return Err(Fault::new(b.span.clone(), "the path must be a plain list in a literal")
-                .hint("write '{lines,0,price}', or json_extract_path(x, 'lines', '0', 'price')"));
-        };
-        let mut args = vec![document];
-        for step in inner.split(',').map(str::trim).filter(|_| !inner.trim().is_empty()) {
-            args.push(self.constant(Cell::text(step.to_owned()), Kind::Text, b.span.clone()));
-        }
-        let part = self.native(name, args, kind, run, span)?;
-        Ok(Typed { nullable: true, ..part })
-    }
-
-    fn like(
-        &mut self,
-        expr: &Ast,
-        pattern: &Ast,
-        escape: Option<&Ast>,
-        any_case: bool,
-        negated: bool,
-        span: Range<usize>,
-    ) -> Result<Typed> {
-        let (a, b) = (self.expr(expr)?, self.expr(pattern)?);
-        let escape = match escape {
-            None => Some('\\'),
-            Some(Ast::Value(value)) => match &value.value {
-                Literal::SingleQuotedString(s) if s.chars().count() <= 1 => s.chars().next(),
-                _ => return Err(Fault::new(span, "ESCAPE takes one character in quotes, or ''")),
-            },
-            Some(_) => return Err(Fault::new(span, "ESCAPE takes one character in quotes, or ''")),
-        };
-        self.like_typed(a, b, escape, any_case, negated, span)
-    }
-
-    fn like_typed(
-        &mut self,
-        a: Typed,
-        b: Typed,
-        escape: Option<char>,
-        any_case: bool,
-        negated: bool,
-        span: Range<usize>,
-    ) -> Result<Typed> {
-        if !any_case {
-            self.warn_case(&a);
-        }
-        let args = vec![self.coerce(a, Kind::Text)?, self.coerce(b, Kind::Text)?];
-        let name = if any_case { "ILIKE" } else { "LIKE" };
-        self.special(name, args, Kind::Bool, Special::Like { escape, any_case, negated }, span)
-    }
-
-    /// A regular expression, which must be constant: it is compiled once.
-    pub(super) fn regex(&mut self, pattern: Typed, flags: &str) -> Result<Arc<regex::Regex>> {
-        let span = pattern.span.clone();
-        let Some(text) = pattern.text() else {
-            return Err(Fault::new(span, "the pattern must be a text literal"));
-        };
-        pattern::regex(text, flags)
-            .map(Arc::new)
-            .map_err(|why| Fault::new(span, format!("this pattern is not valid: {why}")))
-    }
-
-    fn matches(
-        &mut self,
-        left: &Ast,
-        right: &Ast,
-        (name, flags, negated): (&'static str, &str, bool),
-        span: Range<usize>,
-    ) -> Result<Typed> {
-        // The parser binds these weaker than PostgreSQL does; where that would matter, brackets must say what is meant.
-        let weaker =
-            |ast: &Ast| matches!(ast, Ast::BinaryOp { op, .. } if comparison(op).is_some());
-        let same = |ast: &Ast| {
-            matches!(
-                ast,
-                Ast::BinaryOp {
-                    op: BinaryOperator::StringConcat
-                        | BinaryOperator::Arrow
-                        | BinaryOperator::LongArrow
-                        | BinaryOperator::HashArrow
-                        | BinaryOperator::HashLongArrow,
-                    ..
-                } | Ast::Like { .. }
-                    | Ast::ILike { .. }
-                    | Ast::Between { .. }
-                    | Ast::InList { .. }
-            )
-        };
-        if weaker(left)
-            || same(right)
-            || matches!(left, Ast::Like { .. } | Ast::ILike { .. } | Ast::Between { .. })
-        {
-            return Err(Fault::new(span, format!("what {name} is about is not clear"))
-                .hint("put brackets around its sides"));
-        }
-        let (a, b) = (self.expr(left)?, self.expr(right)?);
-        let regex = self.regex(b, flags)?;
-        let args = vec![self.coerce(a, Kind::Text)?];
-        self.special(name, args, Kind::Bool, Special::Matches { regex, negated }, span)
     }
 }

@@ -1,0 +1,205 @@
+//! What an expression asks from outside of its row: dictionaries and lookups; and masks.
+
+use std::ops::Range;
+
+use sqlparser::ast::Expr as Ast;
+
+use super::operators::{chars, wider};
+use super::{Compiler, Result, Typed};
+use crate::expr::cast::Target;
+use crate::expr::cell::Cell;
+use crate::expr::error::Fault;
+use crate::expr::kind::{self, Kind};
+use crate::expr::plan::{Mask, Node, Special};
+use crate::expr::{Lookup, LookupPart};
+
+impl Compiler<'_> {
+    /// One value or a tuple of them.
+    pub(super) fn parts(&mut self, ast: &Ast) -> Result<Vec<Typed>> {
+        match ast {
+            Ast::Tuple(items) => items.iter().map(|item| self.expr(item)).collect(),
+            one => Ok(vec![self.expr(one)?]),
+        }
+    }
+
+    pub(super) fn dictionary(&mut self, args: &[&Ast], span: Range<usize>) -> Result<Typed> {
+        let (name, code, default) = match args {
+            [name, code] => (name, code, None),
+            [name, code, default] => (name, code, Some(default)),
+            _ => return Err(self.arity("dictionary", "2 or 3 arguments", args.len(), &span)),
+        };
+        let (name, place) = self.text_literal(name, "the dictionary's name")?;
+        let Some(shape) = self.scope.dictionaries.get(&name) else {
+            let names = self.scope.dictionaries.names();
+            let near = super::source::nearest(&name, names.iter().map(String::as_str));
+            let hint = near.map_or_else(
+                || "name it under [dictionaries]".to_owned(),
+                |near| format!("did you mean '{near}'?"),
+            );
+            return Err(Fault::new(place, format!("there is no dictionary {name}")).hint(hint));
+        };
+        let code_span = self.span(code);
+        let mut parts = self.parts(code)?;
+        if parts.len() != shape.arity {
+            let wanted = if shape.arity == 1 {
+                "1 value".to_owned()
+            } else {
+                format!("a tuple of {} values", shape.arity)
+            };
+            return Err(Fault::new(
+                code_span,
+                format!("a code of dictionary {name} is {wanted}, not {}", parts.len()),
+            ));
+        }
+        for part in &mut parts {
+            if part.kind == Kind::Unknown {
+                *part = self.coerce(part.clone(), Kind::Text)?;
+            }
+        }
+        let kind = match Kind::of(&shape.result) {
+            Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
+            kind => kind,
+        };
+        let mut nullable = shape.result_nullable || parts.iter().any(|p| p.nullable);
+        let mut data_type = shape.result.clone();
+        let default = match default {
+            None => None,
+            Some(default) => {
+                let default = self.expr(default)?;
+                let default = self.coerce(default, kind)?;
+                nullable |= default.nullable;
+                let found = self.made(Node::Const(Cell::Null), kind, nullable, span.clone());
+                data_type = wider(kind, &Typed { data_type, ..found }, &default);
+                Some(Box::new(default.node))
+            }
+        };
+        if !self.dictionaries.contains(&name) {
+            self.dictionaries.push(name.clone());
+        }
+        let code = parts.into_iter().map(|p| p.node).collect();
+        let node =
+            Node::Dictionary { index: shape.index, name, code, default, kind, span: span.clone() };
+        Ok(Typed { data_type, ..self.made(node, kind, nullable, span) })
+    }
+
+    pub(super) fn lookup(&mut self, args: &[&Ast], span: Range<usize>) -> Result<Typed> {
+        let [table, columns, values, result] = self.exactly("lookup", args, &span)?;
+        if self.in_lookup {
+            return Err(Fault::new(span, "a lookup cannot stand inside a lookup"));
+        }
+        let (table, table_span) = self.text_literal(table, "the table")?;
+        let names: Vec<&Ast> = match columns {
+            Ast::Tuple(items) => items.iter().collect(),
+            one => vec![one],
+        };
+        let mut columns = Vec::with_capacity(names.len());
+        let mut column_spans = Vec::with_capacity(names.len());
+        for name in names {
+            let (name, place) = self.text_literal(name, "the column to match")?;
+            columns.push(name);
+            column_spans.push(place);
+        }
+        let (result, result_span) = self.text_literal(result, "the result's column")?;
+        let values_span = self.span(values);
+        self.in_lookup = true;
+        let parts = self.parts(values);
+        self.in_lookup = false;
+        let parts = parts?;
+        if parts.len() != columns.len() {
+            return Err(Fault::new(
+                values_span,
+                format!("{} columns are matched with {} values", columns.len(), parts.len()),
+            ));
+        }
+        let shape = self.scope.lookups.shape(&table, &columns, &result).map_err(|error| {
+            let place = match error.part {
+                LookupPart::Table => table_span,
+                LookupPart::Column(at) => column_spans.get(at).cloned().unwrap_or(table_span),
+                LookupPart::Result => result_span,
+            };
+            Fault::new(place, error.message).hint(error.hint)
+        })?;
+        let mut matched = Vec::with_capacity(parts.len());
+        for (at, part) in parts.into_iter().enumerate() {
+            let Some(want) = shape.columns.get(at) else { continue };
+            let want_kind = match Kind::of(want) {
+                Kind::Label | Kind::Char | Kind::Bits => Kind::Text,
+                kind => kind,
+            };
+            // A number of another width meets the same key; anything else must be cast in the open.
+            let fits =
+                part.kind.becomes(want_kind) || (part.kind.is_number() && want_kind.is_number());
+            if !fits {
+                let column = columns.get(at).map(String::as_str).unwrap_or_default();
+                return Err(Fault::new(
+                    part.span.clone(),
+                    format!("this is {}, column {column} is {want_kind}", part.shown()),
+                ));
+            }
+            matched.push(
+                if part.kind == want_kind
+                    || (part.kind.is_number()
+                        && want_kind.is_number()
+                        && part.kind != Kind::Unknown)
+                {
+                    if part.kind == want_kind {
+                        part
+                    } else {
+                        self.converted(part, Target::plain(want_kind))?
+                    }
+                } else {
+                    self.coerce(part, want_kind)?
+                },
+            );
+        }
+        let kind = Kind::of(&shape.result);
+        let nullable = shape.result_nullable || matched.iter().any(|p| p.nullable);
+        let nodes: Vec<Node> = matched.into_iter().map(|p| p.node).collect();
+        let index = self.lookups.len();
+        self.lookups.push(Lookup {
+            table: table.clone(),
+            columns,
+            result,
+            data_type: shape.result.clone(),
+            nullable: shape.result_nullable,
+            span: span.clone(),
+            args: nodes.clone(),
+        });
+        let node = Node::Lookup { index, table, args: nodes, kind, span: span.clone() };
+        let kind = match kind {
+            Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
+            kind => kind,
+        };
+        Ok(Typed { data_type: shape.result, ..self.made(node, kind, nullable, span) })
+    }
+
+    pub(super) fn mask(&mut self, args: &[&Ast], span: Range<usize>) -> Result<Typed> {
+        let [value, how] = self.exactly("mask", args, &span)?;
+        let value = self.expr(value)?;
+        let (how, place) = self.text_literal(how, "the way to mask")?;
+        let value =
+            if value.kind == Kind::Unknown { self.coerce(value, Kind::Text)? } else { value };
+        let (what, most) = match how.as_str() {
+            "hash" => (Mask::Hash, Some(64)),
+            "last4" => (Mask::Last4, chars(&value)),
+            "null" => {
+                let kind = if value.kind == Kind::Raw { Kind::Text } else { value.kind };
+                let data_type =
+                    if value.kind == Kind::Raw { kind.data_type() } else { value.data_type };
+                return Ok(Typed {
+                    node: Node::Const(Cell::Null),
+                    kind,
+                    data_type,
+                    nullable: true,
+                    span,
+                });
+            }
+            _ => {
+                return Err(Fault::new(place, format!("there is no way {how} to mask"))
+                    .hint("write 'hash', 'last4' or 'null'"));
+            }
+        };
+        let typed = self.special("mask", vec![value], Kind::Text, Special::Mask(what), span)?;
+        Ok(Typed { data_type: kind::text(most), ..typed })
+    }
+}
