@@ -14,6 +14,7 @@ use tidelock_core::{
 use super::memory::{Hash, Known, decode_key, encode_key, hash};
 use super::touched::{Touched, TouchedBy};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::seek;
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, ViewPlan};
@@ -426,7 +427,6 @@ struct Found {
 }
 
 struct FoundRow {
-    cells: Box<[Value]>,
     key: Key,
     group: Hash,
     /// The view's key, as the view has it.
@@ -439,7 +439,7 @@ struct Group {
     hash: Hash,
     /// The group's cells at the target, by their places in a row.
     key: Vec<(usize, Value)>,
-    rows: Vec<Box<[Value]>>,
+    rows: Vec<Write>,
 }
 
 impl Found {
@@ -456,8 +456,7 @@ impl Found {
             let Becomes::Write(write) = bound.now(row)? else { continue };
             let target: Key = bound.key_of(row)?.into();
             let at = view.remembered_at(group, &target);
-            let cells = write.row.clone();
-            let found = FoundRow { cells, key: target, group, told: key.into(), write };
+            let found = FoundRow { key: target, group, told: key.into(), write };
             if self.rows.insert(at, found).is_some() {
                 return Err(Error::data(
                     Code::KeyConflict,
@@ -488,7 +487,7 @@ impl Found {
                 Entry::Occupied(group) => group.into_mut(),
                 Entry::Vacant(place) => place.insert(empty(row.group, &row.told)?),
             };
-            group.rows.push(row.cells);
+            group.rows.push(row.write);
         }
         Ok(groups.into_values().collect())
     }
@@ -503,7 +502,7 @@ impl Found {
         let mut changed = Changed::default();
         let (mut same, mut new, mut updated) = (0, 0, 0);
         for (at, row) in self.rows {
-            let sent = hash(plan.rule.as_bytes(), row.cells.iter());
+            let sent = hash(plan.rule.as_bytes(), row.write.made_of());
             match known.remove(&at) {
                 Some(before) if before.sent == sent && !force => {
                     same += 1;
@@ -608,15 +607,23 @@ async fn call_groups(
         .filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?)))
         .collect();
     let (mut all, mut put, mut gone, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut changed = Vec::new();
     for group in groups {
-        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(|row| row.iter()));
+        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(Write::made_of));
         let at = at(&group);
         if known.get(&at).is_some_and(|known| known.sent == sent) && !force {
             same += 1;
             continue;
         }
-        all.push(call::group(plan, call, &group.key, &group.rows)?);
-        if group.rows.is_empty() {
+        changed.push((group, sent, at));
+    }
+    for (mut group, sent, at) in changed {
+        if let Err(error) = seek::answer_writes(sink, plan, &mut group.rows).await {
+            return missing(error).map(Some);
+        }
+        let rows: Vec<Box<[Value]>> = group.rows.into_iter().map(|write| write.row).collect();
+        all.push(call::group(plan, call, &group.key, &rows)?);
+        if rows.is_empty() {
             gone.push(at);
         } else {
             let key = group.key.into_iter().map(|(_, value)| value).collect();
@@ -705,10 +712,13 @@ async fn remove(sink: &mut dyn Sink, removal: Removal, work: &mut Work<'_>) -> R
 async fn put(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
-    writes: Vec<Write>,
+    mut writes: Vec<Write>,
 ) -> Result<Option<Error>> {
     if writes.is_empty() {
         return Ok(None);
+    }
+    if let Err(error) = seek::answer_writes(sink, plan, &mut writes).await {
+        return missing(error).map(Some);
     }
     let Some(call) = &plan.call else { return sink.attempt(&batches_of(plan, writes), &[]).await };
     let mut all = Vec::with_capacity(writes.len());
@@ -716,6 +726,11 @@ async fn put(
         all.extend(calls(plan, call, write)?);
     }
     sink.attempt(&[], &all).await
+}
+
+/// A row that is looked up may be ahead of the flow, as one that a foreign key points to.
+fn missing(error: Error) -> Result<Error> {
+    if error.code() == Code::LookupMissing { Ok(error) } else { Err(error) }
 }
 
 /// Equal for keys that a collation may call equal.
