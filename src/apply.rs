@@ -26,6 +26,7 @@
 
 pub mod batch;
 mod changes;
+pub mod gate;
 pub mod loaders;
 mod pieces;
 pub mod place;
@@ -54,6 +55,7 @@ use crate::mapping::MappingPlan;
 use crate::reader::Queue;
 use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
+use gate::Gates;
 use loaders::Loaders;
 use place::Places;
 use route::{Followed, Mapped, Routes};
@@ -110,6 +112,8 @@ pub struct Begin {
     pub rereads: Rereads,
     /// Keys that waited when the attempt before ended.
     pub waiting: Vec<Waiting>,
+    /// What the tables' gates remember.
+    pub gates: Gates,
 }
 
 /// The applier of one attempt.
@@ -126,6 +130,8 @@ pub struct Applier {
     tables: HashMap<TableName, Arc<Followed>>,
     /// Keys that the open transaction's changes touched.
     touched: Touched,
+    /// What of the tables' rows is worth sending.
+    gates: Gates,
     /// Keys that wait for the flow to come to what their rows point to.
     waiting: Vec<Waiting>,
     places: Arc<Places>,
@@ -234,6 +240,7 @@ impl Applier {
             plans: numbered(&scope.plans),
             touched: Touched::default(),
             waiting: begin.waiting,
+            gates: begin.gates,
             batcher: Batcher::new(places.clone(), careful > 0),
             places,
             routes: Routes::default(),
@@ -339,6 +346,7 @@ impl Applier {
                 }
                 _ = tick.tick() => {
                     self.retry().await?;
+                    self.due().await?;
                     self.idle().await?;
                 }
             }

@@ -73,9 +73,10 @@ pub struct FlowConfig {
 impl FlowConfig {
     /// The tables and views of the source that the file names, those behind views among them.
     pub fn read(&self) -> impl Iterator<Item = &TableRef> {
-        self.mappings
-            .iter()
-            .flat_map(|m| std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)))
+        self.mappings.iter().flat_map(|m| {
+            let pushes = m.push_when.iter().map(|push| &push.table);
+            std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)).chain(pushes)
+        })
     }
 }
 

@@ -541,4 +541,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

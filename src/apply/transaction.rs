@@ -120,6 +120,35 @@ impl Applier {
         self.finish().await
     }
 
+    /// Sends the latest states of keys that were held, when their time has come.
+    pub(super) async fn due(&mut self) -> Result<()> {
+        if self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        let now = now_micros();
+        let mut due = self.gates.due(now);
+        due.extend(self.session.hands()?.rereads.gates.due(now));
+        due.retain(|(_, plan, _)| !self.is_stopped(&plan.name));
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.open_transaction().await?;
+        if let Some(open) = &mut self.open {
+            open.upto.get_or_insert_with(|| (self.reached.clone(), now));
+        }
+        for (number, plan, keys) in due {
+            let by = self.touched.of(number, &plan);
+            by.owed = true;
+            for key in keys {
+                match plan.view {
+                    Some(_) => by.key(key),
+                    None => by.row(key),
+                }
+            }
+        }
+        self.finish().await
+    }
+
     /// Every transaction that was refused together has passed by itself.
     pub(super) fn trust_again(&mut self) {
         if let Some(mapping) = self.suspect.take()
@@ -209,11 +238,11 @@ impl Applier {
         self.settled().await?;
         let mark = self.open.as_mut().and_then(|open| open.mark.take());
         let stop = self.stop_mapping.clone().filter(|_| mark.is_some());
-        let touched = match commit {
-            Some(_) => std::mem::take(&mut self.touched),
-            None => Touched::default(),
+        let (touched, memories) = match commit {
+            Some(_) => (std::mem::take(&mut self.touched), self.gates.take()),
+            None => (Touched::default(), Vec::new()),
         };
-        let work = Work { mark, stop, steps: self.batcher.take(), touched, commit };
+        let work = Work { mark, stop, steps: self.batcher.take(), touched, memories, commit };
         self.last_write = Instant::now();
         if work.mark.is_some() || work.commit.is_some() || !work.steps.is_empty() {
             self.session.start(work)?;

@@ -270,6 +270,7 @@ fn resolve_flows(
             return Err(source.error(span, format!("no mapping belongs to a flow {name}{near}")));
         }
     }
+    lead_pushes(&mut flows)?;
     if flows.is_empty() {
         return Err(ConfigError(format!(
             "{}: there are no mappings\nhint: add at least one [[mappings]] table",
@@ -277,6 +278,45 @@ fn resolve_flows(
         )));
     }
     Ok(flows)
+}
+
+/// A table of the target that makes rows worth sending is met in the source's log as what the other direction writes there.
+fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
+    let reverse: Vec<FlowConfig> = flows.to_vec();
+    for flow in flows.iter_mut() {
+        let other = reverse.iter().find(|f| f.source == flow.target && f.target == flow.source);
+        for push in flow.mappings.iter_mut().flat_map(|m| &mut m.push_when) {
+            if push.table.system == flow.source {
+                continue;
+            }
+            let told = |words: &str| ConfigError(format!("{words}\n{}", push.column.place.show()));
+            let mapping = other
+                .into_iter()
+                .flat_map(|other| &other.mappings)
+                .find(|m| m.from.schema == push.table.schema && m.from.table == push.table.table);
+            let Some(mapping) = mapping else {
+                return Err(told(&format!(
+                    "push_when names a table that no mapping from {} to {} reads",
+                    flow.target, flow.source
+                )));
+            };
+            let listed = mapping.columns.iter().flat_map(|c| &c.columns);
+            let fed = listed
+                .filter(|c| c.plain().as_deref() == Some(&*push.column.text))
+                .map(|c| c.target.clone())
+                .next();
+            let same = mapping.columns.as_ref().is_none_or(|c| c.star.is_some());
+            let Some(column) = fed.or_else(|| same.then(|| push.column.text.clone())) else {
+                return Err(told(&format!(
+                    "push_when: mapping {} does not bring this column to {}",
+                    mapping.name, flow.source
+                )));
+            };
+            push.table = mapping.to.clone();
+            push.column.text = column;
+        }
+    }
+    Ok(())
 }
 
 fn new_flow(
@@ -642,10 +682,12 @@ fn sourced(
         sources::EdgeValue::Text(text) => Some(sources::EdgeConfig {
             rise: Placed { text: text.clone(), place: source.place(edge.span()) },
             fall: None,
+            hysteresis: None,
         }),
         sources::EdgeValue::Table(both) => Some(sources::EdgeConfig {
             rise: source.placed(&both.rise),
             fall: both.fall.as_ref().map(|fall| source.placed(fall)),
+            hysteresis: both.hysteresis.as_ref().map(|text| source.placed(text)),
         }),
         sources::EdgeValue::List(_) => None,
     });

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidelock_core::{
     Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
     RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
-    Value,
+    Value, comparable,
 };
 
 pub use self::call::CallPlan;
@@ -155,10 +155,13 @@ impl MappingPlan {
                 joins: false,
                 optional: false,
             };
+        let pushes = self.rows.pushes.iter();
+        let pushes = pushes.map(|(name, column)| table(name, Vec::new(), vec![column.clone()]));
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
                 .map(|track| table(&track.table, track.key_reads.clone(), track.reads.clone()))
+                .chain(pushes)
                 .collect();
         }
         let mut key_columns: Vec<String> = Vec::new();
@@ -167,19 +170,33 @@ impl MappingPlan {
                 key_columns.push(name);
             }
         }
-        vec![table(&self.source, key_columns, self.reads.clone())]
+        let own = table(&self.source, key_columns, self.reads.clone());
+        std::iter::once(own).chain(pushes).collect()
     }
 
     /// The tables of the source's log that the mapping follows.
     pub fn follows(&self) -> impl Iterator<Item = &TableName> {
         let tracks = self.view.iter().flat_map(|view| &view.tracks).map(|track| &track.table);
         let own = self.view.is_none().then_some(&self.source);
-        own.into_iter().chain(tracks)
+        let pushes = self.rows.pushes.iter().map(|(table, _)| table);
+        own.into_iter().chain(tracks).chain(pushes)
+    }
+
+    /// The types of the key by which rows are read again.
+    pub fn push_types(&self) -> &[DataType] {
+        match &self.view {
+            Some(view) => &view.by_types,
+            None => &self.copy_key_types,
+        }
     }
 
     /// Whether rows of it may have to be read again.
     pub fn rereads(&self) -> bool {
-        self.view.is_some() || self.rows.filter.is_some()
+        self.view.is_some()
+            || self.rows.filter.is_some()
+            || self.rows.is_gated()
+            || !self.rows.pushes.is_empty()
+            || self.call.is_some()
     }
 
     /// The cells that a view's key has in the columns of the target, by their places there.
@@ -424,8 +441,9 @@ fn plan_table(
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
-        let rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
+        let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
         unfilled(target_table, &columns, &mut problems);
+        rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
@@ -488,6 +506,56 @@ fn plan_table(
         outcome.failed.push((name.to_owned(), first.clone()));
     }
     outcome.findings.extend(problems);
+}
+
+/// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key.
+fn pushes(
+    mapping: &MappingConfig,
+    source: &Table,
+    key: &[usize],
+    pairs: &[Pair<'_>],
+    catalogs: &Catalogs<'_>,
+    problems: &mut Vec<Finding>,
+) -> Vec<(TableName, String)> {
+    let mut found = Vec::new();
+    for push in &mapping.push_when {
+        let place = push.column.place.show();
+        let feeds: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
+        let [feed] = feeds.as_slice() else {
+            problems.push(
+                Finding::problem("push_when: the mapping's key must be one column of the source")
+                    .place(place),
+            );
+            continue;
+        };
+        let Some(name) = exact(&push.table, catalogs.source_schema) else { continue };
+        let Some(table) = catalogs.source.get(&name) else {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: the table {name} does not exist or may not be seen"
+                ))
+                .place(place),
+            );
+            continue;
+        };
+        let Some(column) = table.column(&push.column.text) else {
+            problems.push(pairs::no_column(table, &push.column.text, "source").place(place));
+            continue;
+        };
+        let to = source.column(feed).map(|c| &c.data_type);
+        if !to.is_some_and(|to| comparable(&column.data_type, to)) {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: {name}.{} has no values in common with {}.{feed}",
+                    column.name, source.name
+                ))
+                .place(place),
+            );
+            continue;
+        }
+        found.push((name, column.name.clone()));
+    }
+    found
 }
 
 /// The routines of a mapping, the one that takes rows as a table.
@@ -642,6 +710,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         as_lines: catalogs.same_family
             && pairs.iter().all(Pair::is_plain)
             && rows.takes_all()
+            && !rows.is_gated()
             && view.is_none(),
         copy_key_types,
         references: target.references.clone(),

@@ -14,9 +14,11 @@ use tidelock_core::{
 use super::memory::{Hash, Known, decode_key, encode_key, hash};
 use super::touched::{Touched, TouchedBy};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::gate::{Gates, Memories, Pass};
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, ViewPlan};
+use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// Keys asked for at a time.
@@ -37,6 +39,8 @@ pub struct Rereads {
     source: Arc<dyn Connector>,
     copier: Option<Box<dyn Copier>>,
     bound: HashMap<Arc<str>, (u64, BoundPlan)>,
+    /// What of the views' rows is worth sending.
+    pub gates: Gates,
 }
 
 /// What came of it.
@@ -98,8 +102,8 @@ struct Removal {
 
 impl Rereads {
     /// For a flow from this source.
-    pub fn new(flow: &str, source: Arc<dyn Connector>) -> Rereads {
-        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new() }
+    pub fn new(flow: &str, source: Arc<dyn Connector>, gates: Gates) -> Rereads {
+        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new(), gates }
     }
 
     /// Writes what the touched rows are now, inside the open transaction: upserts in the mappings' order, then
@@ -152,6 +156,9 @@ impl Rereads {
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
             copier.close_snapshot().await?;
+        }
+        for Memories { scope, put, gone } in self.gates.take() {
+            sink.remember(&scope, &put, &gone).await?;
         }
         for (mapping, keys) in waited {
             keep(sink, mapping, keys, &done.waiting).await?;
@@ -270,6 +277,37 @@ impl Rereads {
         Ok(())
     }
 
+    /// Leaves out what is not worth sending now.
+    fn keep_back(
+        &mut self,
+        number: usize,
+        view: &ViewPlan,
+        found: &mut Found,
+        known: &mut HashMap<Bytes, Known>,
+        (force, owed): (bool, bool),
+    ) {
+        if !self.gates.has(number) || view.groups {
+            return;
+        }
+        let now = crate::apply::now_micros();
+        let mut kept = 0;
+        found.rows.retain(|at, row| {
+            if force || owed {
+                self.gates.settle(number, &row.key, row.signs);
+                return true;
+            }
+            let told = Some(row.told.clone());
+            if self.gates.pass(number, &row.key, row.signs, told, now) == Pass::Send {
+                return true;
+            }
+            // It is neither sent nor gone.
+            known.remove(at);
+            kept += 1;
+            false
+        });
+        found.kept += kept;
+    }
+
     /// Rows of a view. Answers those that are to be removed.
     async fn view(
         &mut self,
@@ -278,7 +316,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
+        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, owed, .. } = by;
         for (number, values) in queries {
             let Some(query) = view.queries.get(number) else {
                 return Err(Error::bug("a track's query is not in the plan"));
@@ -336,6 +374,7 @@ impl Rereads {
                 continue;
             }
             let mut known = recall(sink, &scope, view, &found, &absent).await?;
+            self.keep_back(work.number, view, &mut found, &mut known, (force, owed));
             let changed = found.changed(&plan, &mut known, force)?;
             let count = changed.writes.len();
             let refused = put(sink, &plan, changed.writes).await?;
@@ -423,6 +462,8 @@ struct Found {
     /// The keys that have rows, exactly and about.
     groups: HashSet<Hash>,
     likely: HashSet<u64>,
+    /// How many are not sent now.
+    kept: u64,
 }
 
 struct FoundRow {
@@ -431,6 +472,7 @@ struct FoundRow {
     group: Hash,
     /// The view's key, as the view has it.
     told: Key,
+    signs: Option<Signs>,
     write: Write,
 }
 
@@ -457,7 +499,8 @@ impl Found {
             let target: Key = bound.key_of(row)?.into();
             let at = view.remembered_at(group, &target);
             let cells = write.row.clone();
-            let found = FoundRow { cells, key: target, group, told: key.into(), write };
+            let (told, signs) = (key.into(), bound.signs_of(row)?);
+            let found = FoundRow { cells, key: target, group, told, signs, write };
             if self.rows.insert(at, found).is_some() {
                 return Err(Error::data(
                     Code::KeyConflict,
@@ -501,7 +544,7 @@ impl Found {
         force: bool,
     ) -> Result<Changed> {
         let mut changed = Changed::default();
-        let (mut same, mut new, mut updated) = (0, 0, 0);
+        let (mut same, mut new, mut updated) = (self.kept, 0, 0);
         for (at, row) in self.rows {
             let sent = hash(plan.rule.as_bytes(), row.cells.iter());
             match known.remove(&at) {

@@ -40,6 +40,8 @@ pub struct TouchedBy {
     pub waited_since: Option<(Instant, u32)>,
     /// Whether rows are sent though they are as they were last sent.
     pub force: bool,
+    /// Whether rows are sent whatever gate the mapping has: they are owed, or were asked for.
+    pub owed: bool,
     /// Under what the keys that waited are remembered.
     pub waited: Vec<Bytes>,
 }
@@ -95,6 +97,7 @@ impl TouchedBy {
             rows: HashMap::new(),
             waited_since: None,
             force: false,
+            owed: false,
             waited: Vec::new(),
         }
     }

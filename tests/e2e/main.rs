@@ -13,6 +13,7 @@ mod lag;
 mod mappings;
 mod parallel;
 mod plan;
+mod pushes;
 mod rows;
 mod schema;
 mod snapshot;
