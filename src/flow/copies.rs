@@ -269,6 +269,7 @@ pub(super) async fn copies(
             && (!stopped || returns)
         {
             let now = crate::apply::now_micros();
+            let mut next = due;
             if due <= now {
                 // Of a view the keys that are there are read, and so what left it must be looked for at the target.
                 let reason = match plan.view {
@@ -278,10 +279,9 @@ pub(super) async fn copies(
                 let columns = std::mem::take(&mut row.columns);
                 row = CopyRow { columns, ..copy_row(context, &plan.name, reason) };
                 context.target.write_copy(&row).await?;
-            } else {
-                let next = copies.refresh_at.unwrap_or(i64::MAX);
-                copies.refresh_at = Some(due.min(next));
+                next = refresh_due(plan, &row).unwrap_or(now);
             }
+            copies.refresh_at = Some(copies.refresh_at.unwrap_or(i64::MAX).min(next));
         }
         let fresh = row.cursor.is_empty() && row.rows_done == 0 && row.phase != CopyPhase::Sweep;
         let new = fresh
