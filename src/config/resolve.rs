@@ -367,9 +367,10 @@ fn new_flow(
     })
 }
 
-/// As many as there are cores, up to four: more gain little, and each is a session at both ends.
+/// Half as many as there are cores, up to four: where they are few, the servers beside us or our own decoding keep them busy
+/// with one already, and several only contend (measured on two).
 fn default_copy_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4))
 }
 
 fn legal(name: &str) -> bool {
@@ -784,6 +785,26 @@ exclude = ["tmp_%"]
         let text = GOOD.replace("mariadb://", "oracle://");
         let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
         assert!(error.contains("must begin with one of") && !error.contains("s3cret"), "{error}");
+    }
+
+    const TWO: &str = "version = 1\nname = \"p\"\nstate_dir = \"/tmp/x\"\n[systems.erp]\nurl = \"postgres://u@h/d\"\n\
+        [systems.crm]\nurl = \"mariadb://u@h/d\"\n[[mappings]]\nfrom = \"crm.t\"\nto = \"erp.t\"\n\
+        [[mappings]]\nname = \"b\"\nfrom = \"erp.t\"\nto = \"crm.t\"\nsnapshot = \"never\"\n";
+
+    #[test]
+    fn a_flows_number_of_copy_workers_wins_over_the_defaults_and_has_limits() {
+        let workers = |rest: &str| {
+            let config = Config::parse(&format!("{TWO}{rest}"), "t.toml");
+            config.map(|c| c.flows.iter().map(|f| f.copy_workers).collect::<Vec<_>>())
+        };
+        let rest = "[defaults]\ncopy_workers = 3\n[flows.\"crm:erp\"]\ncopy_workers = 32\n";
+        assert_eq!(workers(rest).expect("good"), [32, 3]);
+        assert!(workers("").expect("good").iter().all(|n| (1..=4).contains(n)));
+        for wrong in ["0", "33"] {
+            let error =
+                workers(&format!("[defaults]\ncopy_workers = {wrong}\n")).unwrap_err().to_string();
+            assert!(error.contains("copy_workers is 1 to 32"), "{error}");
+        }
     }
 
     #[test]
