@@ -68,7 +68,13 @@ pub fn compile(
     values: &Values,
     wanted: Wanted,
 ) -> Result<Expr, Fault> {
-    let scope = Scope { fields, old: true, dictionaries: values, lookups: &NoLookups };
+    let scope = Scope {
+        fields,
+        old: true,
+        dictionaries: values,
+        lookups: &NoLookups,
+        mask_key: values.mask().is_some(),
+    };
     match wanted {
         Wanted::Value => expr::compile(text, &scope),
         Wanted::Condition => expr::compile_condition(text, &scope),

@@ -442,7 +442,13 @@ fn plan_table(
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
         let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
-        unfilled(target_table, &columns, &mut problems);
+        let others: Vec<&MappingConfig> = flow
+            .mappings
+            .iter()
+            .filter(|m| m.name != name && m.call.is_none() && mapping.call.is_none())
+            .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
+            .collect();
+        let partial = unfilled(target_table, &columns, &others, &mut problems);
         rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
@@ -482,6 +488,7 @@ fn plan_table(
                 rows,
                 copy,
                 view,
+                partial,
                 values: &flow.values,
             };
             let mut plan = build(parts, catalogs);
@@ -676,6 +683,7 @@ struct Parts<'a> {
     rows: RowPlan,
     copy: Option<CopyTable>,
     view: Option<Arc<ViewPlan>>,
+    partial: bool,
     values: &'a Arc<Values>,
 }
 
@@ -689,7 +697,8 @@ fn target_column(column: &Column) -> TargetColumn {
 }
 
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
-    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, values } = parts;
+    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, partial, values } =
+        parts;
     let copy_key_types = copy
         .iter()
         .flat_map(|copy| &copy.key)
@@ -754,7 +763,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             columns,
             key: key.to_vec(),
             suppress_unchanged: catalogs.two_way,
-            partial: false,
+            partial,
         }),
         rows,
         values: values.clone(),
