@@ -107,6 +107,14 @@ impl Values {
         Values { dictionaries, mask_key: mask_key.map(key) }
     }
 
+    /// Every code of every dictionary, of those that are one value.
+    pub fn codes(&self) -> impl Iterator<Item = String> {
+        self.dictionaries.iter().flat_map(|d| d.entries.keys()).filter_map(|code| match &code[..] {
+            [one] => Some(one.clone()),
+            _ => None,
+        })
+    }
+
     /// The key of masks.
     pub fn mask(&self) -> Option<&MaskKey> {
         self.mask_key.as_ref().map(|(_, key)| key)

@@ -20,6 +20,7 @@ pub mod call;
 pub mod computed;
 pub mod convert;
 pub mod plan;
+pub mod roundtrip;
 pub mod row;
 pub mod rules;
 pub mod tables;

@@ -48,6 +48,8 @@ pub struct MappingPlan {
     pub columns: Vec<ColumnPlan>,
     /// Every source column that is read.
     pub reads: Vec<String>,
+    /// Their types.
+    pub read_types: Vec<DataType>,
     /// The target table.
     pub target: Arc<TargetTable>,
     /// If the source is a view: how its rows are found again.
@@ -753,6 +755,10 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
                     p.rule.clone()
                 },
             })
+            .collect(),
+        read_types: reads
+            .iter()
+            .filter_map(|name| source.column(name).map(|c| c.data_type.clone()))
             .collect(),
         reads,
         view,

@@ -42,6 +42,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         view: None,
         call: None,
         reads: COLUMNS.map(str::to_owned).to_vec(),
+        read_types: COLUMNS.map(|_| INT).to_vec(),
         rows: RowPlan::default(),
         values: Arc::default(),
         columns: COLUMNS
