@@ -10,13 +10,14 @@ use tidelock_core::{
 use super::gate::Pass;
 use super::route::{Mapped, Role};
 use super::tally::Fate;
-use super::{Applier, now_micros};
+use super::{Applier, KEYS_MAX, now_micros};
 use crate::config::OnTruncate;
 use crate::copy::region::Meeting;
 use crate::flow::copies;
 use crate::mapping::call::calls;
 use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, MappingPlan, Write};
+use crate::reread::put_off;
 
 impl Applier {
     pub(super) async fn change(&mut self, change: Change) -> Result<()> {
@@ -77,6 +78,9 @@ impl Applier {
     /// one before may be committed by what it shows without it.
     async fn touching(&mut self) -> Result<()> {
         self.open_transaction().await?;
+        if self.touched.weight() >= KEYS_MAX {
+            self.put_off().await?;
+        }
         self.touched.note(self.source.id);
         if let Some(open) = &mut self.open {
             open.changes += 1;
@@ -225,6 +229,16 @@ impl Applier {
             WriteOp::Update | WriteOp::DeleteAll => {}
         }
         Ok(true)
+    }
+
+    /// Leaves the keys touched so far to the target's memory, in the open transaction.
+    async fn put_off(&mut self) -> Result<()> {
+        self.direct().await?;
+        for (number, plan, keys) in self.touched.take_keys() {
+            put_off(self.session.sink()?, &plan, keys).await?;
+            self.put_off.insert(number, None);
+        }
+        Ok(())
     }
 
     /// A row of a table that makes keys of a mapping worth sending, whoever wrote it.

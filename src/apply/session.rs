@@ -132,9 +132,9 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
         if let Some(row) = &stop {
             sink.record(row).await.map_err(blamed)?;
         }
-        // What is read again may point to what goes.
+        // What is read again may point to what goes; and of its own tables, it has the last word.
         let after = match (&commit, touched.is_empty()) {
-            (Some(_), false) => Step::split_deletes(&mut steps),
+            (Some(_), false) => Step::split_deletes(&mut steps, &touched.targets()),
             _ => Vec::new(),
         };
         for step in &steps {

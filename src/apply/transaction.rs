@@ -15,7 +15,7 @@ use super::{
     ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
-use crate::reread::{Reread, Touched};
+use crate::reread::{self, Reread, Touched};
 
 pub(super) struct OpenTransaction {
     pub(super) hops: HopList,
@@ -86,9 +86,39 @@ impl Applier {
         Ok(())
     }
 
+    /// Reads again a part of the keys that were put off.
+    async fn take_up(&mut self) -> Result<()> {
+        while let Some((number, mut after)) = self.put_off.pop_first() {
+            let Some(mapped) = self.plans.get(number).cloned() else { continue };
+            if self.is_stopped(&mapped.plan.name) {
+                continue;
+            }
+            let sink = self.session.sink()?;
+            let (keys, more) =
+                reread::waiting(sink, &mapped.plan, &mut after, KEYS_A_TRANSACTION).await?;
+            if more {
+                self.put_off.insert(number, after);
+            }
+            if keys.is_empty() {
+                continue;
+            }
+            self.open_transaction().await?;
+            if let Some(open) = &mut self.open {
+                open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
+            }
+            self.touched.of(number, &mapped.plan).again(keys, Instant::now(), 0);
+            return self.finish().await;
+        }
+        Ok(())
+    }
+
     /// Reads again what waited for a place in the log that has come.
     pub(super) async fn retry(&mut self) -> Result<()> {
-        if self.waiting.is_empty() || self.source.inside || self.session.is_awaited() {
+        if self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        self.take_up().await?;
+        if self.waiting.is_empty() || self.session.is_awaited() {
             return Ok(());
         }
         let mut due = Vec::new();

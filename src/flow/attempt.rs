@@ -22,7 +22,7 @@ use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
 use crate::reader;
-use crate::reread::{self, Rereads};
+use crate::reread::Rereads;
 
 /// How long a reader that has closed its queue may take to end.
 const READER_END: Duration = Duration::from_secs(10);
@@ -187,7 +187,7 @@ pub async fn attempt(
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let refreshing = refresh(copies.refresh_at, stop.clone());
     let _refreshing = AbortOnDropHandle::new(tokio::spawn(refreshing));
-    let waiting = reread::waiting(&mut *open.sink, &systems.plans).await.map_err(Failed::early)?;
+    let rereads = |(number, plan): (usize, &Arc<MappingPlan>)| plan.rereads().then_some(number);
     let is_view = |plan: &MappingPlan| plan.view.is_some();
     let gates = Gates::recall(&mut *open.sink, &systems.plans, |plan| !is_view(plan));
     let gates = gates.await.map_err(Failed::early)?;
@@ -195,7 +195,7 @@ pub async fn attempt(
     let of_views = of_views.await.map_err(Failed::early)?;
     let begin = Begin {
         rereads: Rereads::new(&context.config.name, context.source.clone(), of_views),
-        waiting,
+        put_off: systems.plans.iter().enumerate().filter_map(rereads).collect(),
         gates,
         regions: Regions::new(
             context.source.clone(),

@@ -610,27 +610,33 @@ async fn keep(
     sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &gone).await
 }
 
-/// The keys of these mappings that waited when the flow last ended.
-pub async fn waiting(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<Waiting>> {
-    let mut found = Vec::new();
-    for (number, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.rereads()) {
-        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
-        let mut after = None;
-        loop {
-            let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
-            after = stored.last().map(|(at, _)| at.clone());
-            let keys: Vec<Key> = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
-            let full = stored.len() == KEYS_A_READ;
-            if !keys.is_empty() {
-                let (plan, since) = (plan.clone(), Instant::now());
-                found.push(Waiting { number, plan, keys, upto: None, since, refusals: 0 });
-            }
-            if !full {
-                break;
-            }
-        }
+/// Keys of a mapping that wait in the target's memory, the next after `after`, and whether there are more.
+pub async fn waiting(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    after: &mut Option<Bytes>,
+    limit: usize,
+) -> Result<(Vec<Key>, bool)> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    let stored = sink.recall_all(&scope, after.as_ref(), limit).await?;
+    if let Some((at, _)) = stored.last() {
+        *after = Some(at.clone());
     }
-    Ok(found)
+    let keys = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
+    Ok((keys, stored.len() == limit))
+}
+
+/// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
+pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Key>) -> Result<()> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    for some in keys.chunks(KEYS_A_READ) {
+        let mut put = HashMap::new();
+        for key in some {
+            put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
+        }
+        sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &[]).await?;
+    }
+    Ok(())
 }
 
 /// Calls a routine for each group that is another one than when it was last sent.

@@ -1,12 +1,13 @@
 //! Which keys the changes of a batch have touched.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tidelock_core::{
-    Code, DataType, Error, Key, OldRow, Op, Result, Row, TableSchema, TransactionId, Value, alike,
+    Code, DataType, Error, Key, OldRow, Op, Result, Row, TableName, TableSchema, TransactionId,
+    Value, alike,
 };
 
 use super::memory::{Hash, hash};
@@ -80,6 +81,24 @@ impl Touched {
         {
             self.delivered.push(id);
         }
+    }
+
+    /// The tables that are written for it.
+    pub fn targets(&self) -> HashSet<TableName> {
+        self.mappings.values().map(|by| by.plan.target.name.clone()).collect()
+    }
+
+    /// Takes the keys out, to be put off. What queries are asked with stays.
+    pub fn take_keys(&mut self) -> Vec<(usize, Arc<MappingPlan>, Vec<Key>)> {
+        self.weight = 0;
+        let taken = self.mappings.iter_mut().map(|(number, by)| {
+            let keys = std::mem::take(match by.plan.view {
+                Some(_) => &mut by.keys,
+                None => &mut by.rows,
+            });
+            (*number, by.plan.clone(), keys.into_values().collect())
+        });
+        taken.collect()
     }
 
     /// Gives a mapping up.

@@ -14,6 +14,7 @@ mod mappings;
 mod parallel;
 mod plan;
 mod pushes;
+mod roundtrip;
 mod rows;
 mod schema;
 mod snapshot;
