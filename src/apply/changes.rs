@@ -140,7 +140,8 @@ impl Applier {
             (Meeting::Erase, Op::Update(update)) => {
                 Becomes::Write(bound.erase(&update.old, &update.new)?)
             }
-            (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
+            (Meeting::Again, Op::Update(update)) => bound.again(&update)?,
+            (Meeting::Apply | Meeting::Again | Meeting::Erase, op) => bound.write(op)?,
         };
         let counted = matches!(becomes, Becomes::Unknown { .. });
         let write = match becomes {

@@ -434,6 +434,14 @@ impl BoundPlan {
         Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques }))
     }
 
+    /// The reading of a row that is not at the target, and of which the log does not carry all.
+    pub fn again(&self, update: &Update) -> Result<Becomes> {
+        self.unknown(&update.new, None).map(|becomes| match becomes {
+            Becomes::Unknown { key, .. } => Becomes::Unknown { key, moved: None },
+            other => other,
+        })
+    }
+
     /// The row is to be read again by its key.
     fn unknown(&self, new: &Row, old: Option<&Row>) -> Result<Becomes> {
         let Some(places) = &self.copy_key else {
