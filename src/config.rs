@@ -73,9 +73,10 @@ pub struct FlowConfig {
 impl FlowConfig {
     /// The tables and views of the source that the file names, those behind views among them.
     pub fn read(&self) -> impl Iterator<Item = &TableRef> {
-        self.mappings
-            .iter()
-            .flat_map(|m| std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)))
+        self.mappings.iter().flat_map(|m| {
+            let pushes = m.push_when.iter().map(|push| &push.table);
+            std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)).chain(pushes)
+        })
     }
 
     /// The tables of the target that expressions of its columns name by lookups.
@@ -114,6 +115,14 @@ impl Values {
             (secret, key)
         };
         Values { dictionaries, mask_key: mask_key.map(key) }
+    }
+
+    /// Every code of every dictionary, of those that are one value.
+    pub fn codes(&self) -> impl Iterator<Item = String> {
+        self.dictionaries.iter().flat_map(|d| d.entries.keys()).filter_map(|code| match &code[..] {
+            [one] => Some(one.clone()),
+            _ => None,
+        })
     }
 
     /// The key of masks.

@@ -82,12 +82,20 @@ pub struct Scope<'a> {
     pub dictionaries: &'a dyn Dictionaries,
     /// The tables of the target.
     pub lookups: &'a dyn Lookups,
+    /// Whether there is a key for `mask(x, 'hash')`.
+    pub mask_key: bool,
 }
 
 impl<'a> Scope<'a> {
     /// Columns alone: no old row, no dictionaries, no lookups.
     pub fn of(fields: &'a [Field]) -> Scope<'a> {
-        Scope { fields, old: false, dictionaries: &NoDictionaries, lookups: &NoLookups }
+        Scope {
+            fields,
+            old: false,
+            dictionaries: &NoDictionaries,
+            lookups: &NoLookups,
+            mask_key: true,
+        }
     }
 }
 

@@ -24,11 +24,11 @@
 //! Where the target refuses the order all the same (a unique value was handed over that the log did not tell of), the
 //! transactions are replayed one by one, and from then on the mapping is written in order ([`super::Applier`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use tidelock_core::{Call, OpKind, TargetTable, Value, WriteBatch, WriteOp};
+use tidelock_core::{Call, OpKind, TableName, TargetTable, Value, WriteBatch, WriteOp};
 
 use super::place::{Place, Places};
 use crate::mapping::lookups::Wait;
@@ -95,11 +95,14 @@ impl Sought {
 }
 
 impl Step {
-    /// Takes the deletes off that come last.
-    pub fn split_deletes(steps: &mut [Step]) -> Vec<WriteBatch> {
+    /// Takes the deletes off that come last, but for those from these tables.
+    pub fn split_deletes(steps: &mut [Step], but: &HashSet<TableName>) -> Vec<WriteBatch> {
         let Some(Step::Write(batches)) = steps.last_mut() else { return Vec::new() };
         let other = batches.iter().rposition(|batch| batch.op != WriteOp::Delete);
-        batches.split_off(other.map_or(0, |at| at + 1))
+        let last = batches.split_off(other.map_or(0, |at| at + 1));
+        let (stay, go) = last.into_iter().partition(|batch| but.contains(&batch.table.name));
+        *batches = std::mem::take(batches).into_iter().chain::<Vec<_>>(stay).collect();
+        go
     }
 
     /// The rows of these steps, without the calls.
@@ -611,4 +614,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

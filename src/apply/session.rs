@@ -10,6 +10,7 @@ use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batch::{Sought, Step};
+use super::gate::Memories;
 use super::seek;
 use crate::mapping::call::calls;
 use crate::reread::{Blamed, Reread, Rereads, Touched};
@@ -24,6 +25,8 @@ pub struct Work {
     pub steps: Vec<Step>,
     /// What is read again after that, before the commit.
     pub touched: Touched,
+    /// What is remembered with it.
+    pub memories: Vec<Memories>,
     /// The position to commit with, and when the source committed it; the transaction stays open without.
     pub commit: Option<(Position, i64)>,
 }
@@ -122,7 +125,7 @@ impl Session {
 
 async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Hands { sink, rereads } = &mut *hands;
-    let Work { mark, stop, mut steps, touched, commit } = work;
+    let Work { mark, stop, mut steps, touched, memories, commit } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
         if let Some(mark) = &mark {
@@ -131,9 +134,9 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
         if let Some(row) = &stop {
             sink.record(row).await.map_err(blamed)?;
         }
-        // What is read again may point to what goes.
+        // What is read again may point to what goes; and of its own tables, it has the last word.
         let after = match (&commit, touched.is_empty()) {
-            (Some(_), false) => Step::split_deletes(&mut steps),
+            (Some(_), false) => Step::split_deletes(&mut steps, &touched.targets()),
             _ => Vec::new(),
         };
         for step in steps {
@@ -145,6 +148,9 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
                 let run = rereads.run(&mut **sink, touched, position).await;
                 reread = run.map_err(|Blamed { error, mapping }| Failure { error, mapping })?;
                 perform_step(&mut **sink, Step::Write(after)).await?;
+            }
+            for Memories { scope, put, gone } in &memories {
+                sink.remember(scope, put, gone).await.map_err(blamed)?;
             }
             sink.commit(position, *commit_micros).await.map_err(blamed)?;
         }

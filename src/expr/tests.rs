@@ -99,7 +99,7 @@ fn row() -> Vec<Value> {
 }
 
 fn scope(fields: &[Field]) -> Scope<'_> {
-    Scope { fields, old: true, dictionaries: &World, lookups: &World }
+    Scope { fields, old: true, dictionaries: &World, lookups: &World, mask_key: true }
 }
 
 fn compiled(text: &str) -> Expr {

@@ -85,7 +85,7 @@ pub fn compile(
     values: &Values,
     wanted: Wanted,
 ) -> Result<Expr, Fault> {
-    let scope = Scope { fields, old: true, dictionaries: values, lookups: &NoLookups };
+    let scope = scope(fields, values, &NoLookups);
     match wanted {
         Wanted::Value | Wanted::Column => expr::compile(text, &scope),
         Wanted::Condition => expr::compile_condition(text, &scope),
@@ -99,7 +99,12 @@ pub fn compile_column(
     values: &Values,
     lookups: &dyn Lookups,
 ) -> Result<Expr, Fault> {
-    expr::compile(text, &Scope { fields, old: true, dictionaries: values, lookups })
+    expr::compile(text, &scope(fields, values, lookups))
+}
+
+fn scope<'a>(fields: &'a [Field], values: &'a Values, lookups: &'a dyn Lookups) -> Scope<'a> {
+    let mask_key = values.mask().is_some();
+    Scope { fields, old: true, dictionaries: values, lookups, mask_key }
 }
 
 /// A fault of an expression, with its part of the file underlined.

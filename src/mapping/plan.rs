@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidelock_core::{
     Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
     RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
-    Value,
+    Value, comparable,
 };
 
 pub use self::call::CallPlan;
@@ -50,6 +50,8 @@ pub struct MappingPlan {
     pub columns: Vec<ColumnPlan>,
     /// Every source column that is read.
     pub reads: Vec<String>,
+    /// Their types.
+    pub read_types: Vec<DataType>,
     /// The target table.
     pub target: Arc<TargetTable>,
     /// If the source is a view: how its rows are found again.
@@ -163,10 +165,13 @@ impl MappingPlan {
                 joins: false,
                 optional: false,
             };
+        let pushes = self.rows.pushes.iter();
+        let pushes = pushes.map(|(name, column)| table(name, Vec::new(), vec![column.clone()]));
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
                 .map(|track| table(&track.table, track.key_reads.clone(), track.reads.clone()))
+                .chain(pushes)
                 .collect();
         }
         let mut key_columns: Vec<String> = Vec::new();
@@ -175,19 +180,33 @@ impl MappingPlan {
                 key_columns.push(name);
             }
         }
-        vec![table(&self.source, key_columns, self.reads.clone())]
+        let own = table(&self.source, key_columns, self.reads.clone());
+        std::iter::once(own).chain(pushes).collect()
     }
 
     /// The tables of the source's log that the mapping follows.
     pub fn follows(&self) -> impl Iterator<Item = &TableName> {
         let tracks = self.view.iter().flat_map(|view| &view.tracks).map(|track| &track.table);
         let own = self.view.is_none().then_some(&self.source);
-        own.into_iter().chain(tracks)
+        let pushes = self.rows.pushes.iter().map(|(table, _)| table);
+        own.into_iter().chain(tracks).chain(pushes)
+    }
+
+    /// The types of the key by which rows are read again.
+    pub fn push_types(&self) -> &[DataType] {
+        match &self.view {
+            Some(view) => &view.by_types,
+            None => &self.copy_key_types,
+        }
     }
 
     /// Whether rows of it may have to be read again.
     pub fn rereads(&self) -> bool {
-        self.view.is_some() || self.rows.filter.is_some()
+        self.view.is_some()
+            || self.rows.filter.is_some()
+            || self.rows.is_gated()
+            || !self.rows.pushes.is_empty()
+            || self.call.is_some()
     }
 
     /// The cells that a view's key has in the columns of the target, by their places there.
@@ -433,8 +452,15 @@ fn plan_table(
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
-        let rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
-        unfilled(target_table, &columns, &mut problems);
+        let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
+        let others: Vec<&MappingConfig> = flow
+            .mappings
+            .iter()
+            .filter(|m| m.name != name && m.call.is_none() && mapping.call.is_none())
+            .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
+            .collect();
+        let partial = unfilled(target_table, &columns, &others, &mut problems);
+        rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
@@ -473,6 +499,7 @@ fn plan_table(
                 rows,
                 copy,
                 view,
+                partial,
                 values: &flow.values,
                 lookups: target_tables.planned(),
             };
@@ -498,6 +525,56 @@ fn plan_table(
         outcome.failed.push((name.to_owned(), first.clone()));
     }
     outcome.findings.extend(problems);
+}
+
+/// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key.
+fn pushes(
+    mapping: &MappingConfig,
+    source: &Table,
+    key: &[usize],
+    pairs: &[Pair<'_>],
+    catalogs: &Catalogs<'_>,
+    problems: &mut Vec<Finding>,
+) -> Vec<(TableName, String)> {
+    let mut found = Vec::new();
+    for push in &mapping.push_when {
+        let place = push.column.place.show();
+        let feeds: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
+        let [feed] = feeds.as_slice() else {
+            problems.push(
+                Finding::problem("push_when: the mapping's key must be one column of the source")
+                    .place(place),
+            );
+            continue;
+        };
+        let Some(name) = exact(&push.table, catalogs.source_schema) else { continue };
+        let Some(table) = catalogs.source.get(&name) else {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: the table {name} does not exist or may not be seen"
+                ))
+                .place(place),
+            );
+            continue;
+        };
+        let Some(column) = table.column(&push.column.text) else {
+            problems.push(pairs::no_column(table, &push.column.text, "source").place(place));
+            continue;
+        };
+        let to = source.column(feed).map(|c| &c.data_type);
+        if !to.is_some_and(|to| comparable(&column.data_type, to)) {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: {name}.{} has no values in common with {}.{feed}",
+                    column.name, source.name
+                ))
+                .place(place),
+            );
+            continue;
+        }
+        found.push((name, column.name.clone()));
+    }
+    found
 }
 
 /// The routines of a mapping, the one that takes rows as a table.
@@ -619,6 +696,7 @@ struct Parts<'a> {
     rows: RowPlan,
     copy: Option<CopyTable>,
     view: Option<Arc<ViewPlan>>,
+    partial: bool,
     values: &'a Arc<Values>,
     lookups: LookupPlans,
 }
@@ -639,8 +717,20 @@ pub(super) fn target_column(column: &Column) -> TargetColumn {
 }
 
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
-    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, values, lookups } =
-        parts;
+    let Parts {
+        mapping,
+        name,
+        source,
+        target,
+        pairs,
+        key,
+        rows,
+        copy,
+        view,
+        partial,
+        values,
+        lookups,
+    } = parts;
     let mut before = target.references.clone();
     for table in lookups.tables() {
         if !before.contains(table) {
@@ -667,6 +757,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         as_lines: catalogs.same_family
             && pairs.iter().all(Pair::is_plain)
             && rows.takes_all()
+            && !rows.is_gated()
             && view.is_none(),
         copy_key_types,
         references: target.references.clone(),
@@ -703,6 +794,10 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
                 },
             })
             .collect(),
+        read_types: reads
+            .iter()
+            .filter_map(|name| source.column(name).map(|c| c.data_type.clone()))
+            .collect(),
         reads,
         view,
         call: None,
@@ -712,7 +807,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             columns,
             key: key.to_vec(),
             suppress_unchanged: catalogs.two_way,
-            partial: false,
+            partial,
         }),
         rows,
         values: values.clone(),

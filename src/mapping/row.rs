@@ -21,7 +21,7 @@ use super::computed;
 use super::convert::{Conversion, Misfit, Rule, Target, compatible};
 use super::lookups::{Begun, Seek, Wait};
 use super::plan::{ColumnPlan, EndPlan, Feed, MappingPlan};
-use super::rules::{self, Holds, Rules};
+use super::rules::{self, Holds, Rules, Signs};
 use crate::expr::{Expr, Field, Input};
 
 /// One row for the target.
@@ -188,7 +188,7 @@ impl BoundPlan {
         let rules = Rules::new(plan, shape)?;
         Ok(BoundPlan {
             end: End::new(plan, &fields)?,
-            plain: plan.rows.takes_all() && plan.rows.on_change.is_none(),
+            plain: plan.rows.takes_all() && plan.rows.on_change.is_none() && !plan.rows.is_gated(),
             rules,
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
@@ -279,6 +279,27 @@ impl BoundPlan {
         }
         let target = self.convert_keys(&Row(cells.into()))?;
         Ok((!target.iter().any(Value::is_unchanged)).then(|| target.into()))
+    }
+
+    /// On which side of the mapping's edge the row after a change is, and its key at the source. Nothing for rows that go.
+    pub fn signs(&self, op: &Op) -> Result<(Option<Signs>, Option<Key>)> {
+        let (new, old) = match op {
+            Op::Insert(insert) => (&insert.new, None),
+            Op::Update(update) => (&update.new, Some(&update.old)),
+            Op::Delete(_) => return Ok((None, None)),
+        };
+        let filled = old.and_then(|old| filled(new, old));
+        let row = filled.as_ref().unwrap_or(new);
+        let key = self.copy_key.as_ref().and_then(|places| {
+            let cell = |at: &usize| row.0.get(*at).filter(|v| !v.is_unchanged()).cloned();
+            places.iter().map(cell).collect()
+        });
+        Ok((self.rules.signs(&self.plan, &row.0)?, key))
+    }
+
+    /// On which side of the mapping's edge a whole row is.
+    pub fn signs_of(&self, row: &Row) -> Result<Option<Signs>> {
+        self.rules.signs(&self.plan, &row.0)
     }
 
     /// The plan.
@@ -385,13 +406,16 @@ impl BoundPlan {
     /// An update of a row that is to be at the target.
     fn send(&mut self, old: OldRow, new: Row, before: Holds, worth: bool) -> Result<Becomes> {
         let told = full(&old);
+        // Where changes are kept back, the target may not have what was before.
+        let gated = self.plan.rows.is_gated();
         if let Some(told) = told
             && before == Holds::Yes
+            && !gated
             && self.is_same(&new, told)?
         {
             return Ok(Becomes::Nothing);
         }
-        let again = before == Holds::Untold || self.plan.call.is_some();
+        let again = before == Holds::Untold || self.plan.call.is_some() || gated;
         let source = again.then(|| new.0.clone());
         let (mut row, mut waits) = self.take_all(new, told)?;
         let mut old_key = None;
@@ -422,8 +446,8 @@ impl BoundPlan {
                 waits,
             }));
         }
-        if !full && (before == Holds::Untold || self.plan.call.is_some()) {
-            // It may be one that has just come; and a routine takes whole rows.
+        if !full && again {
+            // It may be one that has just come; and a routine takes whole rows, as does a row of which changes were kept back.
             return self.unknown(&Row(source.unwrap_or_default()), old.row());
         }
         let old_key = old_key.unwrap_or_else(|| self.key.iter().map(|&i| row[i].clone()).collect());
@@ -445,6 +469,14 @@ impl BoundPlan {
         cells.extend(old_key);
         waits.retain(|wait| columns.contains(&wait.column()));
         Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques, waits }))
+    }
+
+    /// The reading of a row that is not at the target, and of which the log does not carry all.
+    pub fn again(&self, update: &Update) -> Result<Becomes> {
+        self.unknown(&update.new, None).map(|becomes| match becomes {
+            Becomes::Unknown { key, .. } => Becomes::Unknown { key, moved: None },
+            other => other,
+        })
     }
 
     /// The row is to be read again by its key.

@@ -14,10 +14,12 @@ use tidelock_core::{
 use super::memory::{Hash, Known, decode_key, encode_key, hash};
 use super::touched::{Touched, TouchedBy};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::gate::{Gates, Memories, Pass};
 use crate::apply::seek;
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, ViewPlan};
+use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// Keys asked for at a time.
@@ -38,6 +40,8 @@ pub struct Rereads {
     source: Arc<dyn Connector>,
     copier: Option<Box<dyn Copier>>,
     bound: HashMap<Arc<str>, (u64, BoundPlan)>,
+    /// What of the views' rows is worth sending.
+    pub gates: Gates,
 }
 
 /// What came of it.
@@ -99,8 +103,8 @@ struct Removal {
 
 impl Rereads {
     /// For a flow from this source.
-    pub fn new(flow: &str, source: Arc<dyn Connector>) -> Rereads {
-        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new() }
+    pub fn new(flow: &str, source: Arc<dyn Connector>, gates: Gates) -> Rereads {
+        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new(), gates }
     }
 
     /// Writes what the touched rows are now, inside the open transaction: upserts in the mappings' order, then
@@ -153,6 +157,9 @@ impl Rereads {
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
             copier.close_snapshot().await?;
+        }
+        for Memories { scope, put, gone } in self.gates.take() {
+            sink.remember(&scope, &put, &gone).await?;
         }
         for (mapping, keys) in waited {
             keep(sink, mapping, keys, &done.waiting).await?;
@@ -271,6 +278,37 @@ impl Rereads {
         Ok(())
     }
 
+    /// Leaves out what is not worth sending now.
+    fn keep_back(
+        &mut self,
+        number: usize,
+        view: &ViewPlan,
+        found: &mut Found,
+        known: &mut HashMap<Bytes, Known>,
+        (force, owed): (bool, bool),
+    ) {
+        if !self.gates.has(number) || view.groups {
+            return;
+        }
+        let now = crate::apply::now_micros();
+        let mut kept = 0;
+        found.rows.retain(|at, row| {
+            if force || owed {
+                self.gates.settle(number, &row.key, row.signs);
+                return true;
+            }
+            let told = Some(row.told.clone());
+            if self.gates.pass(number, &row.key, row.signs, told, now) == Pass::Send {
+                return true;
+            }
+            // It is neither sent nor gone.
+            known.remove(at);
+            kept += 1;
+            false
+        });
+        found.kept += kept;
+    }
+
     /// Rows of a view. Answers those that are to be removed.
     async fn view(
         &mut self,
@@ -279,7 +317,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
+        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, owed, .. } = by;
         for (number, values) in queries {
             let Some(query) = view.queries.get(number) else {
                 return Err(Error::bug("a track's query is not in the plan"));
@@ -337,6 +375,7 @@ impl Rereads {
                 continue;
             }
             let mut known = recall(sink, &scope, view, &found, &absent).await?;
+            self.keep_back(work.number, view, &mut found, &mut known, (force, owed));
             let changed = found.changed(&plan, &mut known, force)?;
             let count = changed.writes.len();
             let refused = put(sink, &plan, changed.writes).await?;
@@ -406,7 +445,8 @@ impl Work<'_> {
         let Some(error) = refused else { return Ok(()) };
         let (since, refusals) = waited.unwrap_or((Instant::now(), 0));
         let for_long = refusals >= REFUSALS_MAX && since.elapsed() > REFUSED_MAX;
-        if !self.ahead || for_long || keys.is_empty() {
+        // What waits must be found again after a restart.
+        if !self.ahead || for_long || keys.is_empty() || !plan.rereads() {
             return Err(error);
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));
@@ -424,6 +464,8 @@ struct Found {
     /// The keys that have rows, exactly and about.
     groups: HashSet<Hash>,
     likely: HashSet<u64>,
+    /// How many are not sent now.
+    kept: u64,
 }
 
 struct FoundRow {
@@ -431,6 +473,7 @@ struct FoundRow {
     group: Hash,
     /// The view's key, as the view has it.
     told: Key,
+    signs: Option<Signs>,
     write: Write,
 }
 
@@ -456,7 +499,8 @@ impl Found {
             let Becomes::Write(write) = bound.now(row)? else { continue };
             let target: Key = bound.key_of(row)?.into();
             let at = view.remembered_at(group, &target);
-            let found = FoundRow { key: target, group, told: key.into(), write };
+            let (told, signs) = (key.into(), bound.signs_of(row)?);
+            let found = FoundRow { key: target, group, told, signs, write };
             if self.rows.insert(at, found).is_some() {
                 return Err(Error::data(
                     Code::KeyConflict,
@@ -500,7 +544,7 @@ impl Found {
         force: bool,
     ) -> Result<Changed> {
         let mut changed = Changed::default();
-        let (mut same, mut new, mut updated) = (0, 0, 0);
+        let (mut same, mut new, mut updated) = (self.kept, 0, 0);
         for (at, row) in self.rows {
             let sent = hash(plan.rule.as_bytes(), row.write.made_of());
             match known.remove(&at) {
@@ -566,27 +610,33 @@ async fn keep(
     sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &gone).await
 }
 
-/// The keys of these mappings that waited when the flow last ended.
-pub async fn waiting(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<Waiting>> {
-    let mut found = Vec::new();
-    for (number, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.rereads()) {
-        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
-        let mut after = None;
-        loop {
-            let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
-            after = stored.last().map(|(at, _)| at.clone());
-            let keys: Vec<Key> = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
-            let full = stored.len() == KEYS_A_READ;
-            if !keys.is_empty() {
-                let (plan, since) = (plan.clone(), Instant::now());
-                found.push(Waiting { number, plan, keys, upto: None, since, refusals: 0 });
-            }
-            if !full {
-                break;
-            }
-        }
+/// Keys of a mapping that wait in the target's memory, the next after `after`, and whether there are more.
+pub async fn waiting(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    after: &mut Option<Bytes>,
+    limit: usize,
+) -> Result<(Vec<Key>, bool)> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    let stored = sink.recall_all(&scope, after.as_ref(), limit).await?;
+    if let Some((at, _)) = stored.last() {
+        *after = Some(at.clone());
     }
-    Ok(found)
+    let keys = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
+    Ok((keys, stored.len() == limit))
+}
+
+/// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
+pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Key>) -> Result<()> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    for some in keys.chunks(KEYS_A_READ) {
+        let mut put = HashMap::new();
+        for key in some {
+            put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
+        }
+        sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &[]).await?;
+    }
+    Ok(())
 }
 
 /// Calls a routine for each group that is another one than when it was last sent.

@@ -14,6 +14,8 @@ mod lookups;
 mod mappings;
 mod parallel;
 mod plan;
+mod pushes;
+mod roundtrip;
 mod rows;
 mod schema;
 mod snapshot;

@@ -25,6 +25,11 @@ const COLUMNS: [&str; 4] = ["id", "parent", "u", "v"];
 const PARENT: usize = 1;
 const UNIQUE: usize = 2;
 
+/// A plan of a table alone.
+pub(in crate::apply) fn lone(name: &str) -> MappingPlan {
+    plan(0, name, None, false, false)
+}
+
 fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: bool) -> MappingPlan {
     let table = |name: &str| TableName::new("s", name);
     let columns = COLUMNS.map(|name| TargetColumn {
@@ -39,6 +44,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         view: None,
         call: None,
         reads: COLUMNS.map(str::to_owned).to_vec(),
+        read_types: COLUMNS.map(|_| INT).to_vec(),
         rows: RowPlan::default(),
         values: Arc::default(),
         columns: COLUMNS

@@ -238,6 +238,10 @@ impl Compiler<'_> {
         let value =
             if value.kind == Kind::Unknown { self.coerce(value, Kind::Text)? } else { value };
         let (what, most) = match how.as_str() {
+            "hash" if !self.scope.mask_key => {
+                return Err(Fault::new(place, "there is no key to hash with")
+                    .hint("set mask_key = { env = \"NAME\" } or { file = \"PATH\" } at the top of the file: without a key a short value is found by trying"));
+            }
             "hash" => (Mask::Hash, Some(64)),
             "last4" => (Mask::Last4, chars(&value)),
             "null" => {

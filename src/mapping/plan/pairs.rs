@@ -182,9 +182,9 @@ pub(super) fn computed(
         }
     };
     let mut text = text.clone();
-    if expr.literal().is_some()
-        && let Some(name) = computed::sql_type(to)
-    {
+    // NULL is of any type, as a literal text is.
+    let untyped = expr.literal().is_some() || text.text.trim().eq_ignore_ascii_case("null");
+    if untyped && let Some(name) = computed::sql_type(to) {
         // A literal is of the type that it is used as.
         text.text = format!("cast({} as {name})", text.text);
         expr = match origin.compile(&text, wanted, what) {
