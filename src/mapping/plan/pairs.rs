@@ -379,7 +379,7 @@ fn rule_of(
     Rule { policy: policy.unwrap_or(OnUnrepresentable::Error), zone }
 }
 
-pub(super) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
+pub(in crate::mapping) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
     let near = table
         .columns
         .iter()
