@@ -9,7 +9,8 @@
 //!
 //! **A table of the target** is not read but looked up ([`super::lookups`]), so it is always current.
 //!
-//! Rows that were sent before a dictionary changed keep the meaning they had.
+//! Rows that were sent before a dictionary changed keep the meaning they had. What is read again, and what an expression does with a
+//! dictionary after it has waited for a lookup, has the meaning of that later time.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -543,6 +543,17 @@ fn plan_table(
                 .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
             );
         }
+        if mapping.snapshot == SnapshotMode::Initial
+            && target_tables.planned().tables().any(|table| *table == target_table.name)
+        {
+            outcome.findings.push(
+                Finding::warning(format!(
+                    "mapping {name}: its rows look each other up in {}",
+                    target_table.name
+                ))
+                .hint("a first copy may meet a row before the one it looks for: let what is missing be NULL by coalesce(lookup(...), NULL), and `tidelock backfill` it once"),
+            );
+        }
         if problems.iter().all(|f| f.severity == Severity::Warning) {
             let parts = Parts {
                 mapping,

@@ -644,7 +644,7 @@ async fn what_is_wrong_with_a_table_of_codes_is_told_before_a_row_moves() {
             "meaning",
             "",
             "dictionary('state', vat)",
-            "column code is text",
+            "value 1 of a code is text",
         ),
         (
             "a.code_map",

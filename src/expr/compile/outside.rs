@@ -315,10 +315,13 @@ impl Compiler<'_> {
             let fits =
                 part.kind.becomes(want_kind) || (part.kind.is_number() && want_kind.is_number());
             if !fits {
-                let column = columns.get(at).map(String::as_str).unwrap_or_default();
+                let what = columns.get(at).map_or_else(
+                    || format!("value {} of a code", at + 1),
+                    |c| format!("column {c}"),
+                );
                 return Err(Fault::new(
                     part.span.clone(),
-                    format!("this is {}, column {column} is {want_kind}", part.shown()),
+                    format!("this is {}, {what} is {want_kind}", part.shown()),
                 ));
             }
             matched.push(
