@@ -31,6 +31,7 @@ pub mod loaders;
 mod pieces;
 pub mod place;
 mod route;
+pub(crate) mod seek;
 pub mod session;
 pub mod tally;
 mod transaction;

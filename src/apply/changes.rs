@@ -171,7 +171,8 @@ impl Applier {
             self.tally.add(number, kind, Fate::Applied);
         }
         match &plan.call {
-            Some(call) => self.batcher.call(calls(plan, call, &write)?),
+            Some(call) if write.waits.is_empty() => self.batcher.call(calls(plan, call, &write)?),
+            Some(_) => self.batcher.call_sought(plan, write),
             None => {
                 if let Some(replaced) = self.batcher.push(plan, write, kind) {
                     self.tally.supersede(number, replaced);

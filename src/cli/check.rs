@@ -151,6 +151,7 @@ async fn check_flow(
         config_hash: config.hash.clone(),
         tables: start::written(&outcome.mappings),
         routines: start::called(&outcome.mappings),
+        lookups: start::looked_up(&outcome.mappings),
     };
     ends(&flow.target, target.preflight_target(&sink).await);
     report

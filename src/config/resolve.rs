@@ -595,26 +595,18 @@ fn table_ref(
     systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<TableRef> {
-    let parts = split_name(text).ok_or_else(|| {
+    let named = TableRef::parse(text).ok_or_else(|| {
         source.error(span.clone(), "expected system.table or system.schema.table")
     })?;
-    let (system, schema, table) = match parts.as_slice() {
-        [system, table] => (system, None, table),
-        [system, schema, table] => (system, Some(schema.0.clone()), table),
-        _ => return Err(source.error(span, "expected system.table or system.schema.table")),
-    };
-    if !systems.contains_key(&system.0) {
+    let system = &named.system;
+    if !systems.contains_key(system) {
         let near = systems.keys().max_by(|a, b| {
-            strsim::jaro_winkler(a, &system.0).total_cmp(&strsim::jaro_winkler(b, &system.0))
+            strsim::jaro_winkler(a, system).total_cmp(&strsim::jaro_winkler(b, system))
         });
         let hint = near.map_or(String::new(), |n| format!("\nhint: did you mean `{n}`?"));
-        return Err(source.error(span, format!("there is no system {}{hint}", system.0)));
+        return Err(source.error(span, format!("there is no system {system}{hint}")));
     }
-    let table = match table {
-        (name, false) if name == "*" => TablePattern::All,
-        (name, _) => TablePattern::Exact(name.clone()),
-    };
-    Ok(TableRef { system: system.0.clone(), schema, table })
+    Ok(named)
 }
 
 /// A routine of a system.
@@ -703,7 +695,7 @@ fn sourced(
 }
 
 /// The parts of a dotted name and whether each was quoted; `None` if it is malformed.
-fn split_name(text: &str) -> Option<Vec<(String, bool)>> {
+pub(super) fn split_name(text: &str) -> Option<Vec<(String, bool)>> {
     let mut parts = Vec::new();
     let mut chars = text.chars().peekable();
     loop {

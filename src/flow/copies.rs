@@ -684,9 +684,8 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
     // Lines hold what the target's columns hold, in their order, and nothing else.
     let as_lines = plan.as_lines && plan.sources().as_ref() == Some(&table.columns);
     // A row may point to one of another part that is not there yet.
-    let splits = table.filter.is_none()
-        && !plan.references.contains(&plan.target.name)
-        && plan.view.is_none();
+    let splits =
+        table.filter.is_none() && !plan.before.contains(&plan.target.name) && plan.view.is_none();
     // Of a view the keys are read, and then the rows of those keys.
     let by_key = plan.view.is_some();
     if by_key {

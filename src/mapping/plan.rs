@@ -24,13 +24,15 @@ use tidelock_core::{
 pub use self::call::CallPlan;
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
-use self::pairs::{Pair, json_form, pair_columns, unmapped};
+pub(super) use self::pairs::json_form;
+use self::pairs::{Pair, pair_columns, unmapped};
 pub use self::rows::{EndPlan, RowPlan};
 pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
 pub use self::wildcard::like;
 pub(super) use self::wildcard::{has_key, matching};
 use super::computed::Origin;
 use super::convert::Rule;
+use super::lookups::{LookupPlans, TargetTables};
 use super::row::{self, BoundPlan, Write};
 use crate::config::{
     CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Placed,
@@ -79,6 +81,10 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// What its columns look up in the target.
+    pub lookups: Arc<LookupPlans>,
+    /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
+    pub before: Vec<TableName>,
     /// The mappings that come before this one.
     pub after: Vec<Arc<str>>,
     /// Whether foreign keys of the target point to the target table.
@@ -114,6 +120,8 @@ pub struct Computed {
     pub reads: Vec<String>,
     /// Whether its value depends on nothing but the source row.
     pub steady: bool,
+    /// Whether it may look something up.
+    pub seeks: bool,
     /// Whether it is one value for all rows.
     pub constant: bool,
     /// Whether it may be NULL, as far as the catalog tells.
@@ -337,7 +345,7 @@ pub struct Catalogs<'a> {
 pub const NEW_TABLE: &str =
     "let `tidelock plan` print its CREATE TABLE (`tidelock plan --create` runs it)";
 
-static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
+pub(super) static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
 
 /// Compiles the mappings of a flow. A mapping with a problem is left out of
 /// [`PlanOutcome::mappings`] and stands in [`PlanOutcome::findings`].
@@ -435,7 +443,8 @@ fn plan_table(
             problems.extend(refused(source_table, "source"));
         }
         problems.extend(usable(target_table, "target"));
-        let origin = Origin::new(source_table, &flow.values);
+        let target_tables = target_tables(flow, catalogs);
+        let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
         let mut keyed = Cow::Borrowed(mapping);
         if mapping.row_key.is_some() {
@@ -492,6 +501,7 @@ fn plan_table(
                 view,
                 partial,
                 values: &flow.values,
+                lookups: target_tables.planned(),
             };
             let mut plan = build(parts, catalogs);
             if let (Some(config), Some(called)) = (&mapping.call, &called) {
@@ -609,7 +619,8 @@ fn routines<'a>(
             .place(mapping.places.to.show()),
         );
     }
-    let origin = Origin::new(source, &flow.values);
+    let target_tables = target_tables(flow, catalogs);
+    let origin = Origin::new(source, &flow.values).with(&target_tables);
     let table = call::as_table(routine?, mapping, call, &origin);
     Some(Called { routine: routine?, delete, table })
 }
@@ -687,9 +698,16 @@ struct Parts<'a> {
     view: Option<Arc<ViewPlan>>,
     partial: bool,
     values: &'a Arc<Values>,
+    lookups: LookupPlans,
 }
 
-fn target_column(column: &Column) -> TargetColumn {
+/// The tables of a flow's target, to be looked up.
+pub(super) fn target_tables<'a>(flow: &'a FlowConfig, catalogs: &Catalogs<'a>) -> TargetTables<'a> {
+    let family = catalogs.target_system.family();
+    TargetTables::new(&flow.target, catalogs.target_schema, family, catalogs.target)
+}
+
+pub(super) fn target_column(column: &Column) -> TargetColumn {
     TargetColumn {
         name: column.name.clone(),
         data_type: column.data_type.clone(),
@@ -699,8 +717,26 @@ fn target_column(column: &Column) -> TargetColumn {
 }
 
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
-    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, partial, values } =
-        parts;
+    let Parts {
+        mapping,
+        name,
+        source,
+        target,
+        pairs,
+        key,
+        rows,
+        copy,
+        view,
+        partial,
+        values,
+        lookups,
+    } = parts;
+    let mut before = target.references.clone();
+    for table in lookups.tables() {
+        if !before.contains(table) {
+            before.push(table.clone());
+        }
+    }
     let copy_key_types = copy
         .iter()
         .flat_map(|copy| &copy.key)
@@ -725,6 +761,8 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             && view.is_none(),
         copy_key_types,
         references: target.references.clone(),
+        before,
+        lookups: Arc::new(lookups),
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),

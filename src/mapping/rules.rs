@@ -5,7 +5,7 @@ use tidelock_core::{Code, Error, Result, Row, TableSchema, Value};
 use super::computed::{self, Wanted};
 use super::plan::MappingPlan;
 use crate::config::Placed;
-use crate::expr::{EvalError, Expr, Input, Truth};
+use crate::expr::{EvalError, EvalErrorKind, Expr, Input, Truth};
 use crate::reread::memory::hash;
 
 /// Whether a row meets the filter.
@@ -173,8 +173,20 @@ impl Rules {
 
 /// An expression that failed over a row.
 pub fn failed(plan: &MappingPlan, what: &str, error: &EvalError) -> Error {
-    Error::data(Code::Expression, format!("{}: {what}: {error}", plan.source))
-        .with_hint("mend the row at the source, or the expression in the configuration")
+    let (code, hint) = match &error.kind {
+        EvalErrorKind::DictionaryMissing { .. } => (
+            Code::DictionaryMissing,
+            "add the code to the dictionary, or give a default: dictionary('name', code, default); then `tidelock resync` the mapping",
+        ),
+        EvalErrorKind::LookupMissing { .. } => (
+            Code::LookupMissing,
+            "add the row at the target, or say what else: coalesce(lookup(...), value), or insert => true; then `tidelock resync` the mapping",
+        ),
+        _ => {
+            (Code::Expression, "mend the row at the source, or the expression in the configuration")
+        }
+    };
+    Error::data(code, format!("{}: {what}: {error}", plan.source)).with_hint(hint)
 }
 
 /// Tells rows of one table apart without telling their keys.

@@ -15,6 +15,7 @@ use super::memory::{Hash, Known, decode_key, encode_key, hash};
 use super::touched::{Touched, TouchedBy};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
 use crate::apply::gate::{Gates, Memories, Pass};
+use crate::apply::seek;
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, ViewPlan};
@@ -468,7 +469,6 @@ struct Found {
 }
 
 struct FoundRow {
-    cells: Box<[Value]>,
     key: Key,
     group: Hash,
     /// The view's key, as the view has it.
@@ -482,7 +482,7 @@ struct Group {
     hash: Hash,
     /// The group's cells at the target, by their places in a row.
     key: Vec<(usize, Value)>,
-    rows: Vec<Box<[Value]>>,
+    rows: Vec<Write>,
 }
 
 impl Found {
@@ -499,9 +499,8 @@ impl Found {
             let Becomes::Write(write) = bound.now(row)? else { continue };
             let target: Key = bound.key_of(row)?.into();
             let at = view.remembered_at(group, &target);
-            let cells = write.row.clone();
             let (told, signs) = (key.into(), bound.signs_of(row)?);
-            let found = FoundRow { cells, key: target, group, told, signs, write };
+            let found = FoundRow { key: target, group, told, signs, write };
             if self.rows.insert(at, found).is_some() {
                 return Err(Error::data(
                     Code::KeyConflict,
@@ -532,7 +531,7 @@ impl Found {
                 Entry::Occupied(group) => group.into_mut(),
                 Entry::Vacant(place) => place.insert(empty(row.group, &row.told)?),
             };
-            group.rows.push(row.cells);
+            group.rows.push(row.write);
         }
         Ok(groups.into_values().collect())
     }
@@ -547,7 +546,7 @@ impl Found {
         let mut changed = Changed::default();
         let (mut same, mut new, mut updated) = (self.kept, 0, 0);
         for (at, row) in self.rows {
-            let sent = hash(plan.rule.as_bytes(), row.cells.iter());
+            let sent = hash(plan.rule.as_bytes(), row.write.made_of());
             match known.remove(&at) {
                 Some(before) if before.sent == sent && !force => {
                     same += 1;
@@ -658,15 +657,23 @@ async fn call_groups(
         .filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?)))
         .collect();
     let (mut all, mut put, mut gone, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut changed = Vec::new();
     for group in groups {
-        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(|row| row.iter()));
+        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(Write::made_of));
         let at = at(&group);
         if known.get(&at).is_some_and(|known| known.sent == sent) && !force {
             same += 1;
             continue;
         }
-        all.push(call::group(plan, call, &group.key, &group.rows)?);
-        if group.rows.is_empty() {
+        changed.push((group, sent, at));
+    }
+    for (mut group, sent, at) in changed {
+        if let Err(error) = seek::answer_writes(sink, plan, &mut group.rows).await {
+            return missing(error).map(Some);
+        }
+        let rows: Vec<Box<[Value]>> = group.rows.into_iter().map(|write| write.row).collect();
+        all.push(call::group(plan, call, &group.key, &rows)?);
+        if rows.is_empty() {
             gone.push(at);
         } else {
             let key = group.key.into_iter().map(|(_, value)| value).collect();
@@ -755,10 +762,13 @@ async fn remove(sink: &mut dyn Sink, removal: Removal, work: &mut Work<'_>) -> R
 async fn put(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
-    writes: Vec<Write>,
+    mut writes: Vec<Write>,
 ) -> Result<Option<Error>> {
     if writes.is_empty() {
         return Ok(None);
+    }
+    if let Err(error) = seek::answer_writes(sink, plan, &mut writes).await {
+        return missing(error).map(Some);
     }
     let Some(call) = &plan.call else { return sink.attempt(&batches_of(plan, writes), &[]).await };
     let mut all = Vec::with_capacity(writes.len());
@@ -766,6 +776,11 @@ async fn put(
         all.extend(calls(plan, call, write)?);
     }
     sink.attempt(&[], &all).await
+}
+
+/// A row that is looked up may be ahead of the flow, as one that a foreign key points to.
+fn missing(error: Error) -> Result<Error> {
+    if error.code() == Code::LookupMissing { Ok(error) } else { Err(error) }
 }
 
 /// Equal for keys that a collation may call equal.

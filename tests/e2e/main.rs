@@ -10,6 +10,7 @@ mod echo;
 mod folder;
 mod hostile;
 mod lag;
+mod lookups;
 mod mappings;
 mod parallel;
 mod plan;

@@ -1,5 +1,7 @@
 //! A source of random transactions against a model of a target that checks its constraints row by row.
 
+mod sought;
+
 use std::collections::{BTreeMap, HashSet};
 
 use rand::rngs::StdRng;
@@ -71,6 +73,8 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         as_lines: false,
         copy_key_types: Vec::new(),
         references: parent.map(table).into_iter().collect(),
+        lookups: Arc::default(),
+        before: parent.map(table).into_iter().collect(),
         after: Vec::new(),
         referenced,
         has_uniques: unique,

@@ -134,9 +134,13 @@ pub(super) fn plan_rows(
                     continue;
                 }
                 let what = format!("on_delete, {}", to.name);
-                let Some((computed, from)) =
-                    super::pairs::computed(&column.value, &to.data_type, origin, &what, problems)
-                else {
+                let Some((computed, from)) = super::pairs::computed(
+                    &column.value,
+                    &to.data_type,
+                    origin,
+                    (Wanted::Value, &what),
+                    problems,
+                ) else {
                     continue;
                 };
                 if let Err(why) = compatible(&from, &to.data_type, &Default::default()) {
