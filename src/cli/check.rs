@@ -1,6 +1,7 @@
 //! `tidelock check`: what would go wrong, before it does.
 
 mod explain;
+mod exposure;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use crate::flow::{copies, start};
 use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::registry;
 pub use explain::explain;
+pub use exposure::exposure;
 
 /// Findings about one place.
 struct Report {
