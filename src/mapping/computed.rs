@@ -36,8 +36,18 @@ impl<'a> Origin<'a> {
 
     /// Compiles an expression over the table's rows; the finding of a fault shows its place.
     pub fn compile(&self, text: &Placed, wanted: Wanted, what: &str) -> Result<Expr, Finding> {
-        compile(&text.text, &self.fields, self.values, wanted)
-            .map_err(|fault| finding(text, &fault, what))
+        let expr = compile(&text.text, &self.fields, self.values, wanted)
+            .map_err(|fault| finding(text, &fault, what))?;
+        if expr.needs_mask_key() && self.values.mask().is_none() {
+            let words =
+                format!("{what}: mask(..., 'hash') hashes with a key, and the file names none");
+            return Err(Finding::problem(words)
+                .hint(
+                    "at the top of the file: mask_key = { env = \"NAME\" } or { file = \"PATH\" }",
+                )
+                .place(text.place.show()));
+        }
+        Ok(expr)
     }
 
     /// The names of the columns of these numbers.
