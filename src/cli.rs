@@ -8,6 +8,7 @@ pub mod plan;
 pub mod run;
 pub mod status;
 pub mod steer;
+mod survey;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -51,7 +52,12 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Look at both ends, read-only, and print every problem with the SQL that mends it
-    Check,
+    Check {
+        /// Show instead what was compiled of one mapping: what feeds each column, which rows go, and what a
+        /// change of which table does
+        #[arg(long, value_name = "MAPPING")]
+        explain: Option<String>,
+    },
     /// Print, or with --create run, the CREATE TABLE of each target table that is missing
     ///
     /// The output is SQL of the target, with comments: what a column loses or gains on the way, and what
@@ -166,7 +172,8 @@ pub async fn execute(cli: Cli) -> ExitCode {
         if quiet { "warn" } else { "info" },
     );
     let outcome = match &cli.verb {
-        Verb::Check => check::check(&cli).await,
+        Verb::Check { explain: None } => check::check(&cli).await,
+        Verb::Check { explain: Some(mapping) } => check::explain(&cli, mapping).await,
         Verb::Plan { mappings, create } => plan::plan(&cli, mappings, *create).await,
         Verb::Run => run::run(&cli).await,
         Verb::Status { watch } => status::status(&cli, *watch).await,

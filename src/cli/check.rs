@@ -1,5 +1,7 @@
 //! `tidelock check`: what would go wrong, before it does.
 
+mod explain;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 
-use super::{Cli, FINDINGS, Outcome, say};
+use super::{Cli, FINDINGS, Outcome, say, survey};
 use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::copies::Mirror;
 use crate::flow::{copies, start};
@@ -15,6 +17,7 @@ use crate::mapping::MappingPlan;
 use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
+pub use explain::explain;
 
 /// Findings about one place.
 struct Report {
@@ -137,7 +140,11 @@ async fn check_flow(
         }
     };
     let ends = [(&*flow.source, source), (&*flow.target, target)];
-    report.findings.extend(explain(outcome.findings, &outcome.unseen, ends).await);
+    report.findings.extend(told_why(outcome.findings, &outcome.unseen, ends).await);
+    for plan in &outcome.mappings {
+        let costs = survey::costs(source, flow, plan).await;
+        report.findings.extend(costs.unwrap_or_else(|error| vec![finding(&error)]));
+    }
     let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
     let mut ends = |system: &String, answer: Result<Vec<Finding>, Error>| {
         let found = answer.unwrap_or_else(|error| vec![finding(&error)]);
@@ -158,7 +165,7 @@ async fn check_flow(
 }
 
 /// Says of tables that we do not see why that is, and what lets us see them, as far as their system knows.
-async fn explain(
+async fn told_why(
     mut findings: Vec<Finding>,
     unseen: &[Unseen],
     [source, target]: [(&str, &dyn Connector); 2],
@@ -262,22 +269,7 @@ fn render(reports: &[Report], problems: usize) -> String {
         let mut findings: Vec<&Finding> = report.findings.iter().collect();
         findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
         for finding in findings {
-            let word = match finding.severity {
-                Severity::Problem => "problem",
-                Severity::Warning => "warning",
-            };
-            text.push_str(&format!("  {word}: {}\n", finding.message));
-            for line in finding.place.lines() {
-                text.push_str(&format!("    {line}\n"));
-            }
-            if !finding.hint.is_empty() {
-                text.push_str(&format!("    {}\n", finding.hint));
-            }
-            for sql in &finding.sql {
-                for line in sql.lines() {
-                    text.push_str(&format!("      {line}\n"));
-                }
-            }
+            put_finding(&mut text, finding);
         }
     }
     text.push_str(&match problems {
@@ -292,16 +284,32 @@ fn as_json(reports: &[Report]) -> String {
     let places: Vec<_> = reports
         .iter()
         .map(|r| {
-            let findings: Vec<_> = r
-                .findings
-                .iter()
-                .map(|f| {
-                    let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
-                    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql, "place": f.place})
-                })
-                .collect();
+            let findings: Vec<_> = r.findings.iter().map(finding_json).collect();
             json!({"place": r.place, "findings": findings})
         })
         .collect();
     json!({ "places": places }).to_string()
+}
+
+/// A finding for people.
+fn put_finding(text: &mut String, finding: &Finding) {
+    let word = match finding.severity {
+        Severity::Problem => "problem",
+        Severity::Warning => "warning",
+    };
+    text.push_str(&format!("  {word}: {}\n", finding.message));
+    for line in finding.place.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    if !finding.hint.is_empty() {
+        text.push_str(&format!("    {}\n", finding.hint));
+    }
+    for line in finding.sql.iter().flat_map(|sql| sql.lines()) {
+        text.push_str(&format!("      {line}\n"));
+    }
+}
+
+fn finding_json(f: &Finding) -> serde_json::Value {
+    let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
+    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql, "place": f.place})
 }

@@ -239,9 +239,7 @@ fn resolve_flows(
             None => {
                 flows.push(new_flow(
                     parsed.name.get_ref(),
-                    &flow_name,
-                    &from.system,
-                    &to.system,
+                    [&flow_name, &from.system, &to.system],
                     own,
                     &parsed.defaults,
                     values,
@@ -321,9 +319,7 @@ fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
 
 fn new_flow(
     pipeline: &str,
-    name: &str,
-    from: &str,
-    to: &str,
+    [name, from, to]: [&str; 3],
     own: Option<&file::Flow>,
     defaults: &file::Settings,
     values: &Arc<Values>,
@@ -643,7 +639,7 @@ fn sourced(
         None => Vec::new(),
         Some(tables) => sources::tracks(tables, named, source)?,
     };
-    for tracked in tracks.iter().filter(|t| t.table.system != from.system) {
+    if let Some(tracked) = tracks.iter().find(|t| t.table.system != from.system) {
         return Err(source.error(
             tracked.place.span(),
             format!("a track is a table of the source, which is {}", from.system),

@@ -7,6 +7,7 @@ mod compact;
 mod continuity;
 mod daemon;
 mod echo;
+mod explain;
 mod folder;
 mod hostile;
 mod lag;
