@@ -1,6 +1,7 @@
 //! `tidelock check`: what would go wrong, before it does.
 
 mod explain;
+mod exposure;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
 pub use explain::explain;
+pub use exposure::exposure;
 
 /// Findings about one place.
 struct Report {

@@ -21,6 +21,8 @@ pub struct Surveyed<'c> {
     pub flow: &'c FlowConfig,
     /// Its source.
     pub source: Arc<dyn Connector>,
+    /// Its target.
+    pub target: Arc<dyn Connector>,
     /// What the catalogs showed.
     pub seen: Seen,
     /// What came of it.
@@ -60,7 +62,7 @@ pub async fn survey<'c>(
         };
         let two_way = config.flows.iter().any(|other| other.source == flow.target);
         let (outcome, seen) = start::plan_seen(flow, &*source, &*target, two_way).await?;
-        surveyed.push(Surveyed { flow, source, seen, outcome });
+        surveyed.push(Surveyed { flow, source, target, seen, outcome });
     }
     Ok(surveyed)
 }

@@ -52,7 +52,7 @@ lost = "cancelled"
 
 struct Field {
     a: Side,
-    _b: Side,
+    b: Side,
     config: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -70,7 +70,7 @@ async fn field(postgres_source: bool) -> Field {
     let text = super::config(folder.path(), &systems, &[]) + MAPPED;
     let config = folder.path().join("tidelock.toml");
     std::fs::write(&config, text).expect("config");
-    Field { a, _b: b, config, _folder: folder }
+    Field { a, b, config, _folder: folder }
 }
 
 const ORDERS: &str = "\
@@ -215,4 +215,102 @@ async fn a_mapping_that_is_not_there_or_cannot_run_is_told_instead() {
     // The other one can.
     let (code, said) = command(&field.config, &["check", "--explain", "orders"]);
     assert_eq!((code, &*said), (0, ORDERS));
+}
+
+/// Everything that is in a server's database, and what its log holds.
+async fn traces(side: &Side) -> String {
+    match side {
+        Side::Pg(server) => {
+            let schemas = "SELECT string_agg(schemaname || '.' || relname, ' ' ORDER BY 1) FROM pg_stat_user_tables";
+            let slots = "SELECT count(*) FROM pg_replication_slots";
+            let written = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables";
+            let one = async |sql| server.one("db", sql).await.expect("one");
+            format!("{} {} {}", one(schemas).await, one(slots).await, one(written).await)
+        }
+        Side::My(server) => super::logged(server).await,
+    }
+}
+
+async fn tested(postgres_source: bool) {
+    let field = field(postgres_source).await;
+    for row in [
+        "(1, 7, 'a', 'won', 100, NULL, 0)",
+        "(2, 7, NULL, 'draft', 5, 0.5, 0)",
+        "(3, 8, 'c', 'odd', 2000000, 0, 0)",
+        "(4, 8, 'd', 'lost', 10, 0.0825, 0)",
+    ] {
+        field.a.sql(&format!("INSERT INTO orders VALUES {row}")).await;
+    }
+    field.a.sql("INSERT INTO customer VALUES (7, 'seven', NULL, 'S3CRET')").await;
+    let before = (traces(&field.a).await, traces(&field.b).await);
+    let (code, said) = command(&field.config, &["map", "test", "orders"]);
+    let (ours, theirs) = if postgres_source { ("public", "db") } else { ("db", "public") };
+    let expected = format!(
+        "\
+mapping orders (flow a:b): {ours}.orders at a to {theirs}.contract at b
+
+row 1: sent
+                   ->  active = 1    1
+  code = 'a'       ->  code = 'a'
+  id = 1           ->  id = 1
+  status = 'won'   ->  state = 'confirmed'    dictionary('status', status, 'unknown')
+  amount = 100.00  ->  total = 113.00    round(amount * (1 + coalesce(tax, 0.13)), 2)
+  tax = NULL
+
+row 2: left out by `where`
+  code = NULL
+  id = 2
+  status = 'draft'
+  amount = 5.00
+  tax = 0.5000
+
+row 3: cannot be sent
+  code = 'c'
+  id = 3
+  status = 'odd'
+  amount = 2000000.00
+  tax = 0.0000
+  error[TL0213]: {ours}.orders: a row is not valid: amount
+  hint: mend the row at the source, or the rule in the configuration
+
+row 4: sent
+                   ->  active = 1    1
+  code = 'd'       ->  code = 'd'
+  id = 4           ->  id = 4
+  status = 'lost'  ->  state = 'cancelled'    dictionary('status', status, 'unknown')
+  amount = 10.00   ->  total = 10.83    round(amount * (1 + coalesce(tax, 0.13)), 2)
+  tax = 0.0825
+
+4 rows read: 2 sent, 1 left out, 1 failed; nothing was written
+"
+    );
+    assert_eq!((code, &*said), (1, &*expected), "{said}");
+    let (code, said) = command(&field.config, &["map", "test", "orders", "--rows", "1", "--json"]);
+    let value: Value = serde_json::from_str(&said).expect("json");
+    assert_eq!(code, 0, "{said}");
+    let rows = value["mappings"][0]["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 1, "{said}");
+    assert_eq!(
+        (&rows[0]["outcome"], &rows[0]["after"]["total"]),
+        (&"sent".into(), &"113.00".into())
+    );
+    assert_eq!(rows[0]["before"]["tax"], Value::Null);
+    // A view, and nothing of what it does not read.
+    let (code, said) = command(&field.config, &["map", "test", "accounts"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("name = 'seven'   ->  label = 'SEVEN'    upper(name)"), "{said}");
+    assert!(!said.contains("S3CRET"), "{said}");
+    assert_eq!((traces(&field.a).await, traces(&field.b).await), before);
+    let (code, said) = command(&field.config, &["map", "test", "order"]);
+    assert!(code == 2 && said.contains("did you mean `orders`?"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_postgres_are_shown_before_and_after_and_nothing_is_written() {
+    tested(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_mariadb_are_shown_before_and_after_and_nothing_is_written() {
+    tested(false).await;
 }
