@@ -8,6 +8,7 @@ mod continuity;
 mod daemon;
 mod echo;
 mod explain;
+mod exposure;
 mod folder;
 mod hostile;
 mod lag;

@@ -318,6 +318,9 @@ fn render(paper: &Paper) -> String {
     put(
         "Fields that are read and not sent, or not read, reach at most the memory of tidelock, with the log of their table.",
     );
+    if paper.mappings.iter().any(|one| one.source.starts_with("view ")) {
+        put("A column of a view holds what the view's own query takes from other tables.");
+    }
     put("No log, error or metric holds a value; an error may name a hash of a row's key.");
     text
 }
