@@ -225,7 +225,11 @@ async fn check_mirror(
                         .iter()
                         .any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
             })
-            .map(|mirror| finding(&copies::both_initial(&mirror.ours, mirror))),
+            .map(|mirror| {
+                let own = flow.mappings.iter().find(|m| *m.name == *mirror.ours);
+                finding(&copies::both_initial(&mirror.ours, mirror))
+                    .place(own.map_or_else(String::new, |m| m.places.from.show()))
+            }),
     );
     Ok(findings)
 }

@@ -264,7 +264,11 @@ fn resolve_flows(
     }
     for (name, (_, span)) in settings {
         if !flows.iter().any(|f| f.name == name) {
-            let near = file::nearest(name, flows.iter().map(|f| f.name.as_str()));
+            let mut near = file::nearest(name, flows.iter().map(|f| f.name.as_str()));
+            if near.is_empty() {
+                let names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
+                near = format!("\nhint: the flows of this file are {}", names.join(", "));
+            }
             return Err(source.error(span, format!("no mapping belongs to a flow {name}{near}")));
         }
     }
@@ -523,7 +527,10 @@ fn resolve_mapping(
         refresh: span(&mapping.refresh)?,
         places: MappingPlaces {
             from: source.place(mapping.from.span()),
-            to: source.place(mapping.to.span()),
+            to: source.place(match mapping.to.get_ref() {
+                To::Table(call) => call.call.span(),
+                To::Text(_) | To::List(_) => mapping.to.span(),
+            }),
             key: mapping
                 .key
                 .iter()

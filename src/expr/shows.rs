@@ -45,47 +45,46 @@ pub fn shows(expr: &Expr) -> Vec<Shown> {
 
 /// `through` is the thinnest part that a value has passed on its way to the result.
 fn look(node: &Node, through: Veil, shown: &mut Vec<Shown>) {
-    let mut all = |nodes: &mut dyn Iterator<Item = &Node>, through: Veil| {
-        nodes.for_each(|child| look(child, through, shown));
-    };
-    match node {
-        Node::Column { index, .. } => match shown.iter_mut().find(|s| s.field == *index) {
-            Some(known) => known.veil = known.veil.max(through),
-            None => shown.push(Shown { field: *index, veil: through }),
-        },
-        Node::Const(_) | Node::Clock(_) => {}
-        Node::Special { args, what, .. } => {
-            let veil = match what {
-                Special::Mask(Mask::Hash) => Veil::Hash,
-                Special::Mask(Mask::Last4) => Veil::Last4,
-                _ => Veil::Open,
-            };
-            all(&mut args.iter(), through.min(veil));
+    let through = match node {
+        Node::Column { index, .. } => {
+            match shown.iter_mut().find(|s| s.field == *index) {
+                Some(known) => known.veil = known.veil.max(through),
+                None => shown.push(Shown { field: *index, veil: through }),
+            }
+            return;
         }
+        Node::Special { what: Special::Mask(Mask::Hash), .. } => through.min(Veil::Hash),
+        Node::Special { what: Special::Mask(Mask::Last4), .. } => through.min(Veil::Last4),
+        _ => through,
+    };
+    parts(node).for_each(|part| look(part, through, shown));
+}
+
+/// What a step is made from.
+fn parts(node: &Node) -> Box<dyn Iterator<Item = &Node> + '_> {
+    match node {
+        Node::Column { .. } | Node::Const(_) | Node::Clock(_) => Box::new(std::iter::empty()),
         Node::Compare { args, .. }
         | Node::Distinct { args, .. }
         | Node::Arith { args, .. }
-        | Node::NullIf { args, .. } => all(&mut args.iter(), through),
+        | Node::NullIf { args, .. } => Box::new(args.iter()),
         Node::Not(arg)
         | Node::IsNull { arg, .. }
         | Node::Is { arg, .. }
-        | Node::Cast { arg, .. } => all(&mut std::iter::once(&**arg), through),
+        | Node::Cast { arg, .. } => Box::new(std::iter::once(&**arg)),
         Node::And(args)
         | Node::Or(args)
         | Node::Coalesce(args)
         | Node::Extreme { args, .. }
         | Node::Call { args, .. }
-        | Node::Lookup { args, .. } => all(&mut args.iter(), through),
-        Node::In { arg, list, .. } => {
-            all(&mut std::iter::once(&**arg).chain(list), through);
-        }
+        | Node::Special { args, .. }
+        | Node::Lookup { args, .. } => Box::new(args.iter()),
+        Node::In { arg, list, .. } => Box::new(std::iter::once(&**arg).chain(list)),
         Node::Case { operand, branches, otherwise, .. } => {
             let branches = branches.iter().flat_map(|(when, then)| [when, then]);
             let ends = operand.as_deref().into_iter().chain(otherwise.as_deref());
-            all(&mut branches.chain(ends), through);
+            Box::new(branches.chain(ends))
         }
-        Node::Dictionary { code, default, .. } => {
-            all(&mut code.iter().chain(default.as_deref()), through);
-        }
+        Node::Dictionary { code, default, .. } => Box::new(code.iter().chain(default.as_deref())),
     }
 }

@@ -160,7 +160,7 @@ async fn judge_queries(source: &dyn Connector, outcome: &mut PlanOutcome) -> Res
                 Err(error) if error.kind() == ErrorKind::Data => Some(error.message().to_owned()),
                 Err(error) => return Err(error),
                 Ok(columns) if columns.len() != view.by.len() => Some(format!(
-                    "it gives {} columns, and the view's key has {} ({})",
+                    "it gives {} columns, and the view's key has {}: select ({})",
                     columns.len(),
                     view.by.len(),
                     view.by.join(", ")
