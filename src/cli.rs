@@ -62,6 +62,10 @@ pub enum Verb {
         /// paper that a data officer signs
         #[arg(long, conflicts_with = "explain")]
         exposure: bool,
+        /// Send so many rows of each table that goes both ways there and back, in memory, and tell the columns that
+        /// come back as something else
+        #[arg(long, value_name = "N", conflicts_with_all = ["explain", "exposure"])]
+        sample: Option<usize>,
     },
     /// Print, or with --create run, the CREATE TABLE of each target table that is missing
     ///
@@ -200,7 +204,7 @@ pub async fn execute(cli: Cli) -> ExitCode {
     );
     let outcome = match &cli.verb {
         Verb::Check { exposure: true, .. } => check::exposure(&cli).await,
-        Verb::Check { explain: None, .. } => check::check(&cli).await,
+        Verb::Check { explain: None, sample, .. } => check::check(&cli, *sample).await,
         Verb::Check { explain: Some(mapping), .. } => check::explain(&cli, mapping).await,
         Verb::Plan { mappings, create } => plan::plan(&cli, mappings, *create).await,
         Verb::Run => run::run(&cli).await,

@@ -410,11 +410,6 @@ impl Expr {
         explain::explain(self, fields)
     }
 
-    /// Whether it needs the key of masks.
-    pub fn needs_mask_key(&self) -> bool {
-        shows::hashes(&self.root)
-    }
-
     /// How much of each column that it reads is in its result.
     pub fn shows(&self) -> Vec<Shown> {
         shows::shows(self)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
-use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
+use tidelock_core::{Connector, CopyTable, Error, Finding, KeyRange, Severity, SinkSpec};
 
 use super::{Cli, FINDINGS, Outcome, say, survey};
 use crate::config::{Config, FlowConfig, SnapshotMode};
@@ -20,6 +20,9 @@ use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
 pub use explain::explain;
 pub use exposure::exposure;
+
+/// Memory that the rows of a sample may take.
+const SAMPLE_BYTES: usize = 64 << 20;
 
 /// Findings about one place.
 struct Report {
@@ -38,9 +41,9 @@ impl Report {
 }
 
 /// Looks at every system and every flow, read-only.
-pub async fn check(cli: &Cli) -> Outcome {
+pub async fn check(cli: &Cli, sample: Option<usize>) -> Outcome {
     let config = super::config(cli)?;
-    let reports = look(&config).await?;
+    let reports = look(&config, sample).await?;
     let problems = reports
         .iter()
         .flat_map(|r| &r.findings)
@@ -54,7 +57,7 @@ pub async fn check(cli: &Cli) -> Outcome {
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
-async fn look(config: &Config) -> Result<Vec<Report>, Error> {
+async fn look(config: &Config, sample: Option<usize>) -> Result<Vec<Report>, Error> {
     let mut reports = Vec::new();
     let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
     let mut ids = BTreeMap::new();
@@ -96,7 +99,7 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
         };
         let two_way = config.flows.iter().any(|other| other.source == flow.target);
         let mut report = check_flow(config, flow, source, target, two_way).await;
-        report.findings.extend(check_mirror(config, flow, source, target).await?);
+        report.findings.extend(check_mirror(config, flow, source, target, sample).await?);
         reports.push(report);
     }
     gather(&mut reports);
@@ -205,6 +208,7 @@ async fn check_mirror(
     flow: &FlowConfig,
     source: &dyn Connector,
     target: &dyn Connector,
+    sample: Option<usize>,
 ) -> Result<Vec<Finding>, Error> {
     let mut later = config.flows.iter().skip_while(|f| f.name != flow.name).skip(1);
     let Some(reverse) =
@@ -216,6 +220,9 @@ async fn check_mirror(
     let theirs = start::plan(reverse, target, source, true).await?.mappings;
     let found = copies::mirrors_of(&ours, &theirs, &reverse.name);
     let mut findings = round_trips(&ours, &theirs, &found)?;
+    if let Some(rows) = sample {
+        findings.extend(sampled((&ours, source), (&theirs, target), &found, rows).await?);
+    }
     let both = found.iter().filter(|mirror| {
         mirror.snapshot == SnapshotMode::Initial
             && ours.iter().any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
@@ -225,6 +232,45 @@ async fn check_mirror(
         finding(&copies::both_initial(&mirror.ours, mirror))
             .place(own.map_or_else(String::new, |m| m.places.from.show()))
     }));
+    Ok(findings)
+}
+
+/// Columns of real rows that go both ways and do not come back as they went. No value is told.
+async fn sampled(
+    (ours, source): (&[Arc<MappingPlan>], &dyn Connector),
+    (theirs, target): (&[Arc<MappingPlan>], &dyn Connector),
+    mirrors: &[Mirror],
+    rows: usize,
+) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for mirror in mirrors {
+        let one = ours.iter().find(|p| p.name == mirror.ours);
+        let other = theirs.iter().find(|p| p.name == mirror.theirs);
+        let (Some(one), Some(other)) = (one, other) else { continue };
+        for (there, back, system) in [(one, other, source), (other, one, target)] {
+            let Some(copy) = &there.copy else { continue };
+            let table = CopyTable { columns: there.reads.clone(), ..copy.clone() };
+            let mut copier = system.copier().await?;
+            let upto = copier.bound(&table, None, rows).await?;
+            let range = KeyRange { after: None, upto };
+            let piece = copier.read(&table, &range, SAMPLE_BYTES).await?;
+            let mut lost: BTreeMap<String, usize> = BTreeMap::new();
+            for row in &piece.rows {
+                for column in roundtrip::lost(there, back, row)? {
+                    *lost.entry(column).or_default() += 1;
+                }
+            }
+            findings.extend(lost.into_iter().map(|(column, count)| {
+                Finding::warning(format!(
+                    "mapping {} and mapping {} of the other direction: in {count} of {} rows {}.{column} does not come back as it went",
+                    there.name,
+                    back.name,
+                    piece.rows.len(),
+                    there.source
+                ))
+            }));
+        }
+    }
     Ok(findings)
 }
 

@@ -60,11 +60,6 @@ fn look(node: &Node, through: Veil, shown: &mut Vec<Shown>) {
     parts(node).for_each(|part| look(part, through, shown));
 }
 
-/// Whether a part of it is a keyed hash.
-pub fn hashes(node: &Node) -> bool {
-    matches!(node, Node::Special { what: Special::Mask(Mask::Hash), .. }) || parts(node).any(hashes)
-}
-
 /// What a step is made from.
 fn parts(node: &Node) -> Box<dyn Iterator<Item = &Node> + '_> {
     match node {

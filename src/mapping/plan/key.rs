@@ -119,11 +119,11 @@ pub(super) fn unfilled(
     others: &[&MappingConfig],
     problems: &mut Vec<Finding>,
 ) -> bool {
+    let key = mapping.key.as_deref().or(target.primary_key()).unwrap_or_default();
     let theirs = |name: &str| {
         others.iter().flat_map(|m| &m.columns).flat_map(|c| &c.columns).any(|c| c.target == name)
     };
     let mut partial = false;
-    let key = mapping.key.as_deref().or(target.primary_key()).unwrap_or_default();
     for column in &target.columns {
         // Those are told elsewhere.
         if key.contains(&column.name) || lists(mapping, &column.name) {
