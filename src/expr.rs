@@ -34,6 +34,7 @@ mod number;
 mod pattern;
 mod place;
 mod plan;
+mod shows;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -50,6 +51,7 @@ use cell::Cell;
 use error::Fail;
 use kind::Kind;
 use plan::Node;
+pub use shows::{Shown, Veil};
 
 /// A column of the source, as expressions see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -422,9 +424,14 @@ impl Expr {
         &self.warnings
     }
 
-    /// The plan, indented, a step a line.
-    pub fn explain(&self) -> String {
-        explain::explain(self)
+    /// The plan, indented, a step a line, with the names of these columns, which it was compiled over.
+    pub fn explain(&self, fields: &[Field]) -> String {
+        explain::explain(self, fields)
+    }
+
+    /// How much of each column that it reads is in its result.
+    pub fn shows(&self) -> Vec<Shown> {
+        shows::shows(self)
     }
 
     /// Whether it is a lookup and nothing else.

@@ -37,7 +37,7 @@ use super::dictionaries::{self, KeptPlan};
 use super::lookups::{LookupPlans, TargetTables};
 use super::row::{self, BoundPlan, Write};
 use crate::config::{
-    CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Placed,
+    CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Place, Placed,
     SchemaChanges, SnapshotMode, TablePattern, TableRef, Values,
 };
 
@@ -395,7 +395,7 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
         }
     }
     keep_dictionaries(&mut outcome, &kept, catalogs);
-    shared::judge(&mut outcome);
+    shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
     outcome
 }
@@ -452,7 +452,7 @@ fn plan_table(
     outcome: &mut PlanOutcome,
 ) {
     let mut problems = Vec::new();
-    let source_table = find(catalogs.source, source, "source", &mut problems);
+    let source_table = find(catalogs.source, source, "source", &mapping.places.from, &mut problems);
     // The parameters of a routine are taken for the columns of a table.
     let mut called = None;
     let mut mapping = Cow::Borrowed(mapping);
@@ -473,7 +473,7 @@ fn plan_table(
     let mapping = &*mapping;
     let target_table = match &mapping.call {
         Some(_) => called.as_ref().map(|called| &called.table),
-        None => find(catalogs.target, target, "target", &mut problems),
+        None => find(catalogs.target, target, "target", &mapping.places.to, &mut problems),
     };
     for (missing, table, is_target) in [
         (source_table.is_none(), source, false),
@@ -497,13 +497,22 @@ fn plan_table(
         } else {
             problems.extend(refused(source_table, "source"));
         }
-        problems.extend(usable(target_table, "target"));
+        let found = usable(target_table, "target");
+        problems.extend(found.into_iter().map(|f| f.place(mapping.places.to.show())));
         let target_tables = target_tables(flow, catalogs);
         let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
         let mut keyed = Cow::Borrowed(mapping);
         if mapping.row_key.is_some() {
-            keyed.to_mut().key = Some(names.target_key.clone());
+            let place = |name: &String| {
+                let at = mapping.key.iter().flatten().position(|known| known == name);
+                let of_rows = mapping.row_key.iter().flatten().find(|known| known.text == *name);
+                let of_key = at.and_then(|at| mapping.places.key.get(at));
+                of_key.or(of_rows.map(|known| &known.place)).unwrap_or(&mapping.places.to).clone()
+            };
+            let keyed = keyed.to_mut();
+            keyed.places.key = names.target_key.iter().map(place).collect();
+            keyed.key = Some(names.target_key.clone());
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
@@ -514,7 +523,7 @@ fn plan_table(
             .filter(|m| m.name != name && m.call.is_none() && mapping.call.is_none())
             .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
             .collect();
-        let partial = unfilled(target_table, &columns, &others, &mut problems);
+        let partial = unfilled(&keyed, target_table, &columns, &others, &mut problems);
         rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
@@ -522,14 +531,19 @@ fn plan_table(
             view::plan_view(mapping, &names, &origin, &columns, catalogs, &mut problems)
                 .map_or((None, None), |(view, copy)| (Some(Arc::new(view)), Some(copy)))
         };
-        if copy.is_none() && mapping.tracks.is_empty() && mapping.snapshot == SnapshotMode::Initial
+        let followed = source_table.kind != TableKind::View;
+        if copy.is_none()
+            && followed
+            && mapping.tracks.is_empty()
+            && mapping.snapshot == SnapshotMode::Initial
         {
             problems.push(
                 Finding::problem(format!(
                     "{} has no key by which its rows could be copied in pieces",
                     source_table.name
                 ))
-                .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\""),
+                .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\"")
+                .place(mapping.places.from.show()),
             );
         }
         if mapping.snapshot == SnapshotMode::Initial
@@ -573,8 +587,15 @@ fn plan_table(
             if let (Some(config), Some(called)) = (&mapping.call, &called) {
                 let TargetTable { columns, key, .. } = &*plan.target;
                 let delete = called.delete;
-                let made =
-                    call::plan_call(config, called.routine, delete, columns, key, &mut problems);
+                let made = call::plan_call(
+                    config,
+                    called.routine,
+                    delete,
+                    columns,
+                    key,
+                    &mapping.places.to,
+                    &mut problems,
+                );
                 plan.call = Some(Arc::new(made));
             }
             if problems.iter().all(|f| f.severity == Severity::Warning) {
@@ -672,6 +693,7 @@ fn routines<'a>(
         ),
         (_, OnDelete::Set(_)) => problems.push(
             Finding::problem("on_delete = { set = ... } is for tables: a routine is called with the key")
+                .hint("name a routine for rows that are gone, to = { call = \"...\", delete = \"...\" }, or set on_delete = \"ignore\"")
                 .place(mapping.places.to.show()),
         ),
         _ => {}
@@ -695,25 +717,30 @@ fn find<'a>(
     catalog: &Catalog<'a>,
     name: &TableName,
     side: &str,
+    place: &Place,
     problems: &mut Vec<Finding>,
 ) -> Option<&'a Table> {
     let found = catalog.get(name);
     if found.is_none() {
-        let near = catalog
-            .tables()
-            .iter()
-            .map(|t| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), t))
-            .filter(|(score, _)| *score > 0.85)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let near = near_table(catalog, name);
         let make = if side == "target" { NEW_TABLE } else { "create it" };
         let hint = match near {
             None => format!("{make}, mend the name, or grant our role the right to see it"),
-            Some((_, t)) if side == "target" => format!("did you mean {}? Or {make}", t.name),
-            Some((_, t)) => format!("did you mean {}?", t.name),
+            Some(near) if side == "target" => format!("did you mean {near}? Or {make}"),
+            Some(near) => format!("did you mean {near}?"),
         };
-        problems.push(Finding::problem(not_seen(side, name)).hint(hint));
+        let finding = Finding::problem(not_seen(side, name)).hint(hint);
+        problems.push(finding.place(place.show()));
     }
     found
+}
+
+/// The table whose name is nearest to one that is not known.
+fn near_table<'a>(catalog: &Catalog<'a>, name: &TableName) -> Option<&'a TableName> {
+    let scored =
+        |t: &'a Table| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), &t.name);
+    let near = catalog.tables().iter().map(scored).filter(|(score, _)| *score > 0.85);
+    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, near)| near)
 }
 
 fn not_seen(side: &str, name: &TableName) -> String {
@@ -735,7 +762,9 @@ pub(super) fn usable(table: &Table, side: &str) -> Vec<Finding> {
             Finding::problem(format!("the source {} is a view, which has no log", table.name))
                 .hint("name the tables that it is made of by [mappings.tracks]"),
         );
-    } else if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
+        return findings;
+    }
+    if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
         findings
             .push(Finding::problem(format!("the {side} {} is not an ordinary table", table.name)));
     }

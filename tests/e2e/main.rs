@@ -7,6 +7,8 @@ mod compact;
 mod continuity;
 mod daemon;
 mod echo;
+mod explain;
+mod exposure;
 mod folder;
 mod hostile;
 mod lag;

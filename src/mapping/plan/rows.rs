@@ -155,7 +155,8 @@ pub(super) fn plan_rows(
                 };
                 if let Err(why) = compatible(&from, &to.data_type, &Default::default()) {
                     problems.push(placed(
-                        Finding::problem(format!("{what}: {why}")),
+                        Finding::problem(format!("{what}: {why}"))
+                            .hint(format!("cast it to what {} is: {}", to.name, to.native)),
                         &column.value.place,
                     ));
                 }
@@ -165,7 +166,7 @@ pub(super) fn plan_rows(
                             "on_delete sets {}.{}, and nothing sets it back when the row comes again",
                             target.name, to.name
                         ))
-                        .hint(format!("map it too, such as {} = \"true\" in [mappings.columns]", to.name)),
+                        .hint(format!("map {} too in [mappings.columns]", to.name)),
                         &column.target.place,
                     ));
                 }
