@@ -15,6 +15,7 @@ use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::copies::Mirror;
 use crate::flow::{copies, start};
 use crate::mapping::MappingPlan;
+use crate::mapping::dictionaries::Keeper;
 use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
@@ -243,6 +244,8 @@ async fn sampled(
     rows: usize,
 ) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
+    Keeper::look_up_all(ours, source).await?;
+    Keeper::look_up_all(theirs, target).await?;
     for mirror in mirrors {
         let one = ours.iter().find(|p| p.name == mirror.ours);
         let other = theirs.iter().find(|p| p.name == mirror.theirs);

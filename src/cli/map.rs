@@ -12,6 +12,7 @@ use tidelock_core::{Code, Error, KeyRange, Result, Row, TableSchema, Value, form
 
 use super::survey::{Chosen, chosen, may_have, survey};
 use super::{Cli, FINDINGS, Outcome, say};
+use crate::mapping::dictionaries::Keeper;
 use crate::mapping::plan::Feed;
 use crate::mapping::{BoundPlan, MappingPlan};
 
@@ -86,6 +87,7 @@ async fn tried(
     let mut copier = one.of.source.copier().await?;
     let upto = copier.bound(table, None, rows).await?;
     let piece = copier.read(table, &KeyRange { after: None, upto }, BYTES_MAX).await?;
+    Keeper::look_up_all(std::slice::from_ref(plan), &*one.of.source).await?;
     let bound = BoundPlan::new(plan, &piece.table)?;
     Ok(piece.rows.iter().take(rows).map(|row| one_row(plan, &bound, &piece.table, row)).collect())
 }
@@ -100,8 +102,13 @@ fn one_row(plan: &MappingPlan, bound: &BoundPlan, shape: &TableSchema, row: &Row
         if !bound.takes(row)? {
             return Ok(After::Filtered);
         }
-        let mut cells = Vec::new();
-        bound.load(row, &mut cells)?;
+        let write = bound.loaded(row)?;
+        let mut cells = write.row.into_vec();
+        for wait in &write.waits {
+            if let Some(cell) = cells.get_mut(wait.column()) {
+                *cell = Value::Unchanged;
+            }
+        }
         let names = plan.target.columns.iter().map(|c| c.name.clone());
         Ok(After::Sent(names.zip(cells).collect()))
     };
@@ -172,7 +179,13 @@ fn lines(plan: &MappingPlan, row: &Tried) -> Vec<(String, String)> {
 }
 
 /// A value for a terminal: it may hold anything, so signs that a terminal obeys are written out.
+/// In place of a value that only the target knows, when the row is written.
+const LOOKED_UP: &str = "(looked up when it is written)";
+
 fn shown(value: &Value) -> String {
+    if value.is_unchanged() {
+        return LOOKED_UP.to_owned();
+    }
     let Some(text) = form::text(value) else { return "NULL".to_owned() };
     let mut cut: String = text.chars().take(VALUE_CHARS).flat_map(visible).collect();
     if text.chars().nth(VALUE_CHARS).is_some() {
@@ -195,7 +208,13 @@ fn visible(sign: char) -> impl Iterator<Item = char> {
 
 fn as_json(one: &Chosen<'_>, tried: &[Tried]) -> Json {
     let cells = |cells: &[(String, Value)]| -> Map<String, Json> {
-        let cell = |(name, value): &(String, Value)| (name.clone(), json!(form::text(value)));
+        let cell = |(name, value): &(String, Value)| {
+            let text = match value {
+                Value::Unchanged => json!({ "looked_up": true }),
+                told => json!(form::text(told)),
+            };
+            (name.clone(), text)
+        };
         cells.iter().map(cell).collect()
     };
     let rows: Vec<Json> = tried

@@ -153,7 +153,7 @@ impl Surveyed<'_> {
 
     /// What expressions over a mapping's rows may name.
     pub fn origin<'a>(&'a self, plan: &'a MappingPlan) -> Result<Origin<'a>> {
-        Ok(Origin::new(self.source_of(plan)?, &plan.values))
+        Ok(Origin::new(self.source_of(plan)?, &plan.values).planned(&plan.lookups))
     }
 
     /// Whether the target of a mapping is a table, a function or a procedure.

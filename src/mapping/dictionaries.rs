@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Change, Code, Connector, CopyTable, DataType, Error, Finding, Key, KeyRange, OldRow, Op,
-    Position, Result, Row, RowIdentity, SourceTable, Table, TableKind, TableName, TableSchema,
+    Change, Code, Connector, Copier, CopyTable, DataType, Error, Finding, Key, KeyRange, OldRow,
+    Op, Position, Result, Row, RowIdentity, SourceTable, Table, TableKind, TableName, TableSchema,
     Value, form,
 };
 
@@ -303,18 +303,32 @@ impl Keeper {
         Ok(keepers)
     }
 
-    async fn read(
-        plan: &Arc<KeptPlan>,
-        source: &dyn Connector,
-        reached: &Position,
-    ) -> Result<Keeper> {
-        let mut keeper = Keeper {
+    /// Reads the dictionaries of these mappings as they are now, for rows that are only tried.
+    pub async fn look_up_all(plans: &[Arc<MappingPlan>], source: &dyn Connector) -> Result<()> {
+        let kept = plans.iter().flat_map(|plan| &plan.kept);
+        for plan in kept {
+            let mut copier = source.copier().await?;
+            Keeper::new(plan).fill(&mut *copier).await?;
+        }
+        Ok(())
+    }
+
+    fn new(plan: &Arc<KeptPlan>) -> Keeper {
+        Keeper {
             plan: plan.clone(),
             bound: None,
             rows: HashMap::new(),
             by_code: HashMap::new(),
             told: None,
-        };
+        }
+    }
+
+    async fn read(
+        plan: &Arc<KeptPlan>,
+        source: &dyn Connector,
+        reached: &Position,
+    ) -> Result<Keeper> {
+        let mut keeper = Keeper::new(plan);
         let mut copier = source.copier().await?;
         let name = plan.name.clone();
         let notice = move |why: String| {
@@ -324,24 +338,31 @@ impl Keeper {
         while copier.snapshot(reached, &[]).await?.is_none() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        plan.codes.clear();
+        keeper.fill(&mut *copier).await?;
+        copier.close_snapshot().await?;
+        tracing::info!(dictionary = %plan.name, codes = keeper.by_code.len(), "dictionary read");
+        Ok(keeper)
+    }
+
+    /// Takes up all rows that a copier sees.
+    async fn fill(&mut self, copier: &mut dyn Copier) -> Result<()> {
+        let plan = self.plan.clone();
+        self.clear();
         let mut range = KeyRange { after: None, upto: None };
         loop {
             let piece = copier.read(&plan.copy, &range, BYTES_A_READ).await?;
             for row in &piece.rows {
-                keeper.put(&piece.table, row, None)?;
+                self.put(&piece.table, row, None)?;
             }
             let last = piece.rows.last().filter(|_| piece.cut);
             let Some(last) = last else { break };
-            let bound = keeper.bind(&piece.table)?;
+            let bound = self.bind(&piece.table)?;
             let key: Option<Key> = bound.id.iter().map(|&at| last.0.get(at).cloned()).collect();
             range.after = key;
         }
-        copier.close_snapshot().await?;
         // Shapes of another connection may have the same numbers.
-        keeper.bound = None;
-        tracing::info!(dictionary = %plan.name, codes = keeper.by_code.len(), "dictionary read");
-        Ok(keeper)
+        self.bound = None;
+        Ok(())
     }
 
     fn bind(&mut self, shape: &TableSchema) -> Result<&Bound> {
@@ -500,3 +521,6 @@ impl Keeper {
         self.plan.codes.set(code, one);
     }
 }
+
+#[cfg(test)]
+mod tests;

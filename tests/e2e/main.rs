@@ -6,6 +6,7 @@ mod check;
 mod compact;
 mod continuity;
 mod daemon;
+mod dictionaries;
 mod echo;
 mod explain;
 mod exposure;
