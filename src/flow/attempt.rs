@@ -237,7 +237,8 @@ pub async fn attempt(
     };
     let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
     let copying = copy(copying, jobs);
-    match stream(context, &systems, applier, source, copying, commits, stop).await {
+    let streaming = stream(context, &systems, applier, source, copying, commits, stop);
+    match Box::pin(streaming).await {
         Ok(Ended::Stopped) if !asked.is_cancelled() => Ok(Ended::Replan),
         other => other,
     }
