@@ -44,7 +44,7 @@ use std::ops::Range;
 
 use tidelock_core::{ByteString, DataType, Instant, Value};
 
-pub use compile::{compile, compile_condition, lookup_tables};
+pub use compile::{compile, compile_condition, dictionary_names, lookup_tables};
 pub use error::{EvalError, EvalErrorKind, Fault};
 
 use cell::Cell;
@@ -112,6 +112,21 @@ pub struct DictionaryShape {
     pub result: DataType,
     /// Whether a code may stand for NULL.
     pub result_nullable: bool,
+    /// The types that the values of a code must have; any, by their texts, if empty.
+    pub types: Vec<DataType>,
+    /// If it is looked up in the target: where.
+    pub sought: Option<SoughtDictionary>,
+}
+
+/// A dictionary that is a table of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoughtDictionary {
+    /// The table: `system.schema.table` or shorter.
+    pub table: String,
+    /// The columns that make up a code.
+    pub columns: Vec<String>,
+    /// The column of the meaning.
+    pub result: String,
 }
 
 /// The dictionaries that there are.
@@ -120,6 +135,10 @@ pub trait Dictionaries {
     fn get(&self, name: &str) -> Option<DictionaryShape>;
     /// All names, for hints.
     fn names(&self) -> Vec<String>;
+    /// Why a dictionary cannot be used, and what to do about it.
+    fn fault(&self, _name: &str) -> Option<(String, String)> {
+        None
+    }
 }
 
 /// No dictionaries.

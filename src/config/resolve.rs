@@ -64,7 +64,7 @@ pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
     let dictionaries = parsed
         .dictionaries
         .iter()
-        .map(|(name, value)| rows::dictionary(name, value, source))
+        .map(|(name, value)| rows::dictionary(name, value, &systems, source))
         .collect::<Result<Vec<_>>>()?;
     let mask_key = parsed.mask_key.as_ref().map(|key| read_password(key, source)).transpose()?;
     let shared = Arc::new(Values::new(dictionaries, mask_key));
@@ -592,7 +592,7 @@ pub(super) fn plain_column(text: &str) -> Option<String> {
 }
 
 /// `system.table`, `system.schema.table`, with `"quoted"` parts and `*` for the table.
-fn table_ref(
+pub(super) fn table_ref(
     text: &str,
     span: Range<usize>,
     systems: &BTreeMap<String, SystemConfig>,

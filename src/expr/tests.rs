@@ -14,7 +14,14 @@ impl Dictionaries for World {
             "place" => (1, 2),
             _ => return None,
         };
-        Some(DictionaryShape { index, arity, result: kind::text(Some(9)), result_nullable: false })
+        Some(DictionaryShape {
+            index,
+            arity,
+            result: kind::text(Some(9)),
+            result_nullable: false,
+            types: Vec::new(),
+            sought: None,
+        })
     }
 
     fn names(&self) -> Vec<String> {

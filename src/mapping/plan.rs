@@ -25,6 +25,7 @@ pub use self::call::CallPlan;
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
 pub(super) use self::pairs::json_form;
+pub(super) use self::pairs::no_column;
 use self::pairs::{Pair, pair_columns, unmapped};
 pub use self::rows::{EndPlan, RowPlan};
 pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
@@ -32,6 +33,7 @@ pub use self::wildcard::like;
 pub(super) use self::wildcard::{has_key, matching};
 use super::computed::Origin;
 use super::convert::Rule;
+use super::dictionaries::{self, KeptPlan};
 use super::lookups::{LookupPlans, TargetTables};
 use super::row::{self, BoundPlan, Write};
 use crate::config::{
@@ -81,6 +83,8 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// The tables of the source that its expressions use as dictionaries.
+    pub kept: Vec<Arc<KeptPlan>>,
     /// What its columns look up in the target.
     pub lookups: Arc<LookupPlans>,
     /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
@@ -167,6 +171,7 @@ impl MappingPlan {
             };
         let pushes = self.rows.pushes.iter();
         let pushes = pushes.map(|(name, column)| table(name, Vec::new(), vec![column.clone()]));
+        let pushes = pushes.chain(self.kept.iter().map(|kept| kept.source_table()));
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
@@ -198,6 +203,24 @@ impl MappingPlan {
             Some(view) => &view.by_types,
             None => &self.copy_key_types,
         }
+    }
+
+    /// The texts of its expressions.
+    pub fn expressions(&self) -> Vec<&str> {
+        let mut texts: Vec<&str> = Vec::new();
+        for column in &self.columns {
+            if let Feed::Computed(computed) = &column.feed {
+                texts.push(&computed.text.text);
+            }
+        }
+        if let EndPlan::Set(columns) = &self.rows.end {
+            texts.extend(columns.iter().map(|(_, computed)| computed.text.text.as_str()));
+        }
+        texts.extend(self.rows.conditions());
+        let tracks = self.view.iter().flat_map(|view| &view.tracks);
+        let ways = tracks.flat_map(|track| &track.ways);
+        texts.extend(ways.filter_map(|way| way.filter.as_ref()).map(|text| text.text.as_str()));
+        texts
     }
 
     /// Whether rows of it may have to be read again.
@@ -350,6 +373,8 @@ pub(super) static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
 /// Compiles the mappings of a flow. A mapping with a problem is left out of
 /// [`PlanOutcome::mappings`] and stands in [`PlanOutcome::findings`].
 pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
+    let (flow, kept) = with_dictionaries(flow, catalogs);
+    let flow = &*flow;
     let mut outcome = PlanOutcome::default();
     let named: Vec<TableName> =
         flow.mappings.iter().filter_map(|m| exact(&m.from, catalogs.source_schema)).collect();
@@ -369,9 +394,39 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
             ))),
         }
     }
+    keep_dictionaries(&mut outcome, &kept, catalogs);
     shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
     outcome
+}
+
+/// The flow with what the catalogs tell of dictionaries that are tables, and those of them that are kept.
+pub(super) fn with_dictionaries<'a>(
+    flow: &'a FlowConfig,
+    catalogs: &Catalogs<'_>,
+) -> (Cow<'a, FlowConfig>, Vec<Arc<KeptPlan>>) {
+    match dictionaries::known(flow, catalogs) {
+        None => (Cow::Borrowed(flow), Vec::new()),
+        Some((values, kept)) => (Cow::Owned(FlowConfig { values, ..flow.clone() }), kept),
+    }
+}
+
+/// Gives each mapping the dictionaries that its expressions name.
+fn keep_dictionaries(outcome: &mut PlanOutcome, kept: &[Arc<KeptPlan>], catalogs: &Catalogs<'_>) {
+    if kept.is_empty() {
+        return;
+    }
+    let mut used: Vec<Arc<KeptPlan>> = Vec::new();
+    for plan in outcome.mappings.iter_mut().filter_map(Arc::get_mut) {
+        let names: Vec<String> =
+            plan.expressions().into_iter().flat_map(crate::expr::dictionary_names).collect();
+        let own = kept.iter().filter(|kept| names.contains(&kept.name)).cloned();
+        plan.kept = own.collect();
+        used.extend(plan.kept.iter().cloned());
+    }
+    used.sort_by(|a, b| a.name.cmp(&b.name));
+    used.dedup_by(|a, b| a.name == b.name);
+    outcome.findings.extend(dictionaries::judge(&used, catalogs));
 }
 
 /// The table that a mapping names, unless it takes all.
@@ -500,6 +555,17 @@ fn plan_table(
                     target_table.name
                 ))
                 .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
+            );
+        }
+        if mapping.snapshot == SnapshotMode::Initial
+            && target_tables.planned().tables().any(|table| *table == target_table.name)
+        {
+            outcome.findings.push(
+                Finding::warning(format!(
+                    "mapping {name}: its rows look each other up in {}",
+                    target_table.name
+                ))
+                .hint("a first copy may meet a row before the one it looks for: let what is missing be NULL by coalesce(lookup(...), NULL), and `tidelock backfill` it once"),
             );
         }
         if problems.iter().all(|f| f.severity == Severity::Warning) {
@@ -792,6 +858,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         references: target.references.clone(),
         before,
         lookups: Arc::new(lookups),
+        kept: Vec::new(),
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),

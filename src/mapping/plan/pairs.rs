@@ -391,7 +391,7 @@ const ROUTINE: &str = "routine";
 /// More columns than these are not counted up.
 const COLUMNS_TOLD: usize = 12;
 
-pub(super) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
+pub(in crate::mapping) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
     let near = table
         .columns
         .iter()

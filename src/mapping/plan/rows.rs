@@ -62,6 +62,16 @@ impl RowPlan {
         self.edge.is_some() || self.throttle.is_some()
     }
 
+    /// The texts of its conditions.
+    pub fn conditions(&self) -> impl Iterator<Item = &str> {
+        let edges = self
+            .edge
+            .iter()
+            .flat_map(|edge| std::iter::once(&edge.rise).chain(&edge.fall).chain(&edge.hysteresis));
+        let checks = self.checks.iter().map(|check| &check.rule);
+        self.filter.iter().chain(checks).chain(edges).map(|text| text.text.as_str())
+    }
+
     /// Whether every row goes as it is.
     pub fn takes_all(&self) -> bool {
         self.filter.is_none() && self.checks.is_empty()
