@@ -8,7 +8,9 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value as Json, json};
-use tidelock_core::{Code, Error, KeyRange, Result, Row, TableSchema, Value, form};
+use tidelock_core::{
+    Code, Error, KeyRange, Result, Row, StreamColumn, TableSchema, TargetColumn, Value, form,
+};
 
 use super::survey::{Chosen, chosen, may_have, survey};
 use super::{Cli, FINDINGS, Outcome, say};
@@ -28,8 +30,8 @@ struct Tried {
 
 /// What became of a row.
 enum After {
-    /// These cells, by the target's columns or parameters.
-    Sent(Vec<(String, Value)>),
+    /// These cells, by the target's columns or parameters; `None` is looked up at the target when it is written.
+    Sent(Vec<(String, Option<Value>)>),
     /// The filter leaves it out.
     Filtered,
     /// It cannot be sent.
@@ -91,7 +93,7 @@ async fn tried(
 }
 
 fn one_row(plan: &MappingPlan, bound: &BoundPlan, shape: &TableSchema, row: &Row) -> Tried {
-    let named = |(column, value): (&tidelock_core::StreamColumn, &Value)| {
+    let named = |(column, value): (&StreamColumn, &Value)| {
         let shown = plan.reads.contains(&column.name);
         shown.then(|| (column.name.clone(), value.clone()))
     };
@@ -100,10 +102,13 @@ fn one_row(plan: &MappingPlan, bound: &BoundPlan, shape: &TableSchema, row: &Row
         if !bound.takes(row)? {
             return Ok(After::Filtered);
         }
-        let mut cells = Vec::new();
-        bound.load(row, &mut cells)?;
-        let names = plan.target.columns.iter().map(|c| c.name.clone());
-        Ok(After::Sent(names.zip(cells).collect()))
+        let write = bound.loaded(row)?;
+        let waits = |at: usize| write.waits.iter().any(|wait| wait.column() == at);
+        let cells = plan.target.columns.iter().zip(&write.row).enumerate();
+        let cell = |(at, (column, value)): (usize, (&TargetColumn, &Value))| {
+            (column.name.clone(), (!waits(at)).then(|| value.clone()))
+        };
+        Ok(After::Sent(cells.map(cell).collect()))
     };
     Tried { before, after: became().unwrap_or_else(After::Failed) }
 }
@@ -153,7 +158,8 @@ fn lines(plan: &MappingPlan, row: &Tried) -> Vec<(String, String)> {
     let mut told: Vec<&String> = Vec::new();
     if let After::Sent(after) = &row.after {
         for (column, (name, value)) in plan.columns.iter().zip(after) {
-            let mut right = format!("{name} = {}", shown(value));
+            let value = value.as_ref().map_or("(looked up when it is written)".to_owned(), shown);
+            let mut right = format!("{name} = {value}");
             let reads = column.feed.reads();
             if let Feed::Computed(computed) = &column.feed {
                 let text = computed.text.text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -204,7 +210,15 @@ fn as_json(one: &Chosen<'_>, tried: &[Tried]) -> Json {
             let before = cells(&row.before);
             match &row.after {
                 After::Sent(after) => {
-                    json!({"outcome": "sent", "before": before, "after": cells(after)})
+                    let told = |(name, value): &(String, Option<Value>)| {
+                        Some((name.clone(), json!(form::text(value.as_ref()?))))
+                    };
+                    let looked_up = after.iter().filter(|(_, value)| value.is_none());
+                    json!({
+                        "outcome": "sent", "before": before,
+                        "after": after.iter().filter_map(told).collect::<Map<_, _>>(),
+                        "looked_up_when_written": looked_up.map(|(name, _)| name).collect::<Vec<_>>(),
+                    })
                 }
                 After::Filtered => json!({"outcome": "filtered", "before": before}),
                 After::Failed(error) => json!({
