@@ -429,7 +429,8 @@ fn plan_table(
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
-            view::plan_view(mapping, &names, &origin, &columns, catalogs, &mut problems)
+            let also = &rows.reads;
+            view::plan_view(mapping, &names, &origin, &columns, also, catalogs, &mut problems)
                 .map_or((None, None), |(view, copy)| (Some(Arc::new(view)), Some(copy)))
         };
         if copy.is_none() && mapping.tracks.is_empty() && mapping.snapshot == SnapshotMode::Initial

@@ -137,12 +137,13 @@ pub(super) struct ViewKeyNames {
     moves: bool,
 }
 
-/// Compiles what a mapping says of a view.
+/// Compiles what a mapping says of a view. `also` is read for what the mapping says of rows.
 pub(super) fn plan_view(
     mapping: &MappingConfig,
     names: &ViewKeyNames,
     origin: &Origin<'_>,
     pairs: &[Pair<'_>],
+    also: &[String],
     catalogs: &Catalogs<'_>,
     problems: &mut Vec<Finding>,
 ) -> Option<(ViewPlan, CopyTable)> {
@@ -197,6 +198,7 @@ pub(super) fn plan_view(
     let mut key = plan.by.clone();
     key.extend(rows.iter().filter(|name| !plan.by.contains(name)).cloned());
     let mut columns: Vec<String> = pairs.iter().flat_map(|p| p.feed.reads()).cloned().collect();
+    columns.extend(also.iter().cloned());
     columns.extend(key.iter().cloned());
     let mut seen = std::collections::HashSet::new();
     columns.retain(|c| seen.insert(c.clone()));
