@@ -18,6 +18,7 @@ mod schema;
 mod snapshot;
 mod soak;
 mod takeover;
+mod tracks;
 mod types;
 mod values;
 mod views;
