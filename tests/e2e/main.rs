@@ -3,6 +3,7 @@
 //! Short rounds run in `make test`; with `TIDELOCK_SOAK=1` (`make soak`) the long figures.
 
 mod check;
+mod company;
 mod compact;
 mod continuity;
 mod daemon;
