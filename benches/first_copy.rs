@@ -168,8 +168,9 @@ async fn copied(
     let target = Server::start(to, true).await?;
     let folder = tempfile::tempdir()?;
     let servers = source.cpu() + target.cpu();
-    let config =
-        configure(folder.path(), "bench", [&source.url(), &target.url()], &["wide"], "initial")?;
+    // A name of its own, so that it finds no slot of the run before.
+    let (name, urls) = (format!("bench-{workers}"), [&source.url()[..], &target.url()]);
+    let config = configure(folder.path(), &name, urls, &["wide"], "initial")?;
     if workers != "default" {
         let mut text = std::fs::read_to_string(&config)?;
         text.push_str(&format!("[defaults]\ncopy_workers = {workers}\n"));

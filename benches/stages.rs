@@ -251,6 +251,7 @@ async fn encode(
         config_hash: String::new(),
         tables: setup.plans.iter().map(|plan| plan.target.name.clone()).collect(),
         routines: Vec::new(),
+        lookups: Vec::new(),
     };
     // The server may not have noticed yet that the session before is gone.
     let mut open = loop {

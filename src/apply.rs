@@ -26,19 +26,22 @@
 
 pub mod batch;
 mod changes;
+pub mod gate;
 pub mod loaders;
 mod pieces;
 pub mod place;
 mod route;
+pub(crate) mod seek;
 pub mod session;
 pub mod tally;
 mod transaction;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tidelock_core::{
     Code, CopyRow, Error, HopList, LogEvent, Position, Result, Sink, StateRow, StoredState,
     SystemId, TableName, TransactionId,
@@ -54,6 +57,7 @@ use crate::mapping::MappingPlan;
 use crate::reader::Queue;
 use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
+use gate::Gates;
 use loaders::Loaders;
 use place::Places;
 use route::{Followed, Mapped, Routes};
@@ -68,6 +72,8 @@ const BYTES_A_WRITE: usize = 4 << 20;
 const CHANGES_A_TRANSACTION: usize = 64_000;
 /// Keys that are read again at most with one target transaction, unless one source transaction touches more.
 const KEYS_A_TRANSACTION: usize = 20_000;
+/// Keys of one transaction that are kept here at most.
+const KEYS_MAX: usize = 100_000;
 /// How often a position without changes may be written.
 const IDLE_SAVE: Duration = Duration::from_secs(10);
 /// How often an idle session says that it lives; the server ends it after 30 seconds.
@@ -108,8 +114,10 @@ pub struct Begin {
     pub loaders: Loaders,
     /// What reads rows again.
     pub rereads: Rereads,
-    /// Keys that waited when the attempt before ended.
-    pub waiting: Vec<Waiting>,
+    /// The mappings of which keys may wait in the target's memory.
+    pub put_off: Vec<usize>,
+    /// What the tables' gates remember.
+    pub gates: Gates,
 }
 
 /// The applier of one attempt.
@@ -126,8 +134,12 @@ pub struct Applier {
     tables: HashMap<TableName, Arc<Followed>>,
     /// Keys that the open transaction's changes touched.
     touched: Touched,
+    /// What of the tables' rows is worth sending.
+    gates: Gates,
     /// Keys that wait for the flow to come to what their rows point to.
     waiting: Vec<Waiting>,
+    /// The mappings with keys that wait in the target's memory, and up to where these were taken up.
+    put_off: BTreeMap<usize, Option<Bytes>>,
     places: Arc<Places>,
     routes: Routes,
     shared: Arc<FlowShared>,
@@ -233,7 +245,9 @@ impl Applier {
             tables: route::by_table(&scope.plans),
             plans: numbered(&scope.plans),
             touched: Touched::default(),
-            waiting: begin.waiting,
+            waiting: Vec::new(),
+            put_off: begin.put_off.into_iter().map(|number| (number, None)).collect(),
+            gates: begin.gates,
             batcher: Batcher::new(places.clone(), careful > 0),
             places,
             routes: Routes::default(),
@@ -339,6 +353,7 @@ impl Applier {
                 }
                 _ = tick.tick() => {
                     self.retry().await?;
+                    self.due().await?;
                     self.idle().await?;
                 }
             }

@@ -73,9 +73,20 @@ pub struct FlowConfig {
 impl FlowConfig {
     /// The tables and views of the source that the file names, those behind views among them.
     pub fn read(&self) -> impl Iterator<Item = &TableRef> {
-        self.mappings
-            .iter()
-            .flat_map(|m| std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)))
+        self.mappings.iter().flat_map(|m| {
+            let pushes = m.push_when.iter().map(|push| &push.table);
+            std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)).chain(pushes)
+        })
+    }
+
+    /// The tables of the target that expressions of its columns name by lookups.
+    pub fn looked_up(&self) -> Vec<TableRef> {
+        let columns = self.mappings.iter().flat_map(|m| m.columns.iter().flat_map(|c| &c.columns));
+        columns
+            .flat_map(|column| crate::expr::lookup_tables(&column.value.text))
+            .filter_map(|written| TableRef::parse(&written))
+            .filter(|table| table.system == self.target)
+            .collect()
     }
 }
 
@@ -104,6 +115,14 @@ impl Values {
             (secret, key)
         };
         Values { dictionaries, mask_key: mask_key.map(key) }
+    }
+
+    /// Every code of every dictionary, of those that are one value.
+    pub fn codes(&self) -> impl Iterator<Item = String> {
+        self.dictionaries.iter().flat_map(|d| d.entries.keys()).filter_map(|code| match &code[..] {
+            [one] => Some(one.clone()),
+            _ => None,
+        })
     }
 
     /// The key of masks.
@@ -211,6 +230,23 @@ pub struct TableRef {
     pub schema: Option<String>,
     /// The table.
     pub table: TablePattern,
+}
+
+impl TableRef {
+    /// The table of `system.table` or `system.schema.table`; `None` if it is neither.
+    pub fn parse(text: &str) -> Option<TableRef> {
+        let parts = resolve::split_name(text)?;
+        let (system, schema, table) = match parts.as_slice() {
+            [system, table] => (system, None, table),
+            [system, schema, table] => (system, Some(schema.0.clone()), table),
+            _ => return None,
+        };
+        let table = match table {
+            (name, false) if name == "*" => TablePattern::All,
+            (name, _) => TablePattern::Exact(name.clone()),
+        };
+        Some(TableRef { system: system.0.clone(), schema, table })
+    }
 }
 
 /// A table's name, or every table.

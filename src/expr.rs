@@ -43,7 +43,7 @@ use std::ops::Range;
 
 use tidelock_core::{ByteString, DataType, Instant, Value};
 
-pub use compile::{compile, compile_condition};
+pub use compile::{compile, compile_condition, lookup_tables};
 pub use error::{EvalError, EvalErrorKind, Fault};
 
 use cell::Cell;
@@ -82,12 +82,20 @@ pub struct Scope<'a> {
     pub dictionaries: &'a dyn Dictionaries,
     /// The tables of the target.
     pub lookups: &'a dyn Lookups,
+    /// Whether there is a key for `mask(x, 'hash')`.
+    pub mask_key: bool,
 }
 
 impl<'a> Scope<'a> {
     /// Columns alone: no old row, no dictionaries, no lookups.
     pub fn of(fields: &'a [Field]) -> Scope<'a> {
-        Scope { fields, old: false, dictionaries: &NoDictionaries, lookups: &NoLookups }
+        Scope {
+            fields,
+            old: false,
+            dictionaries: &NoDictionaries,
+            lookups: &NoLookups,
+            mask_key: true,
+        }
     }
 }
 
@@ -148,6 +156,19 @@ pub struct LookupShape {
     pub result_nullable: bool,
 }
 
+/// What of a lookup is to be found in the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LookupNames<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The columns that are matched.
+    pub columns: &'a [String],
+    /// The column that is the result.
+    pub result: &'a str,
+    /// What a missing row is inserted with besides those that are matched; `None` if it is not inserted.
+    pub insert: Option<&'a [String]>,
+}
+
 /// What of a lookup is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupPart {
@@ -157,6 +178,8 @@ pub enum LookupPart {
     Column(usize),
     /// The column that is the result.
     Result,
+    /// The column of this number that a missing row is inserted with.
+    Insert(usize),
 }
 
 /// Why a lookup is not possible.
@@ -173,34 +196,25 @@ pub struct LookupFault {
 /// The tables that lookups may read.
 pub trait Lookups {
     /// The types of a lookup by these columns; also refuses columns that do not name one row.
-    fn shape(
-        &self,
-        table: &str,
-        columns: &[String],
-        result: &str,
-    ) -> Result<LookupShape, LookupFault>;
+    fn shape(&self, names: LookupNames<'_>) -> Result<LookupShape, LookupFault>;
 }
 
 /// No lookups.
 pub struct NoLookups;
 
 impl Lookups for NoLookups {
-    fn shape(
-        &self,
-        _table: &str,
-        _columns: &[String],
-        _result: &str,
-    ) -> Result<LookupShape, LookupFault> {
+    fn shape(&self, _names: LookupNames<'_>) -> Result<LookupShape, LookupFault> {
         Err(LookupFault {
             part: LookupPart::Table,
             message: "lookups are not possible here".to_owned(),
-            hint: String::new(),
+            hint: "a lookup may stand in [mappings.columns]: it is answered when a row is written"
+                .to_owned(),
         })
     }
 }
 
-/// A lookup that an expression asks for. The caller computes its key ([`Expr::lookup_args`]), finds the row, and hands in
-/// the answer with the row ([`Input::lookups`]).
+/// A lookup that an expression may ask for: which of them it does, a row decides ([`Expr::run`]). The caller computes the key
+/// ([`Expr::lookup_row`]), finds the row, hands the answer in ([`Input::lookups`]), and runs the expression again.
 #[derive(Debug, Clone)]
 pub struct Lookup {
     /// The table as it was written: `system.schema.table` or shorter.
@@ -213,9 +227,33 @@ pub struct Lookup {
     pub data_type: DataType,
     /// Whether that column may be NULL.
     pub nullable: bool,
+    /// What a missing row is inserted with besides those that are matched; `None` if it is not inserted.
+    pub insert: Option<Vec<String>>,
+    /// What the values are that are matched and, after them, inserted.
+    pub given: Vec<DataType>,
     /// The call in the expression's text.
     pub span: Range<usize>,
     args: Vec<Node>,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It was not asked for yet.
+    Open,
+    /// The table has no row of that key.
+    Missing,
+    /// The value of the row.
+    Found(Value),
+}
+
+/// What running an expression came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// A value.
+    Value(Value),
+    /// It needs the answer to the lookup of this number first.
+    Asks(usize),
 }
 
 /// The key of masks. Never shown.
@@ -257,8 +295,8 @@ pub struct Input<'a> {
     /// The row before the change; `None` if there was none, then its columns are NULL. What the log does not tell of it is
     /// `Unchanged`.
     pub old: Option<&'a [Value]>,
-    /// The answers to [`Expr::lookups`], in that order; `None` for a key that the table lacks.
-    pub lookups: &'a [Option<Value>],
+    /// The answers to [`Expr::lookups`], in that order; those that are not there are open.
+    pub lookups: &'a [Answer],
     /// All else.
     pub env: &'a Env<'a>,
 }
@@ -370,16 +408,27 @@ impl Expr {
         explain::explain(self)
     }
 
-    /// The keys of its lookups for a row, in their order; a key with a NULL or `Unchanged` in it needs no answer.
-    pub fn lookup_args(&self, row: &Input<'_>) -> Result<Vec<Vec<Value>>, EvalError> {
-        let key = |lookup: &Lookup| {
-            lookup
-                .args
-                .iter()
-                .map(|arg| arg.eval(row).map(Cell::into_value))
-                .collect::<Result<Vec<Value>, _>>()
-        };
-        self.lookups.iter().map(key).collect::<Result<_, _>>().map_err(|error| *error)
+    /// Whether it is a lookup and nothing else.
+    pub fn is_lookup(&self) -> bool {
+        matches!(self.root, Node::Lookup { .. })
+    }
+
+    /// Of a lookup that a row asks for: the cells that are matched, and after them those that a missing row is inserted with.
+    pub fn lookup_row(&self, lookup: usize, row: &Input<'_>) -> Result<Vec<Value>, EvalError> {
+        let args = self.lookups.get(lookup).map(|lookup| &lookup.args[..]).unwrap_or_default();
+        let cells = args.iter().map(|arg| arg.eval(row).map(Cell::into_value));
+        cells.collect::<Result<_, _>>().map_err(|error| *error)
+    }
+
+    /// Its value for a row, or the lookup that must be answered first. What no row comes to is not asked for.
+    pub fn run(&self, row: &Input<'_>) -> Result<Outcome, EvalError> {
+        match self.eval(row) {
+            Ok(value) => Ok(Outcome::Value(value)),
+            Err(EvalError { kind: EvalErrorKind::LookupOpen { lookup }, .. }) => {
+                Ok(Outcome::Asks(lookup))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Its value for a row.

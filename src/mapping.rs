@@ -19,7 +19,9 @@
 pub mod call;
 pub mod computed;
 pub mod convert;
+pub mod lookups;
 pub mod plan;
+pub mod roundtrip;
 pub mod row;
 pub mod rules;
 pub mod tables;

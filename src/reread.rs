@@ -28,6 +28,9 @@
 //! refuses it then, and its key waits in `<meta_schema>.memory` until the flow has passed the place that the snapshot was taken at;
 //! only then is the refusal the row's own fault.
 //!
+//! A transaction that touches more keys than are to be kept here leaves them there, too; they are read again in parts, right
+//! after its commit.
+//!
 //! **Memory.** Of each row of a view the target remembers a hash and the key ([`memory`]): a row that comes out as it was is not sent
 //! again, and of a group it is known which rows have vanished.
 
@@ -35,5 +38,5 @@ pub mod memory;
 mod read;
 mod touched;
 
-pub use read::{Blamed, Reread, Rereads, Waiting, waiting};
+pub use read::{Blamed, Reread, Rereads, Waiting, put_off, waiting};
 pub use touched::{Touched, TouchedBy, Trace};

@@ -14,18 +14,24 @@
 //!   log does not tell;
 //! - a deleted row comes back, and its delete does more than be replaced: foreign keys point to its table, or it gave a unique
 //!   value up;
-//! - a key of a table that points to itself is met again.
+//! - a key of a table that points to itself is met again;
+//! - a row that may have been looked up goes after it came or changed in the group, or is to be found by other values.
+//!
+//! A row may *wait* for lookups ([`crate::mapping::lookups`]): its batch is a step of its own, and is answered when all that stands before
+//! it has been written. Tables that are looked up come before those that look ([`super::place`]), so what the group brings is
+//! found. What the log changes there later may be found too: an answer is as of the row's place or later.
 //!
 //! Where the target refuses the order all the same (a unique value was handed over that the log did not tell of), the
 //! transactions are replayed one by one, and from then on the mapping is written in order ([`super::Applier`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use tidelock_core::{Call, OpKind, TargetTable, Value, WriteBatch, WriteOp};
+use tidelock_core::{Call, OpKind, TableName, TargetTable, Value, WriteBatch, WriteOp};
 
 use super::place::{Place, Places};
+use crate::mapping::lookups::Wait;
 use crate::mapping::{MappingPlan, Write};
 
 /// Most rows in one statement.
@@ -63,23 +69,48 @@ type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 pub enum Step {
     /// Rows to be written.
     Write(Vec<WriteBatch>),
+    /// Rows to be written when what they wait for has been looked up.
+    Sought(Sought),
     /// Routines to be called.
     Call(Vec<Call>),
+    /// A row that a routine is called for when what it waits for has been looked up.
+    SoughtCall(Arc<MappingPlan>, Write),
+}
+
+/// A batch, and what its rows wait for.
+#[derive(Debug)]
+pub struct Sought {
+    /// The rows.
+    pub batch: WriteBatch,
+    /// Each with the number of its row.
+    pub waits: Vec<(usize, Wait)>,
+}
+
+impl Sought {
+    fn push(&mut self, row: Box<[Value]>, waits: Vec<Wait>) {
+        let at = self.batch.rows.len();
+        self.waits.extend(waits.into_iter().map(|wait| (at, wait)));
+        self.batch.rows.push(row);
+    }
 }
 
 impl Step {
-    /// Takes the deletes off that come last.
-    pub fn split_deletes(steps: &mut [Step]) -> Vec<WriteBatch> {
+    /// Takes the deletes off that come last, but for those from these tables.
+    pub fn split_deletes(steps: &mut [Step], but: &HashSet<TableName>) -> Vec<WriteBatch> {
         let Some(Step::Write(batches)) = steps.last_mut() else { return Vec::new() };
         let other = batches.iter().rposition(|batch| batch.op != WriteOp::Delete);
-        batches.split_off(other.map_or(0, |at| at + 1))
+        let last = batches.split_off(other.map_or(0, |at| at + 1));
+        let (stay, go) = last.into_iter().partition(|batch| but.contains(&batch.table.name));
+        *batches = std::mem::take(batches).into_iter().chain::<Vec<_>>(stay).collect();
+        go
     }
 
     /// The rows of these steps, without the calls.
     pub fn writes(steps: Vec<Step>) -> Vec<WriteBatch> {
         let rows = |step| match step {
             Step::Write(batches) => batches,
-            Step::Call(_) => Vec::new(),
+            Step::Sought(sought) => vec![sought.batch],
+            Step::Call(_) | Step::SoughtCall(..) => Vec::new(),
         };
         steps.into_iter().flat_map(rows).collect()
     }
@@ -90,7 +121,7 @@ impl Step {
 pub struct Batcher {
     places: Arc<Places>,
     steps: Vec<Step>,
-    done: Vec<WriteBatch>,
+    done: Vec<Sought>,
     group: Group,
     line: Line,
     rows: usize,
@@ -121,6 +152,7 @@ struct Entry {
     op: WriteOp,
     columns: Arc<[usize]>,
     row: Box<[Value]>,
+    waits: Vec<Wait>,
     bytes: usize,
     /// The kind of the last change in it.
     kind: OpKind,
@@ -130,13 +162,17 @@ struct Entry {
 /// a statement, as long as no two of them can be about one row.
 #[derive(Default)]
 struct Line {
-    open: Option<WriteBatch>,
+    open: Option<Sought>,
     bytes: usize,
     keys: ByHash<()>,
 }
 
 fn weight(row: &[Value]) -> usize {
     row.iter().map(|v| size_of::<Value>() + v.heap_bytes()).sum()
+}
+
+fn weight_of(row: &[Value], waits: &[Wait]) -> usize {
+    weight(row) + waits.iter().map(Wait::bytes).sum::<usize>()
 }
 
 impl Batcher {
@@ -158,12 +194,14 @@ impl Batcher {
     /// Adds a write; tells the kind of the change that it replaces, if it does.
     pub fn push(&mut self, plan: &Arc<MappingPlan>, write: Write, kind: OpKind) -> Option<OpKind> {
         let place = self.places.of(plan.target.id);
-        let bytes = weight(&write.row);
+        let bytes = weight_of(&write.row, &write.waits);
         if self.careful || place.strict || moves(&write, &plan.target) {
             self.barrier();
             self.rows += 1;
             self.bytes += bytes;
-            let alone = self.careful || (place.in_order && write.op == WriteOp::Delete);
+            // A row that looks for another one of its own table must find those before it.
+            let own = write.waits.iter().any(|wait| wait.may_ask(&plan.target.name));
+            let alone = self.careful || (place.in_order && write.op == WriteOp::Delete) || own;
             self.line.push(plan, write, bytes, alone, &mut self.done);
             return None;
         }
@@ -184,7 +222,7 @@ impl Batcher {
     pub fn delete_all(&mut self, plan: &Arc<MappingPlan>) {
         self.barrier();
         self.line.close(&mut self.done);
-        self.done.push(batch(plan, WriteOp::DeleteAll, Arc::from([])));
+        self.done.push(sought(plan, WriteOp::DeleteAll, Arc::from([])));
         self.rows += 1;
     }
 
@@ -199,11 +237,30 @@ impl Batcher {
         }
     }
 
+    /// Adds the call of a routine for a row that waits, after all that came before.
+    pub fn call_sought(&mut self, plan: &Arc<MappingPlan>, write: Write) {
+        self.close();
+        self.rows += 1;
+        self.bytes += weight_of(&write.row, &write.waits);
+        self.steps.push(Step::SoughtCall(plan.clone(), write));
+    }
+
     fn close(&mut self) {
         self.barrier();
         self.line.close(&mut self.done);
-        if !self.done.is_empty() {
-            self.steps.push(Step::Write(std::mem::take(&mut self.done)));
+        let mut plain = Vec::new();
+        for sought in std::mem::take(&mut self.done) {
+            if sought.waits.is_empty() {
+                plain.push(sought.batch);
+                continue;
+            }
+            if !plain.is_empty() {
+                self.steps.push(Step::Write(std::mem::take(&mut plain)));
+            }
+            self.steps.push(Step::Sought(sought));
+        }
+        if !plain.is_empty() {
+            self.steps.push(Step::Write(plain));
         }
     }
 
@@ -236,9 +293,9 @@ impl Group {
         })
     }
 
-    fn emit(mut self, done: &mut Vec<WriteBatch>) {
+    fn emit(mut self, done: &mut Vec<Sought>) {
         self.tables.sort_by_key(|t| t.place.rank);
-        let mut last: Vec<Vec<WriteBatch>> = Vec::new();
+        let mut last: Vec<Vec<Sought>> = Vec::new();
         let mut rest = Vec::new();
         for mut table in self.tables {
             let entries = std::mem::take(&mut table.entries);
@@ -259,7 +316,7 @@ impl Group {
     }
 }
 
-/// Writes of one mapping, of which no two are about one row, as batches.
+/// Writes of one mapping that wait for nothing, of which no two are about one row, as batches.
 pub fn batches_of(plan: &Arc<MappingPlan>, writes: Vec<Write>) -> Vec<WriteBatch> {
     let mut batches: Vec<WriteBatch> = Vec::new();
     let mut bytes = 0;
@@ -295,13 +352,13 @@ fn statements(
     in_order: bool,
     rows_max: usize,
     entries: Vec<Entry>,
-) -> Vec<WriteBatch> {
-    let mut done: Vec<WriteBatch> = Vec::new();
+) -> Vec<Sought> {
+    let mut done: Vec<Sought> = Vec::new();
     // The batches that may take more, and their bytes.
     let mut open: Vec<(usize, usize)> = Vec::new();
     for entry in entries {
         let fits = |(at, bytes): &(usize, usize)| {
-            done.get(*at).is_some_and(|batch: &WriteBatch| {
+            done.get(*at).is_some_and(|Sought { batch, .. }| {
                 batch.op == entry.op
                     && batch.columns == entry.columns
                     && batch.rows.len() < rows_max
@@ -314,26 +371,26 @@ fn statements(
                 open.clear();
             } else {
                 let is_like = |(at, _): &(usize, usize)| {
-                    done.get(*at).is_some_and(|batch: &WriteBatch| {
+                    done.get(*at).is_some_and(|Sought { batch, .. }| {
                         batch.op == entry.op && batch.columns == entry.columns
                     })
                 };
                 open.retain(|place| !is_like(place));
             }
             open.push((done.len(), 0));
-            done.push(batch(plan, entry.op, entry.columns.clone()));
+            done.push(sought(plan, entry.op, entry.columns.clone()));
             found = Some(open.len() - 1);
         }
         if let Some((at, bytes)) = found.and_then(|found| open.get_mut(found))
             && let Some(batch) = done.get_mut(*at)
         {
             *bytes += entry.bytes;
-            batch.rows.push(entry.row);
+            batch.push(entry.row, entry.waits);
         }
     }
     if !in_order {
         // What may give a unique value up comes before what is new.
-        done.sort_by_key(|batch| match batch.op {
+        done.sort_by_key(|sought| match sought.batch.op {
             WriteOp::Overwrite => 0,
             WriteOp::Update | WriteOp::Patch => 1,
             WriteOp::Upsert => 2,
@@ -343,9 +400,10 @@ fn statements(
     done
 }
 
-fn batch(plan: &Arc<MappingPlan>, op: WriteOp, columns: Arc<[usize]>) -> WriteBatch {
+fn sought(plan: &Arc<MappingPlan>, op: WriteOp, columns: Arc<[usize]>) -> Sought {
     let (mapping, table) = (plan.name.clone(), plan.target.clone());
-    WriteBatch { mapping, table, op, columns, rows: Vec::new() }
+    let batch = WriteBatch { mapping, table, op, columns, rows: Vec::new() };
+    Sought { batch, waits: Vec::new() }
 }
 
 impl TableGroup {
@@ -354,6 +412,12 @@ impl TableGroup {
         let [key, _] = write.keys;
         if let Some(uniques) = &write.uniques
             && uniques.new.iter().any(|value| self.uniques.get(value).is_some_and(|k| *k != key))
+        {
+            return false;
+        }
+        if self.place.sought
+            && write.op != WriteOp::Delete
+            && write.uniques.as_ref().is_some_and(|u| u.old.iter().any(|v| !u.new.contains(v)))
         {
             return false;
         }
@@ -375,6 +439,7 @@ impl TableGroup {
             // That the row is not there is for the target to say.
             (WriteOp::Delete, WriteOp::Update | WriteOp::Patch) => false,
             (WriteOp::Delete, WriteOp::Delete) => true,
+            (_, WriteOp::Delete) if self.place.sought => false,
             (WriteOp::Delete, _) => !self.place.referenced && !self.place.has_uniques,
             _ => true,
         }
@@ -382,7 +447,7 @@ impl TableGroup {
 
     /// Adds a write that may join.
     fn add(&mut self, write: Write, bytes: usize, kind: OpKind) -> Added {
-        let Write { op, columns, row, keys: [key, _], uniques } = write;
+        let Write { op, columns, row, keys: [key, _], uniques, waits } = write;
         let mut marked = 0;
         self.given_up |= op == WriteOp::Delete
             && self.place.has_uniques
@@ -397,12 +462,20 @@ impl TableGroup {
         }
         let Some(&at) = self.by_key.get(&key) else {
             self.by_key.insert(key, self.entries.len());
-            self.entries.push(Entry { op, columns, row, bytes, kind });
+            self.entries.push(Entry { op, columns, row, waits, bytes, kind });
             return Added { replaced: None, before: 0, after: bytes + marked };
         };
         let entry = &mut self.entries[at];
         let before = entry.bytes;
         let replaced = std::mem::replace(&mut entry.kind, kind);
+        // What a later change brings waits for nothing that an earlier one did.
+        match op {
+            WriteOp::Update | WriteOp::Patch => {
+                entry.waits.retain(|wait| !columns.contains(&wait.column()));
+                entry.waits.extend(waits);
+            }
+            _ => entry.waits = waits,
+        }
         match (entry.op, op) {
             (
                 WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert,
@@ -435,7 +508,7 @@ impl TableGroup {
                 (entry.columns, entry.row) = (columns, row);
             }
         }
-        entry.bytes = weight(&entry.row);
+        entry.bytes = weight_of(&entry.row, &entry.waits);
         Added { replaced: Some(replaced), before, after: entry.bytes + marked }
     }
 }
@@ -489,7 +562,7 @@ impl Entry {
 }
 
 /// The n-th cell of the key of the row that a write is about.
-fn key_cell<'a>(
+pub(super) fn key_cell<'a>(
     table: &TargetTable,
     op: WriteOp,
     columns: &[usize],
@@ -511,12 +584,12 @@ impl Line {
         write: Write,
         bytes: usize,
         alone: bool,
-        done: &mut Vec<WriteBatch>,
+        done: &mut Vec<Sought>,
     ) {
         let joins = !alone
             && self.bytes + bytes <= BYTES_A_BATCH_MAX
             && !write.keys.iter().any(|k| self.keys.contains_key(k))
-            && self.open.as_ref().is_some_and(|open| {
+            && self.open.as_ref().is_some_and(|Sought { batch: open, .. }| {
                 open.table.id == plan.target.id
                     && open.op == write.op
                     && open.columns == write.columns
@@ -524,16 +597,16 @@ impl Line {
             });
         if !joins {
             self.close(done);
-            self.open = Some(batch(plan, write.op, write.columns));
+            self.open = Some(sought(plan, write.op, write.columns));
         }
         if let Some(open) = &mut self.open {
-            open.rows.push(write.row);
+            open.push(write.row, write.waits);
             self.bytes += bytes;
             self.keys.extend(write.keys.map(|k| (k, ())));
         }
     }
 
-    fn close(&mut self, done: &mut Vec<WriteBatch>) {
+    fn close(&mut self, done: &mut Vec<Sought>) {
         done.extend(self.open.take());
         self.keys.clear();
         self.bytes = 0;
@@ -541,4 +614,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

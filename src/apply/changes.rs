@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use tidelock_core::{
-    Change, Code, CopyRow, Error, HopList, Op, Result, Row, TableChanged, TableName, TableSchema,
-    Value, progress::HOP_LIST_COLUMN,
+    Change, Code, CopyRow, Error, HopList, Key, Op, OpKind, Result, Row, TableChanged, TableName,
+    TableSchema, Value, WriteOp, alike, progress::HOP_LIST_COLUMN,
 };
 
-use super::Applier;
+use super::gate::Pass;
 use super::route::{Mapped, Role};
 use super::tally::Fate;
+use super::{Applier, KEYS_MAX, now_micros};
 use crate::config::OnTruncate;
 use crate::copy::region::Meeting;
 use crate::flow::copies;
 use crate::mapping::call::calls;
-use crate::mapping::{Becomes, MappingPlan};
+use crate::mapping::rules::Signs;
+use crate::mapping::{Becomes, MappingPlan, Write};
+use crate::reread::put_off;
 
 impl Applier {
     pub(super) async fn change(&mut self, change: Change) -> Result<()> {
@@ -39,6 +42,9 @@ impl Applier {
         for (nth, (one, _, _)) in followed.tracked.iter().enumerate() {
             self.touch(one, (route, nth), &change).await?;
         }
+        for (one, column) in &followed.pushing {
+            self.push(one, column, &change).await?;
+        }
         if let Some((last, others)) = followed.mapped.split_last() {
             for (nth, one) in others.iter().enumerate() {
                 self.change_of(one, (route, nth), change.clone()).await?;
@@ -58,19 +64,24 @@ impl Applier {
         if self.source.echo || self.is_stopped(&plan.name) {
             return Ok(());
         }
+        self.touching().await?;
         self.blame = Some(plan.name.clone());
         let mut touched = std::mem::take(&mut self.touched);
         let outcome = self.trace(route, change, &mut touched);
         self.touched = touched;
         outcome?;
         self.blame = None;
-        self.touched_now().await
+        Ok(())
     }
 
-    /// Something was touched: the open transaction, or the one to be opened, reads it again.
-    async fn touched_now(&mut self) -> Result<()> {
-        self.touched.note(self.source.id);
+    /// Something is about to be touched, and read again with the open transaction. It must be the one of this change: the
+    /// one before may be committed by what it shows without it.
+    async fn touching(&mut self) -> Result<()> {
         self.open_transaction().await?;
+        if self.touched.weight() >= KEYS_MAX {
+            self.put_off().await?;
+        }
+        self.touched.note(self.source.id);
         if let Some(open) = &mut self.open {
             open.changes += 1;
         }
@@ -117,14 +128,20 @@ impl Applier {
             return Ok(());
         }
         self.blame = Some(plan.name.clone());
+        let gated = self.gates.has(number);
         let bound = self.bound(route, &change.table)?;
+        let (signs, source) = match gated {
+            true => bound.signs(&change.op)?,
+            false => (None, None),
+        };
         let becomes = match (meeting, change.op) {
             (Meeting::Later, _) => return Ok(()),
             (Meeting::Insert(insert), _) => bound.write(Op::Insert(insert))?,
             (Meeting::Erase, Op::Update(update)) => {
                 Becomes::Write(bound.erase(&update.old, &update.new)?)
             }
-            (Meeting::Apply | Meeting::Erase, op) => bound.write(op)?,
+            (Meeting::Again, Op::Update(update)) => bound.again(&update)?,
+            (Meeting::Apply | Meeting::Again | Meeting::Erase, op) => bound.write(op)?,
         };
         let counted = matches!(becomes, Becomes::Unknown { .. });
         let write = match becomes {
@@ -136,14 +153,17 @@ impl Applier {
             Becomes::Unknown { key, moved } => {
                 self.blame = None;
                 self.tally.add(number, kind, Fate::Applied);
+                self.touching().await?;
                 self.touched.of(number, plan).row(key);
-                self.touched_now().await?;
                 match moved {
                     Some(write) => write,
                     None => return Ok(()),
                 }
             }
         };
+        if gated && !counted && !self.passes(plan, number, kind, &write, signs, source).await? {
+            return Ok(());
+        }
         self.blame = None;
         self.regions.wrote(&plan.name, write.keys);
         self.open_transaction().await?;
@@ -151,7 +171,8 @@ impl Applier {
             self.tally.add(number, kind, Fate::Applied);
         }
         match &plan.call {
-            Some(call) => self.batcher.call(calls(plan, call, &write)?),
+            Some(call) if write.waits.is_empty() => self.batcher.call(calls(plan, call, &write)?),
+            Some(_) => self.batcher.call_sought(plan, write),
             None => {
                 if let Some(replaced) = self.batcher.push(plan, write, kind) {
                     self.tally.supersede(number, replaced);
@@ -163,6 +184,91 @@ impl Applier {
         }
         if self.is_full() {
             self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a write is worth sending now; counts it else, and sees to it that what is to be remembered is committed.
+    async fn passes(
+        &mut self,
+        plan: &Arc<MappingPlan>,
+        number: usize,
+        kind: OpKind,
+        write: &Write,
+        signs: Option<Signs>,
+        source: Option<Key>,
+    ) -> Result<bool> {
+        let width = write.columns.len();
+        let key_at = |row: &[Value]| -> Vec<Value> {
+            plan.target.key.iter().filter_map(|&i| row.get(i).cloned()).collect()
+        };
+        if matches!(write.op, WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert)
+            && self.gates.is_quiet(number, &key_at(&write.row), signs)
+        {
+            self.tally.add(number, kind, Fate::Filtered);
+            self.blame = None;
+            return Ok(false);
+        }
+        // What is remembered of this change must not be committed with the transaction before.
+        self.open_transaction().await?;
+        match write.op {
+            WriteOp::Delete => self.gates.forget(number, &write.row),
+            WriteOp::Patch => self.gates.forget(number, write.row.get(width..).unwrap_or_default()),
+            WriteOp::Move => {
+                self.gates.forget(number, write.row.get(width..).unwrap_or_default());
+                self.gates.settle(number, &key_at(&write.row), signs);
+            }
+            WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
+                let key = key_at(&write.row);
+                let pass = self.gates.pass(number, &key, signs, source, now_micros());
+                if pass != Pass::Send {
+                    let fate = if pass == Pass::Hold { Fate::Superseded } else { Fate::Filtered };
+                    self.tally.add(number, kind, fate);
+                    self.blame = None;
+                    return Ok(false);
+                }
+            }
+            WriteOp::Update | WriteOp::DeleteAll => {}
+        }
+        Ok(true)
+    }
+
+    /// Leaves the keys touched so far to the target's memory, in the open transaction.
+    async fn put_off(&mut self) -> Result<()> {
+        self.direct().await?;
+        for (number, plan, keys) in self.touched.take_keys() {
+            put_off(self.session.sink()?, &plan, keys).await?;
+            self.put_off.insert(number, None);
+        }
+        Ok(())
+    }
+
+    /// A row of a table that makes keys of a mapping worth sending, whoever wrote it.
+    async fn push(
+        &mut self,
+        Mapped { plan, number }: &Mapped,
+        column: &str,
+        change: &Change,
+    ) -> Result<()> {
+        let row = match &change.op {
+            Op::Insert(insert) => &insert.new,
+            Op::Update(update) => &update.new,
+            Op::Delete(_) => return Ok(()),
+        };
+        let at = change.table.columns.iter().position(|c| c.name == column);
+        let value = at.and_then(|at| row.0.get(at));
+        let (Some(value), [data_type]) = (value, plan.push_types()) else { return Ok(()) };
+        if self.is_stopped(&plan.name) {
+            return Ok(());
+        }
+        // No key of the mapping is that, else.
+        let Ok(Some(key)) = alike(value, data_type) else { return Ok(()) };
+        self.touching().await?;
+        let by = self.touched.of(*number, plan);
+        by.owed = true;
+        match plan.view {
+            Some(_) => by.key([key].into()),
+            None => by.row([key].into()),
         }
         Ok(())
     }

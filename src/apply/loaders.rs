@@ -8,6 +8,7 @@ use tidelock_core::{
 };
 
 use super::batch::batches_of;
+use super::seek;
 use crate::mapping::call::calls;
 use crate::mapping::plan::EndPlan;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
@@ -84,14 +85,25 @@ pub(super) async fn put(
     }
     let columns = loading.bound.columns().clone();
     let (mapping, table) = (plan.name.clone(), plan.target.clone());
+    if loading.bound.seeks() {
+        // What they wait for is asked at once for the whole piece.
+        let mut writes = Vec::with_capacity(loading.rows.len());
+        for row in &loading.rows {
+            writes.push(loading.bound.loaded(row)?);
+        }
+        seek::answer_writes(sink, plan, &mut writes).await?;
+        let rows: Vec<Box<[Value]>> = writes.into_iter().map(|write| write.row).collect();
+        return sink.load(&Load { mapping, table, columns, rows: &rows }).await;
+    }
     sink.load(&Load { mapping, table, columns, rows: &loading }).await
 }
 
 /// Writes rows, or calls the routine for them.
 async fn write(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, writes: Vec<Write>) -> Result<()> {
     let Some(call) = &plan.call else { return sink.write(&batches_of(plan, writes)).await };
-    for write in &writes {
-        sink.call(&calls(plan, call, write)?).await?;
+    for mut write in writes {
+        seek::answer_writes(sink, plan, std::slice::from_mut(&mut write)).await?;
+        sink.call(&calls(plan, call, &write)?).await?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use tidelock_core::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
+use super::gate::Memories;
 use super::loaders::{Loader, put};
 use super::route::Mapped;
 use super::{Applier, PING};
@@ -96,7 +97,7 @@ impl Applier {
             if let Some(ready) = self.regions.rows_ready(&self.reached)? {
                 self.finish().await?;
                 self.settled().await?;
-                match self.loaders.are_used() && !self.is_reread(&ready)? {
+                match self.loaders.are_used() && !self.goes_alone(&ready)? {
                     true => self.volley(ready).await?,
                     false => self.rows(ready).await?,
                 }
@@ -120,16 +121,36 @@ impl Applier {
         let mapped = self.plan_of(&mapping)?;
         match mapped.plan.view.is_some() {
             true => self.read_again(&mapped, &piece, &row).await?,
-            false => self.load(&mapped.plan, piece, &row).await?,
+            false => {
+                self.settle_gates(&mapped, &piece)?;
+                self.load(&mapped.plan, piece, &row).await?;
+            }
         }
         self.wrote_copy();
         self.stepped(&mapping, &step, row, reply);
         Ok(())
     }
 
-    /// Whether a piece is of a view, and only names keys.
-    fn is_reread(&self, ready: &RowsReady) -> Result<bool> {
-        Ok(self.plan_of(&ready.mapping)?.plan.view.is_some())
+    /// Whether a piece is written by our own session, whatever others there are: of a view it only names keys, and what
+    /// a gate knows of its rows is kept here.
+    fn goes_alone(&self, ready: &RowsReady) -> Result<bool> {
+        let Mapped { plan, number } = self.plan_of(&ready.mapping)?;
+        Ok(plan.view.is_some() || self.gates.has(number))
+    }
+
+    /// Takes note on which side of their edges the rows of a piece are.
+    fn settle_gates(&mut self, mapped: &Mapped, piece: &Piece) -> Result<()> {
+        let Mapped { plan, number } = mapped;
+        if !self.gates.has(*number) {
+            return Ok(());
+        }
+        let bound = BoundPlan::new(plan, &piece.table)?;
+        for row in &piece.rows {
+            if bound.takes(row)? {
+                self.gates.settle(*number, &bound.key_of(row)?, bound.signs_of(row)?);
+            }
+        }
+        Ok(())
     }
 
     /// The keys of a piece of a view are read again where the flow stands, whatever is remembered of them: so a view is copied.
@@ -217,9 +238,13 @@ impl Applier {
     /// meanwhile, so that the next piece is read while this one is written: the flow stands still
     /// until then, and its position is what this transaction commits.
     async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<()> {
+        let memories = self.gates.take();
         let Applier { session, regions, requests, reached, blame, .. } = self;
         let sink = session.sink()?;
         let written = async {
+            for Memories { scope, put, gone } in &memories {
+                sink.remember(scope, put, gone).await?;
+            }
             put(sink, plan, piece, row.reason != CopyReason::Initial).await?;
             // What fails from here on is not about the rows.
             *blame = None;
@@ -248,7 +273,7 @@ impl Applier {
                     None => self.regions.rows_ready(&self.reached)?,
                 };
                 let ready = match ready {
-                    Some(ready) if self.is_reread(&ready)? => {
+                    Some(ready) if self.goes_alone(&ready)? => {
                         later = Some(ready);
                         None
                     }

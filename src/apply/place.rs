@@ -5,14 +5,16 @@
 //! can only be refused by the target (a foreign key, a unique index), never change a row. The order is chosen so that it is
 //! not refused:
 //!
-//! - tables that foreign keys point to are written before those that point to them, and their deletes come after everything;
+//! - tables that foreign keys point to, or that are looked up, are written before those that point to them, and their deletes come after everything;
 //! - deletes of a table with more unique indexes than its key come before everything where nothing points to that
 //!   table: a deleted line and its successor often share a natural key;
 //! - a table that points to itself is written in the order of the source, each key once in a group, and deleted from row by row;
-//! - tables in a circle of foreign keys, and mappings with `compact = false`, are written strictly as the source did.
+//! - tables in a circle of foreign keys and lookups, tables that look something up in themselves, and mappings with `compact = false`, are written strictly as the source did.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use tidelock_core::TableName;
 
 use crate::mapping::MappingPlan;
 use crate::mapping::plan::parents_first;
@@ -28,8 +30,10 @@ pub struct Place {
     pub in_order: bool,
     /// Its deletes come before all other writes of the group.
     pub deletes_first: bool,
-    /// Whether foreign keys point to it: a delete may do more than delete its row.
+    /// Whether foreign keys point to it, or it is looked up: a delete may do more than delete its row.
     pub referenced: bool,
+    /// Whether its rows are looked up: what they are found by may not go before those that look.
+    pub sought: bool,
     /// Whether a row may be refused for a value that another row gives up by a delete.
     pub has_uniques: bool,
 }
@@ -41,16 +45,21 @@ pub struct Places(HashMap<u64, Place>);
 impl Places {
     /// Of these mappings; those in `ordered` are strict whatever their tables are.
     pub fn new(plans: &[Arc<MappingPlan>], ordered: &HashSet<String>) -> Places {
-        let circles = in_circles(plans);
+        let sought: HashSet<&TableName> = plans.iter().flat_map(|p| p.lookups.tables()).collect();
+        let circles = in_circles(plans, &sought);
         let places = parents_first(plans).into_iter().enumerate().map(|(rank, plan)| {
+            let is_sought = sought.contains(&plan.target.name);
+            let referenced = plan.referenced || is_sought;
             let place = Place {
                 rank,
                 strict: !plan.compact
+                    || plan.lookups.tables().any(|table| *table == plan.target.name)
                     || ordered.contains(&*plan.name)
                     || circles.contains(&plan.target.id),
                 in_order: plan.references.contains(&plan.target.name),
-                deletes_first: plan.has_uniques && !plan.referenced,
-                referenced: plan.referenced,
+                deletes_first: plan.has_uniques && !referenced,
+                referenced,
+                sought: is_sought,
                 has_uniques: plan.has_uniques,
             };
             (plan.target.id, place)
@@ -64,17 +73,18 @@ impl Places {
     }
 }
 
-/// The tables that foreign keys lead back to over another table.
-fn in_circles(plans: &[Arc<MappingPlan>]) -> HashSet<u64> {
+/// The tables that foreign keys and lookups lead back to over another table.
+fn in_circles(plans: &[Arc<MappingPlan>], sought: &HashSet<&TableName>) -> HashSet<u64> {
     let parents = |plan: &MappingPlan| -> Vec<&Arc<MappingPlan>> {
         let is_parent = |p: &&Arc<MappingPlan>| {
-            p.target.name != plan.target.name && plan.references.contains(&p.target.name)
+            p.target.name != plan.target.name && plan.before.contains(&p.target.name)
         };
         plans.iter().filter(is_parent).collect()
     };
     let mut circles = HashSet::new();
     // Without foreign keys, as most wildcards are, there is nothing to walk.
-    for plan in plans.iter().filter(|p| p.referenced && !p.references.is_empty()) {
+    let is_before = |p: &MappingPlan| p.referenced || sought.contains(&p.target.name);
+    for plan in plans.iter().filter(|p| is_before(p) && !p.before.is_empty()) {
         let mut seen = HashSet::new();
         let mut ahead = parents(plan);
         while let Some(next) = ahead.pop() {

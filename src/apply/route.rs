@@ -32,6 +32,8 @@ pub(super) struct Followed {
     pub(super) mapped: Vec<Mapped>,
     /// The mappings whose views are made of it, and which of the view's tracks it is.
     pub(super) tracked: Vec<(Mapped, Arc<ViewPlan>, usize)>,
+    /// The mappings whose keys its rows make worth sending, and the column that holds the key.
+    pub(super) pushing: Vec<(Mapped, String)>,
 }
 
 pub(super) struct Route {
@@ -47,6 +49,10 @@ pub(super) fn by_table(plans: &[Arc<MappingPlan>]) -> HashMap<TableName, Arc<Fol
     let mut tables: HashMap<TableName, Followed> = HashMap::new();
     for (number, plan) in plans.iter().enumerate() {
         let mapped = Mapped { plan: plan.clone(), number };
+        for (table, column) in &plan.rows.pushes {
+            let followed = tables.entry(table.clone()).or_default();
+            followed.pushing.push((mapped.clone(), column.clone()));
+        }
         let Some(view) = &plan.view else {
             tables.entry(plan.source.clone()).or_default().mapped.push(mapped);
             continue;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::Step;
+use super::batch::{Sought, Step};
+use super::gate::Memories;
+use super::seek;
+use crate::mapping::call::calls;
 use crate::reread::{Blamed, Reread, Rereads, Touched};
 
 /// Something to be done at the target.
@@ -22,6 +25,8 @@ pub struct Work {
     pub steps: Vec<Step>,
     /// What is read again after that, before the commit.
     pub touched: Touched,
+    /// What is remembered with it.
+    pub memories: Vec<Memories>,
     /// The position to commit with, and when the source committed it; the transaction stays open without.
     pub commit: Option<(Position, i64)>,
 }
@@ -120,7 +125,7 @@ impl Session {
 
 async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Hands { sink, rereads } = &mut *hands;
-    let Work { mark, stop, mut steps, touched, commit } = work;
+    let Work { mark, stop, mut steps, touched, memories, commit } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
         if let Some(mark) = &mark {
@@ -129,12 +134,12 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
         if let Some(row) = &stop {
             sink.record(row).await.map_err(blamed)?;
         }
-        // What is read again may point to what goes.
+        // What is read again may point to what goes; and of its own tables, it has the last word.
         let after = match (&commit, touched.is_empty()) {
-            (Some(_), false) => Step::split_deletes(&mut steps),
+            (Some(_), false) => Step::split_deletes(&mut steps, &touched.targets()),
             _ => Vec::new(),
         };
-        for step in &steps {
+        for step in steps {
             perform_step(&mut **sink, step).await?;
         }
         let mut reread = Reread::default();
@@ -142,7 +147,10 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
             if !touched.is_empty() {
                 let run = rereads.run(&mut **sink, touched, position).await;
                 reread = run.map_err(|Blamed { error, mapping }| Failure { error, mapping })?;
-                perform_step(&mut **sink, &Step::Write(after)).await?;
+                perform_step(&mut **sink, Step::Write(after)).await?;
+            }
+            for Memories { scope, put, gone } in &memories {
+                sink.remember(scope, put, gone).await.map_err(blamed)?;
             }
             sink.commit(position, *commit_micros).await.map_err(blamed)?;
         }
@@ -152,15 +160,38 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     (hands, outcome)
 }
 
-async fn perform_step(sink: &mut dyn Sink, step: &Step) -> std::result::Result<(), Failure> {
-    let (outcome, mappings): (_, Vec<&Arc<str>>) = match step {
-        Step::Write(batches) => {
-            (sink.write(batches).await, batches.iter().map(|b| &b.mapping).collect())
+async fn perform_step(sink: &mut dyn Sink, step: Step) -> std::result::Result<(), Failure> {
+    let (outcome, mappings): (_, Vec<Arc<str>>) = match step {
+        Step::Sought(Sought { mut batch, waits }) => {
+            let mapping = batch.mapping.clone();
+            let answered = async {
+                seek::answer_batch(sink, &mut batch, waits).await?;
+                sink.write(&[batch]).await
+            };
+            return answered.await.map_err(|error| Failure { error, mapping: Some(mapping) });
         }
-        Step::Call(calls) => (sink.call(calls).await, calls.iter().map(|c| &c.mapping).collect()),
+        Step::SoughtCall(plan, mut write) => {
+            let mapping = plan.name.clone();
+            let answered = async {
+                seek::answer_writes(sink, &plan, std::slice::from_mut(&mut write)).await?;
+                match &plan.call {
+                    Some(call) => sink.call(&calls(&plan, call, &write)?).await,
+                    None => Err(Error::bug("a call without its routine")),
+                }
+            };
+            return answered.await.map_err(|error| Failure { error, mapping: Some(mapping) });
+        }
+        Step::Write(batches) => {
+            let outcome = sink.write(&batches).await;
+            (outcome, batches.into_iter().map(|b| b.mapping).collect())
+        }
+        Step::Call(calls) => {
+            let outcome = sink.call(&calls).await;
+            (outcome, calls.into_iter().map(|c| c.mapping).collect())
+        }
     };
     outcome.map_err(|error| {
-        let mapping = error.batch().and_then(|i| mappings.get(i)).copied().cloned();
+        let mapping = error.batch().and_then(|i| mappings.get(i)).cloned();
         Failure { mapping, error }
     })
 }

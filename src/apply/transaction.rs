@@ -15,7 +15,7 @@ use super::{
     ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
-use crate::reread::{Reread, Touched};
+use crate::reread::{self, Reread, Touched};
 
 pub(super) struct OpenTransaction {
     pub(super) hops: HopList,
@@ -86,9 +86,39 @@ impl Applier {
         Ok(())
     }
 
+    /// Reads again a part of the keys that were put off.
+    async fn take_up(&mut self) -> Result<()> {
+        while let Some((number, mut after)) = self.put_off.pop_first() {
+            let Some(mapped) = self.plans.get(number).cloned() else { continue };
+            if self.is_stopped(&mapped.plan.name) {
+                continue;
+            }
+            let sink = self.session.sink()?;
+            let (keys, more) =
+                reread::waiting(sink, &mapped.plan, &mut after, KEYS_A_TRANSACTION).await?;
+            if more {
+                self.put_off.insert(number, after);
+            }
+            if keys.is_empty() {
+                continue;
+            }
+            self.open_transaction().await?;
+            if let Some(open) = &mut self.open {
+                open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
+            }
+            self.touched.of(number, &mapped.plan).again(keys, Instant::now(), 0);
+            return self.finish().await;
+        }
+        Ok(())
+    }
+
     /// Reads again what waited for a place in the log that has come.
     pub(super) async fn retry(&mut self) -> Result<()> {
-        if self.waiting.is_empty() || self.source.inside || self.session.is_awaited() {
+        if self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        self.take_up().await?;
+        if self.waiting.is_empty() || self.session.is_awaited() {
             return Ok(());
         }
         let mut due = Vec::new();
@@ -116,6 +146,35 @@ impl Applier {
         for waiting in due {
             let by = self.touched.of(waiting.number, &waiting.plan);
             by.again(waiting.keys, waiting.since, waiting.refusals);
+        }
+        self.finish().await
+    }
+
+    /// Sends the latest states of keys that were held, when their time has come.
+    pub(super) async fn due(&mut self) -> Result<()> {
+        if self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        let now = now_micros();
+        let mut due = self.gates.due(now);
+        due.extend(self.session.hands()?.rereads.gates.due(now));
+        due.retain(|(_, plan, _)| !self.is_stopped(&plan.name));
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.open_transaction().await?;
+        if let Some(open) = &mut self.open {
+            open.upto.get_or_insert_with(|| (self.reached.clone(), now));
+        }
+        for (number, plan, keys) in due {
+            let by = self.touched.of(number, &plan);
+            by.owed = true;
+            for key in keys {
+                match plan.view {
+                    Some(_) => by.key(key),
+                    None => by.row(key),
+                }
+            }
         }
         self.finish().await
     }
@@ -209,11 +268,11 @@ impl Applier {
         self.settled().await?;
         let mark = self.open.as_mut().and_then(|open| open.mark.take());
         let stop = self.stop_mapping.clone().filter(|_| mark.is_some());
-        let touched = match commit {
-            Some(_) => std::mem::take(&mut self.touched),
-            None => Touched::default(),
+        let (touched, memories) = match commit {
+            Some(_) => (std::mem::take(&mut self.touched), self.gates.take()),
+            None => (Touched::default(), Vec::new()),
         };
-        let work = Work { mark, stop, steps: self.batcher.take(), touched, commit };
+        let work = Work { mark, stop, steps: self.batcher.take(), touched, memories, commit };
         self.last_write = Instant::now();
         if work.mark.is_some() || work.commit.is_some() || !work.steps.is_empty() {
             self.session.start(work)?;

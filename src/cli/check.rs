@@ -9,8 +9,11 @@ use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
 
 use super::{Cli, FINDINGS, Outcome, say};
 use crate::config::{Config, FlowConfig, SnapshotMode};
+use crate::flow::copies::Mirror;
 use crate::flow::{copies, start};
+use crate::mapping::MappingPlan;
 use crate::mapping::plan::{NEW_TABLE, Unseen};
+use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
 
 /// Findings about one place.
@@ -148,6 +151,7 @@ async fn check_flow(
         config_hash: config.hash.clone(),
         tables: start::written(&outcome.mappings),
         routines: start::called(&outcome.mappings),
+        lookups: start::looked_up(&outcome.mappings),
     };
     ends(&flow.target, target.preflight_target(&sink).await);
     report
@@ -202,14 +206,46 @@ async fn check_mirror(
     let ours = start::plan(flow, source, target, true).await?.mappings;
     let theirs = start::plan(reverse, target, source, true).await?.mappings;
     let found = copies::mirrors_of(&ours, &theirs, &reverse.name);
-    Ok(found
-        .iter()
-        .filter(|mirror| {
-            mirror.snapshot == SnapshotMode::Initial
-                && ours.iter().any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
-        })
-        .map(|mirror| finding(&copies::both_initial(&mirror.ours, mirror)))
-        .collect())
+    let mut findings = round_trips(&ours, &theirs, &found)?;
+    findings.extend(
+        found
+            .iter()
+            .filter(|mirror| {
+                mirror.snapshot == SnapshotMode::Initial
+                    && ours
+                        .iter()
+                        .any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
+            })
+            .map(|mirror| finding(&copies::both_initial(&mirror.ours, mirror))),
+    );
+    Ok(findings)
+}
+
+/// Columns that go both ways and do not come back as they went.
+fn round_trips(
+    ours: &[Arc<MappingPlan>],
+    theirs: &[Arc<MappingPlan>],
+    mirrors: &[Mirror],
+) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for mirror in mirrors {
+        let one = ours.iter().find(|p| p.name == mirror.ours);
+        let other = theirs.iter().find(|p| p.name == mirror.theirs);
+        let (Some(one), Some(other)) = (one, other) else { continue };
+        for (there, back) in [(one, other), (other, one)] {
+            for judged in roundtrip::judge(there, back)? {
+                let Verdict::Lost { sent, back: came } = judged.verdict else { continue };
+                findings.push(
+                    Finding::warning(format!(
+                        "mapping {} and mapping {} of the other direction: {}.{} does not come back as it went: {sent} comes back as {came}",
+                        there.name, back.name, there.source, judged.column
+                    ))
+                    .hint("a change on the other side would write that here; let one side alone write the column, or make the two expressions each other's inverse"),
+                );
+            }
+        }
+    }
+    Ok(findings)
 }
 
 fn finding(error: &Error) -> Finding {

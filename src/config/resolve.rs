@@ -270,6 +270,7 @@ fn resolve_flows(
             return Err(source.error(span, format!("no mapping belongs to a flow {name}{near}")));
         }
     }
+    lead_pushes(&mut flows)?;
     if flows.is_empty() {
         return Err(ConfigError(format!(
             "{}: there are no mappings\nhint: add at least one [[mappings]] table",
@@ -277,6 +278,45 @@ fn resolve_flows(
         )));
     }
     Ok(flows)
+}
+
+/// A table of the target that makes rows worth sending is met in the source's log as what the other direction writes there.
+fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
+    let reverse: Vec<FlowConfig> = flows.to_vec();
+    for flow in flows.iter_mut() {
+        let other = reverse.iter().find(|f| f.source == flow.target && f.target == flow.source);
+        for push in flow.mappings.iter_mut().flat_map(|m| &mut m.push_when) {
+            if push.table.system == flow.source {
+                continue;
+            }
+            let told = |words: &str| ConfigError(format!("{words}\n{}", push.column.place.show()));
+            let mapping = other
+                .into_iter()
+                .flat_map(|other| &other.mappings)
+                .find(|m| m.from.schema == push.table.schema && m.from.table == push.table.table);
+            let Some(mapping) = mapping else {
+                return Err(told(&format!(
+                    "push_when names a table that no mapping from {} to {} reads",
+                    flow.target, flow.source
+                )));
+            };
+            let listed = mapping.columns.iter().flat_map(|c| &c.columns);
+            let fed = listed
+                .filter(|c| c.plain().as_deref() == Some(&*push.column.text))
+                .map(|c| c.target.clone())
+                .next();
+            let same = mapping.columns.as_ref().is_none_or(|c| c.star.is_some());
+            let Some(column) = fed.or_else(|| same.then(|| push.column.text.clone())) else {
+                return Err(told(&format!(
+                    "push_when: mapping {} does not bring this column to {}",
+                    mapping.name, flow.source
+                )));
+            };
+            push.table = mapping.to.clone();
+            push.column.text = column;
+        }
+    }
+    Ok(())
 }
 
 fn new_flow(
@@ -327,9 +367,10 @@ fn new_flow(
     })
 }
 
-/// As many as there are cores, up to four: more gain little, and each is a session at both ends.
+/// Half as many as there are cores, up to four: where they are few, the servers beside us or our own decoding keep them busy
+/// with one already, and several only contend (measured on two).
 fn default_copy_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4))
 }
 
 fn legal(name: &str) -> bool {
@@ -554,26 +595,18 @@ fn table_ref(
     systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<TableRef> {
-    let parts = split_name(text).ok_or_else(|| {
+    let named = TableRef::parse(text).ok_or_else(|| {
         source.error(span.clone(), "expected system.table or system.schema.table")
     })?;
-    let (system, schema, table) = match parts.as_slice() {
-        [system, table] => (system, None, table),
-        [system, schema, table] => (system, Some(schema.0.clone()), table),
-        _ => return Err(source.error(span, "expected system.table or system.schema.table")),
-    };
-    if !systems.contains_key(&system.0) {
+    let system = &named.system;
+    if !systems.contains_key(system) {
         let near = systems.keys().max_by(|a, b| {
-            strsim::jaro_winkler(a, &system.0).total_cmp(&strsim::jaro_winkler(b, &system.0))
+            strsim::jaro_winkler(a, system).total_cmp(&strsim::jaro_winkler(b, system))
         });
         let hint = near.map_or(String::new(), |n| format!("\nhint: did you mean `{n}`?"));
-        return Err(source.error(span, format!("there is no system {}{hint}", system.0)));
+        return Err(source.error(span, format!("there is no system {system}{hint}")));
     }
-    let table = match table {
-        (name, false) if name == "*" => TablePattern::All,
-        (name, _) => TablePattern::Exact(name.clone()),
-    };
-    Ok(TableRef { system: system.0.clone(), schema, table })
+    Ok(named)
 }
 
 /// A routine of a system.
@@ -642,10 +675,12 @@ fn sourced(
         sources::EdgeValue::Text(text) => Some(sources::EdgeConfig {
             rise: Placed { text: text.clone(), place: source.place(edge.span()) },
             fall: None,
+            hysteresis: None,
         }),
         sources::EdgeValue::Table(both) => Some(sources::EdgeConfig {
             rise: source.placed(&both.rise),
             fall: both.fall.as_ref().map(|fall| source.placed(fall)),
+            hysteresis: both.hysteresis.as_ref().map(|text| source.placed(text)),
         }),
         sources::EdgeValue::List(_) => None,
     });
@@ -660,7 +695,7 @@ fn sourced(
 }
 
 /// The parts of a dotted name and whether each was quoted; `None` if it is malformed.
-fn split_name(text: &str) -> Option<Vec<(String, bool)>> {
+pub(super) fn split_name(text: &str) -> Option<Vec<(String, bool)>> {
     let mut parts = Vec::new();
     let mut chars = text.chars().peekable();
     loop {
@@ -742,6 +777,26 @@ exclude = ["tmp_%"]
         let text = GOOD.replace("mariadb://", "oracle://");
         let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
         assert!(error.contains("must begin with one of") && !error.contains("s3cret"), "{error}");
+    }
+
+    const TWO: &str = "version = 1\nname = \"p\"\nstate_dir = \"/tmp/x\"\n[systems.erp]\nurl = \"postgres://u@h/d\"\n\
+        [systems.crm]\nurl = \"mariadb://u@h/d\"\n[[mappings]]\nfrom = \"crm.t\"\nto = \"erp.t\"\n\
+        [[mappings]]\nname = \"b\"\nfrom = \"erp.t\"\nto = \"crm.t\"\nsnapshot = \"never\"\n";
+
+    #[test]
+    fn a_flows_number_of_copy_workers_wins_over_the_defaults_and_has_limits() {
+        let workers = |rest: &str| {
+            let config = Config::parse(&format!("{TWO}{rest}"), "t.toml");
+            config.map(|c| c.flows.iter().map(|f| f.copy_workers).collect::<Vec<_>>())
+        };
+        let rest = "[defaults]\ncopy_workers = 3\n[flows.\"crm:erp\"]\ncopy_workers = 32\n";
+        assert_eq!(workers(rest).expect("good"), [32, 3]);
+        assert!(workers("").expect("good").iter().all(|n| (1..=4).contains(n)));
+        for wrong in ["0", "33"] {
+            let error =
+                workers(&format!("[defaults]\ncopy_workers = {wrong}\n")).unwrap_err().to_string();
+            assert!(error.contains("copy_workers is 1 to 32"), "{error}");
+        }
     }
 
     #[test]

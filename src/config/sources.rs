@@ -61,8 +61,10 @@ pub struct CallConfig {
 pub struct EdgeConfig {
     /// Sent when this turns true.
     pub rise: Placed,
-    /// And when this does; without it, when `rise` ends nothing is sent.
+    /// And when this does; without it, nothing is sent when `rise` ends.
     pub fall: Option<Placed>,
+    /// What must hold before the edge is armed again; without it, that `rise` does not.
+    pub hysteresis: Option<Placed>,
 }
 
 /// A table whose rows make rows of a mapping worth sending.
@@ -120,6 +122,8 @@ pub struct EdgeTable {
     pub rise: Spanned<String>,
     /// And when this does.
     pub fall: Option<Spanned<String>>,
+    /// What must hold before the edge is armed again.
+    pub hysteresis: Option<Spanned<String>>,
 }
 
 impl Forms for CallValue {

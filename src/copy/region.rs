@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Change, Code, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Error,
-    Insert, Key, Op, Part, Piece, Position, Reach, Result, TransactionId,
+    Change, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Error, Insert,
+    Key, Op, Part, Piece, Position, Reach, Result, TransactionId,
 };
 use tokio::sync::oneshot;
 
@@ -88,6 +88,8 @@ pub enum Meeting {
     Apply,
     /// Apply this instead: the row came from keys that are not copied yet.
     Insert(Insert),
+    /// Read the row again: it came from keys that are not copied yet, and the log does not carry all of it.
+    Again,
     /// Remove the old row: it went to keys that are not copied yet.
     Erase,
     /// Nothing: a piece will bring its outcome.
@@ -342,16 +344,10 @@ impl Regions {
                 Meeting::Apply
             }
             (Op::Update(_), true, false) => Meeting::Erase,
-            (Op::Update(update), false, true) => {
-                if !update.new.is_full() {
-                    return Err(Error::data(
-                        Code::UpdateMissing,
-                        format!("{}: a row came to keys already copied, and the log does not carry all of it", change.table.name),
-                    )
-                    .with_hint(format!("`tidelock resync {mapping}`")));
-                }
-                Meeting::Insert(Insert { new: update.new.clone() })
-            }
+            (Op::Update(update), false, true) => match update.new.is_full() {
+                true => Meeting::Insert(Insert { new: update.new.clone() }),
+                false => Meeting::Again,
+            },
             (Op::Insert(_) | Op::Delete(_) | Op::Update(_), ..) => Meeting::Later,
         })
     }

@@ -72,7 +72,7 @@ impl Schedule {
         let tables: Vec<(Option<&TableName>, &[TableName])> = jobs
             .iter()
             .map(|job| match plans.get(&*job.mapping) {
-                Some(plan) => (Some(&plan.target.name), &plan.references[..]),
+                Some(plan) => (Some(&plan.target.name), &plan.before[..]),
                 None => (None, &[][..]),
             })
             .collect();

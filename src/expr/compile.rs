@@ -78,6 +78,8 @@ struct Compiler<'s> {
     old_fields: Vec<usize>,
     clock: bool,
     in_lookup: bool,
+    /// Whether what a lookup does not find is NULL here.
+    lenient: bool,
     lookups: Vec<Lookup>,
     dictionaries: Vec<String>,
     warnings: Vec<Fault>,
@@ -95,6 +97,24 @@ pub fn compile_condition(text: &str, scope: &Scope<'_>) -> Result<Expr> {
     let (mut compiler, ast) = Compiler::new(text, scope)?;
     let typed = compiler.condition(&ast)?;
     Ok(compiler.finish(typed))
+}
+
+/// The tables that the lookups of a text name, so that they can be looked at before it is compiled. A text that is none gives none.
+pub fn lookup_tables(text: &str) -> Vec<String> {
+    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize() else {
+        return Vec::new();
+    };
+    let words: Vec<Token> =
+        tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+    let named = words.windows(3).filter_map(|window| match window {
+        [Token::Word(word), Token::LParen, Token::SingleQuotedString(table)]
+            if word.value.eq_ignore_ascii_case("lookup") =>
+        {
+            Some(table.clone())
+        }
+        _ => None,
+    });
+    named.collect()
 }
 
 struct Nothing;
@@ -146,6 +166,7 @@ impl<'s> Compiler<'s> {
             old_fields: Vec::new(),
             clock: false,
             in_lookup: false,
+            lenient: false,
             lookups: Vec::new(),
             dictionaries: Vec::new(),
             warnings: Vec::new(),
@@ -200,6 +221,14 @@ impl<'s> Compiler<'s> {
         let mut typed = typed?;
         typed.span = self.span(ast);
         Ok(typed)
+    }
+
+    /// A part in which what a lookup does not find is NULL.
+    fn leniently(&mut self, ast: &Ast) -> Result<Typed> {
+        let before = std::mem::replace(&mut self.lenient, true);
+        let typed = self.expr(ast);
+        self.lenient = before;
+        typed
     }
 
     fn part(&mut self, ast: &Ast) -> Result<Typed> {

@@ -60,6 +60,11 @@ pub enum EvalErrorKind {
         /// The table, as the expression names it.
         table: String,
     },
+    /// A lookup that was not answered yet.
+    LookupOpen {
+        /// Its number.
+        lookup: usize,
+    },
     /// A value of the source that has no canonical form (`0000-00-00`).
     NoCanonicalForm,
     /// A value that is not of its column's type, or an input that was not given: a fault of the caller.

@@ -13,7 +13,6 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 use tidelock_core::Value;
 
-use super::Input;
 use super::cast::{self, Target};
 use super::cell::{Cell, Text};
 use super::datetime;
@@ -21,6 +20,7 @@ use super::error::{EvalError, EvalErrorKind, Fail};
 use super::functions::Native;
 use super::kind::Kind;
 use super::number::{self, Op};
+use super::{Answer, Input};
 use special::special;
 pub use special::{Mask, Special};
 
@@ -155,11 +155,12 @@ pub enum Node {
         kind: Kind,
         span: Range<usize>,
     },
-    /// The answer to a lookup; NULL without asking where an argument is NULL.
+    /// The answer to a lookup; NULL without asking where an argument is NULL. `lenient`: a row that is missing is NULL.
     Lookup {
         index: usize,
         table: String,
         args: Vec<Node>,
+        lenient: bool,
         kind: Kind,
         span: Range<usize>,
     },
@@ -357,7 +358,7 @@ impl Node {
             })?
             .map_err(|fail| fail.at(name, span)),
             Node::Dictionary { .. } => self.dictionary(input),
-            Node::Lookup { index, table, args, kind, span } => {
+            Node::Lookup { index, table, args, lenient, kind, span } => {
                 let unknown = with_args(args, input, |cells| {
                     if cells.iter().any(Cell::is_null) {
                         Some(Cell::Null)
@@ -369,15 +370,16 @@ impl Node {
                     return Ok(unknown);
                 }
                 match input.lookups.get(*index) {
-                    Some(Some(value)) => Ok(Cell::load(value, *kind)),
-                    Some(None) => {
+                    Some(Answer::Found(value)) => Ok(Cell::load(value, *kind)),
+                    Some(Answer::Missing) if *lenient => Ok(Cell::Null),
+                    Some(Answer::Missing) => {
                         let missing = EvalErrorKind::LookupMissing { table: table.clone() };
                         Err(Fail::new(missing, format!("{table} has no row with this key"))
                             .at("lookup", span))
                     }
-                    None => {
-                        Err(Fail::new(EvalErrorKind::Unexpected, "the lookup was not answered")
-                            .at("lookup", span))
+                    Some(Answer::Open) | None => {
+                        let open = EvalErrorKind::LookupOpen { lookup: *index };
+                        Err(Fail::new(open, "the lookup was not answered").at("lookup", span))
                     }
                 }
             }

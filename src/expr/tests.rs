@@ -34,12 +34,8 @@ impl Contents for World {
 }
 
 impl Lookups for World {
-    fn shape(
-        &self,
-        table: &str,
-        columns: &[String],
-        result: &str,
-    ) -> Result<LookupShape, LookupFault> {
+    fn shape(&self, names: LookupNames<'_>) -> Result<LookupShape, LookupFault> {
+        let LookupNames { table, columns, result, insert } = names;
         let fault = |part, message: &str| {
             Err(LookupFault { part, message: message.to_owned(), hint: String::new() })
         };
@@ -51,6 +47,9 @@ impl Lookups for World {
         }
         if result != "id" {
             return fault(LookupPart::Result, "there is no such column");
+        }
+        if let Some(at) = insert.and_then(|all| all.iter().position(|c| c != "name")) {
+            return fault(LookupPart::Insert(at), "there is no such column");
         }
         let columns = columns.iter().map(|_| kind::text(None)).collect();
         Ok(LookupShape { columns, result: INT8, result_nullable: false })
@@ -100,7 +99,7 @@ fn row() -> Vec<Value> {
 }
 
 fn scope(fields: &[Field]) -> Scope<'_> {
-    Scope { fields, old: true, dictionaries: &World, lookups: &World }
+    Scope { fields, old: true, dictionaries: &World, lookups: &World, mask_key: true }
 }
 
 fn compiled(text: &str) -> Expr {
@@ -124,7 +123,7 @@ fn fault(text: &str) -> (Fault, String) {
 fn with<T>(
     cells: &[Value],
     old: Option<&[Value]>,
-    lookups: &[Option<Value>],
+    lookups: &[Answer],
     run: impl FnOnce(&Input<'_>) -> T,
 ) -> T {
     let key = MaskKey::new(b"key");
@@ -330,6 +329,19 @@ fn faults_underline_their_part_and_say_the_cure() {
         ("lookup('crm.currency', ('code', 'y'), (name, email), 'id')", "'y'", "no such column", ""),
         ("lookup('crm.currency', 'code', name, 'z')", "'z'", "no such column", ""),
         ("lookup('crm.currency', 'code', qty, 'id')", "qty", "column code is text", ""),
+        (
+            "lookup('crm.currency', 'code', name, 'id', insert => ('z', 1))",
+            "'z'",
+            "no such column",
+            "",
+        ),
+        (
+            "lookup('crm.currency', 'code', name, 'id', insert => false)",
+            "false",
+            "columns and their values",
+            "insert => true",
+        ),
+        ("upper(insert => 'x')", "upper(insert => 'x')", "takes values only", ""),
         ("mask(email, 'rot13')", "'rot13'", "there is no way rot13 to mask", "'last4'"),
         ("crosswalk(id)", "crosswalk(id)", "crosswalk is not supported", "not in this version"),
         ("random() < 1", "random()", "random is not supported", "replayed"),
@@ -471,21 +483,57 @@ fn lookups_are_collected_and_answered_from_outside() {
         (["code".to_owned(), "country".to_owned()].as_slice(), "id")
     );
     let mut cells = row();
-    let key = with(&cells, None, &[], |input| expr.lookup_args(input)).expect("keys");
-    assert_eq!(key, [[Value::Text("ada".into()), Value::Text("de".into())]]);
-    let eval = |cells: &[Value], answers: &[Option<Value>]| {
-        with(cells, None, answers, |input| expr.eval(input))
+    let key = with(&cells, None, &[], |input| expr.lookup_row(0, input)).expect("keys");
+    assert_eq!(key, [Value::Text("ada".into()), Value::Text("de".into())]);
+    let run = |cells: &[Value], answers: &[Answer]| {
+        with(cells, None, answers, |input| expr.run(input)).expect("no error")
     };
-    assert_eq!(eval(&cells, &[Some(Value::Int(7))]), Ok(Value::Int(8)));
-    assert_eq!(eval(&cells, &[Some(Value::Null)]), Ok(Value::Int(1)));
-    let missing = eval(&cells, &[None]).expect_err("no row");
-    assert!(matches!(missing.kind, EvalErrorKind::LookupMissing { .. }), "{missing:?}");
-    let unasked = eval(&cells, &[]).expect_err("no answer");
-    assert_eq!(unasked.kind, EvalErrorKind::Unexpected);
+    let value = |value| Outcome::Value(value);
+    assert_eq!(run(&cells, &[Answer::Found(Value::Int(7))]), value(Value::Int(8)));
+    assert_eq!(run(&cells, &[Answer::Found(Value::Null)]), value(Value::Int(1)));
+    // Within coalesce a row that is missing is NULL.
+    assert_eq!(run(&cells, &[Answer::Missing]), value(Value::Int(1)));
+    assert_eq!(run(&cells, &[]), Outcome::Asks(0));
+    assert_eq!(run(&cells, &[Answer::Open]), Outcome::Asks(0));
     cells[3] = Value::Null;
-    assert_eq!(eval(&cells, &[None]), Ok(Value::Int(1)));
+    assert_eq!(run(&cells, &[]), value(Value::Int(1)));
     cells[3] = Value::Unchanged;
-    assert_eq!(eval(&cells, &[None]), Ok(Value::Unchanged));
+    assert_eq!(run(&cells, &[]), value(Value::Unchanged));
+}
+
+#[test]
+fn a_lookup_is_asked_for_where_a_row_comes_to_it_and_missing_where_nothing_else_is_said() {
+    let cells = row();
+    let run = |text: &str, answers: &[Answer]| {
+        let expr = compiled(text);
+        with(&cells, None, answers, |input| expr.run(input))
+    };
+    let bare = "lookup('crm.currency', 'code', state, 'id')";
+    assert!(compiled(bare).is_lookup() && !compiled(bare).nullable());
+    let missing = run(bare, &[Answer::Missing]).expect_err("no row");
+    assert!(matches!(missing.kind, EvalErrorKind::LookupMissing { .. }), "{missing:?}");
+    // The last of coalesce has nothing behind it.
+    let last = format!("coalesce(qty - qty + NULL, {bare})");
+    assert!(run(&last, &[Answer::Missing]).is_err());
+    assert!(compiled(&format!("coalesce({bare}, NULL)")).nullable());
+    let tested = format!("CASE WHEN {bare} IS NULL THEN 0 ELSE {bare} END");
+    assert_eq!(run(&tested, &[Answer::Missing]), Ok(Outcome::Value(Value::Int(0))));
+    let both = [Answer::Found(Value::Int(5)), Answer::Open];
+    assert_eq!(run(&tested, &both), Ok(Outcome::Asks(1)));
+    // What no row comes to is not asked for, nor are its arguments computed.
+    let beside = "CASE WHEN id > 1 THEN lookup('crm.currency', 'code', (1 / (id - 1))::text, 'id') ELSE 9 END";
+    assert_eq!(run(beside, &[]), Ok(Outcome::Value(Value::Int(9))));
+    let adds = "lookup('crm.currency', 'code', state, 'id', insert => ('name', upper(name)))";
+    let expr = compiled(&format!("coalesce({adds}, 0)"));
+    let [lookup] = expr.lookups() else { panic!("{expr:?}") };
+    assert_eq!((lookup.insert.as_deref(), lookup.given.len()), (Some(&["name".to_owned()][..]), 2));
+    let given = with(&cells, None, &[], |input| expr.lookup_row(0, input)).expect("cells");
+    assert_eq!(given, [Value::Text("won".into()), Value::Text("ADA".into())]);
+    let plain = compiled("lookup('crm.currency', 'code', state, 'id', insert => true)");
+    assert_eq!(plain.lookups()[0].insert.as_deref(), Some(&[][..]));
+    let two =
+        "lookup('crm.currency', 'code', state, 'id', insert => (('name', name), ('name', 'x')))";
+    assert_eq!(compiled(two).lookups()[0].given.len(), 3);
 }
 
 #[test]

@@ -15,12 +15,14 @@ use super::disposition::{Care, Scene};
 use super::shapes::{self, Noted, Watched};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
+use crate::apply::gate::Gates;
 use crate::apply::loaders::Loaders;
 use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
+use crate::mapping::MappingPlan;
 use crate::reader;
-use crate::reread::{self, Rereads};
+use crate::reread::Rereads;
 
 /// How long a reader that has closed its queue may take to end.
 const READER_END: Duration = Duration::from_secs(10);
@@ -183,10 +185,18 @@ pub async fn attempt(
     let watching =
         shapes::watch(context.clone(), watched, copies.absent, noted, shapes, stop.clone());
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
-    let waiting = reread::waiting(&mut *open.sink, &systems.plans).await.map_err(Failed::early)?;
+    let refreshing = refresh(copies.refresh_at, stop.clone());
+    let _refreshing = AbortOnDropHandle::new(tokio::spawn(refreshing));
+    let rereads = |(number, plan): (usize, &Arc<MappingPlan>)| plan.rereads().then_some(number);
+    let is_view = |plan: &MappingPlan| plan.view.is_some();
+    let gates = Gates::recall(&mut *open.sink, &systems.plans, |plan| !is_view(plan));
+    let gates = gates.await.map_err(Failed::early)?;
+    let of_views = Gates::recall(&mut *open.sink, &systems.plans, is_view);
+    let of_views = of_views.await.map_err(Failed::early)?;
     let begin = Begin {
-        rereads: Rereads::new(&context.config.name, context.source.clone()),
-        waiting,
+        rereads: Rereads::new(&context.config.name, context.source.clone(), of_views),
+        put_off: systems.plans.iter().enumerate().filter_map(rereads).collect(),
+        gates,
         regions: Regions::new(
             context.source.clone(),
             context.target.clone(),
@@ -231,6 +241,15 @@ pub async fn attempt(
         Ok(Ended::Stopped) if !asked.is_cancelled() => Ok(Ended::Replan),
         other => other,
     }
+}
+
+/// Ends the attempt when rows are to be looked at again because time has passed: the next one begins with that. A copy
+/// that is under way goes on from where it is.
+async fn refresh(at: Option<i64>, end: CancellationToken) {
+    let Some(at) = at else { return };
+    let left = u64::try_from(at.saturating_sub(crate::apply::now_micros())).unwrap_or(0);
+    tokio::time::sleep(Duration::from_micros(left)).await;
+    end.cancel();
 }
 
 /// The flow of the other direction, as the copier asks for it.

@@ -42,6 +42,8 @@ pub struct Copies {
     pub absent: Vec<TableName>,
     /// How the copies that have ended stand.
     pub rows: HashMap<String, CopyRow>,
+    /// When some mapping is to be looked at again because time has passed, microseconds since 1970.
+    pub refresh_at: Option<i64>,
     /// The mapping that was to stop is compared with its source instead.
     pub mended: bool,
 }
@@ -263,6 +265,24 @@ pub(super) async fn copies(
                 }
             }
         }
+        if let Some(due) = refresh_due(plan, &row)
+            && (!stopped || returns)
+        {
+            let now = crate::apply::now_micros();
+            let mut next = due;
+            if due <= now {
+                // Of a view the keys that are there are read, and so what left it must be looked for at the target.
+                let reason = match plan.view {
+                    Some(_) => CopyReason::Resync,
+                    None => CopyReason::Backfill,
+                };
+                let columns = std::mem::take(&mut row.columns);
+                row = CopyRow { columns, ..copy_row(context, &plan.name, reason) };
+                context.target.write_copy(&row).await?;
+                next = refresh_due(plan, &row).unwrap_or(now);
+            }
+            copies.refresh_at = Some(copies.refresh_at.unwrap_or(i64::MAX).min(next));
+        }
         let fresh = row.cursor.is_empty() && row.rows_done == 0 && row.phase != CopyPhase::Sweep;
         let new = fresh
             && row.reason != CopyReason::Backfill
@@ -309,6 +329,17 @@ pub(super) async fn copies(
     }
     tables.put(spec);
     Ok(copies)
+}
+
+/// When the rows of a mapping are to be looked at again because time has passed, microseconds since 1970.
+fn refresh_due(plan: &MappingPlan, row: &CopyRow) -> Option<i64> {
+    let period = i64::try_from(plan.rows.refresh?.as_micros()).unwrap_or(i64::MAX);
+    let from = match row.phase {
+        CopyPhase::Done => row.finished_micros.max(row.started_micros),
+        // What is being read is looked at again when it has ended.
+        CopyPhase::Held | CopyPhase::Rows | CopyPhase::Sweep => crate::apply::now_micros(),
+    };
+    Some(from.saturating_add(period))
 }
 
 /// What the mappings of each source table ask of the stream, which hands a table over once however many it has.
@@ -653,9 +684,8 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
     // Lines hold what the target's columns hold, in their order, and nothing else.
     let as_lines = plan.as_lines && plan.sources().as_ref() == Some(&table.columns);
     // A row may point to one of another part that is not there yet.
-    let splits = table.filter.is_none()
-        && !plan.references.contains(&plan.target.name)
-        && plan.view.is_none();
+    let splits =
+        table.filter.is_none() && !plan.before.contains(&plan.target.name) && plan.view.is_none();
     // Of a view the keys are read, and then the rows of those keys.
     let by_key = plan.view.is_some();
     if by_key {

@@ -88,9 +88,10 @@ pub async fn plan(
     }
     let source_tables: Vec<Table> =
         source.catalog(&schemas(config.read(), source.default_schema())).await?;
-    let target_tables: Vec<Table> = target
-        .catalog(&schemas(config.mappings.iter().map(|m| &m.to), target.default_schema()))
-        .await?;
+    let looked_up = config.looked_up();
+    let written = config.mappings.iter().map(|m| &m.to).chain(&looked_up);
+    let target_tables: Vec<Table> =
+        target.catalog(&schemas(written, target.default_schema())).await?;
     let called: Vec<&TableRef> = config
         .mappings
         .iter()
@@ -278,12 +279,29 @@ pub fn sink_spec(context: &FlowContext, systems: &Systems) -> SinkSpec {
         config_hash: context.config_hash.clone(),
         tables: written(&systems.plans),
         routines: called(&systems.plans),
+        lookups: looked_up(&systems.plans),
     }
 }
 
 /// The tables that these mappings write.
 pub fn written(plans: &[Arc<MappingPlan>]) -> Vec<TableName> {
     plans.iter().filter(|p| p.call.is_none()).map(|p| p.target.name.clone()).collect()
+}
+
+/// The tables that these mappings look values up in, and whether they insert what is missing.
+pub fn looked_up(plans: &[Arc<MappingPlan>]) -> Vec<(TableName, bool)> {
+    let mut tables: Vec<(TableName, bool)> = Vec::new();
+    let all = plans.iter().flat_map(|plan| {
+        let read = plan.lookups.tables().map(|table| (table, false));
+        read.chain(plan.lookups.inserted().map(|table| (table, true)))
+    });
+    for (table, inserts) in all {
+        match tables.iter_mut().find(|(known, _)| known == table) {
+            Some((_, known)) => *known |= inserts,
+            None => tables.push((table.clone(), inserts)),
+        }
+    }
+    tables
 }
 
 /// The routines that these mappings call.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tidelock_core::{Column, DataType, Finding, Instant, StreamColumn, Table, TableSchema};
 
+use super::lookups::TargetTables;
 use crate::config::{Placed, Values};
-use crate::expr::{self, Env, Expr, Fault, Field, NoLookups, Scope};
+use crate::expr::{self, Env, Expr, Fault, Field, Lookups, NoLookups, Scope};
 use crate::mapping::MappingPlan;
 
 /// A source table as expressions see it.
@@ -17,6 +18,8 @@ pub struct Origin<'a> {
     pub fields: Vec<Field>,
     /// What else expressions may use.
     pub values: &'a Arc<Values>,
+    /// The tables of the target, where expressions may look something up in them.
+    pub target: Option<&'a TargetTables<'a>>,
 }
 
 /// What an expression must give.
@@ -24,6 +27,8 @@ pub struct Origin<'a> {
 pub enum Wanted {
     /// A value of any type.
     Value,
+    /// A value of any type for a column of rows that are written: it may be looked up.
+    Column,
     /// A truth value.
     Condition,
 }
@@ -31,13 +36,25 @@ pub enum Wanted {
 impl<'a> Origin<'a> {
     /// Of this table.
     pub fn new(table: &'a Table, values: &'a Arc<Values>) -> Origin<'a> {
-        Origin { table, fields: table.columns.iter().map(field).collect(), values }
+        let fields = table.columns.iter().map(field).collect();
+        Origin { table, fields, values, target: None }
+    }
+
+    /// With the tables of the target.
+    #[must_use]
+    pub fn with(self, target: &'a TargetTables<'a>) -> Origin<'a> {
+        Origin { target: Some(target), ..self }
     }
 
     /// Compiles an expression over the table's rows; the finding of a fault shows its place.
     pub fn compile(&self, text: &Placed, wanted: Wanted, what: &str) -> Result<Expr, Finding> {
-        compile(&text.text, &self.fields, self.values, wanted)
-            .map_err(|fault| finding(text, &fault, what))
+        let compiled = match (wanted, self.target) {
+            (Wanted::Column, Some(target)) => {
+                compile_column(&text.text, &self.fields, self.values, target)
+            }
+            _ => compile(&text.text, &self.fields, self.values, wanted),
+        };
+        compiled.map_err(|fault| finding(text, &fault, what))
     }
 
     /// The names of the columns of these numbers.
@@ -68,11 +85,26 @@ pub fn compile(
     values: &Values,
     wanted: Wanted,
 ) -> Result<Expr, Fault> {
-    let scope = Scope { fields, old: true, dictionaries: values, lookups: &NoLookups };
+    let scope = scope(fields, values, &NoLookups);
     match wanted {
-        Wanted::Value => expr::compile(text, &scope),
+        Wanted::Value | Wanted::Column => expr::compile(text, &scope),
         Wanted::Condition => expr::compile_condition(text, &scope),
     }
+}
+
+/// Compiles an expression over these columns that may look something up.
+pub fn compile_column(
+    text: &str,
+    fields: &[Field],
+    values: &Values,
+    lookups: &dyn Lookups,
+) -> Result<Expr, Fault> {
+    expr::compile(text, &scope(fields, values, lookups))
+}
+
+fn scope<'a>(fields: &'a [Field], values: &'a Values, lookups: &'a dyn Lookups) -> Scope<'a> {
+    let mask_key = values.mask().is_some();
+    Scope { fields, old: true, dictionaries: values, lookups, mask_key }
 }
 
 /// A fault of an expression, with its part of the file underlined.

@@ -18,19 +18,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidelock_core::{
     Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
     RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
-    Value,
+    Value, comparable,
 };
 
 pub use self::call::CallPlan;
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
-use self::pairs::{Pair, json_form, pair_columns, unmapped};
+pub(super) use self::pairs::json_form;
+use self::pairs::{Pair, pair_columns, unmapped};
 pub use self::rows::{EndPlan, RowPlan};
 pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
 pub use self::wildcard::like;
 pub(super) use self::wildcard::{has_key, matching};
 use super::computed::Origin;
 use super::convert::Rule;
+use super::lookups::{LookupPlans, TargetTables};
 use super::row::{self, BoundPlan, Write};
 use crate::config::{
     CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Placed,
@@ -48,6 +50,8 @@ pub struct MappingPlan {
     pub columns: Vec<ColumnPlan>,
     /// Every source column that is read.
     pub reads: Vec<String>,
+    /// Their types.
+    pub read_types: Vec<DataType>,
     /// The target table.
     pub target: Arc<TargetTable>,
     /// If the source is a view: how its rows are found again.
@@ -77,6 +81,10 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// What its columns look up in the target.
+    pub lookups: Arc<LookupPlans>,
+    /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
+    pub before: Vec<TableName>,
     /// The mappings that come before this one.
     pub after: Vec<Arc<str>>,
     /// Whether foreign keys of the target point to the target table.
@@ -112,6 +120,8 @@ pub struct Computed {
     pub reads: Vec<String>,
     /// Whether its value depends on nothing but the source row.
     pub steady: bool,
+    /// Whether it may look something up.
+    pub seeks: bool,
     /// Whether it is one value for all rows.
     pub constant: bool,
     /// Whether it may be NULL, as far as the catalog tells.
@@ -155,10 +165,13 @@ impl MappingPlan {
                 joins: false,
                 optional: false,
             };
+        let pushes = self.rows.pushes.iter();
+        let pushes = pushes.map(|(name, column)| table(name, Vec::new(), vec![column.clone()]));
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
                 .map(|track| table(&track.table, track.key_reads.clone(), track.reads.clone()))
+                .chain(pushes)
                 .collect();
         }
         let mut key_columns: Vec<String> = Vec::new();
@@ -167,19 +180,33 @@ impl MappingPlan {
                 key_columns.push(name);
             }
         }
-        vec![table(&self.source, key_columns, self.reads.clone())]
+        let own = table(&self.source, key_columns, self.reads.clone());
+        std::iter::once(own).chain(pushes).collect()
     }
 
     /// The tables of the source's log that the mapping follows.
     pub fn follows(&self) -> impl Iterator<Item = &TableName> {
         let tracks = self.view.iter().flat_map(|view| &view.tracks).map(|track| &track.table);
         let own = self.view.is_none().then_some(&self.source);
-        own.into_iter().chain(tracks)
+        let pushes = self.rows.pushes.iter().map(|(table, _)| table);
+        own.into_iter().chain(tracks).chain(pushes)
+    }
+
+    /// The types of the key by which rows are read again.
+    pub fn push_types(&self) -> &[DataType] {
+        match &self.view {
+            Some(view) => &view.by_types,
+            None => &self.copy_key_types,
+        }
     }
 
     /// Whether rows of it may have to be read again.
     pub fn rereads(&self) -> bool {
-        self.view.is_some() || self.rows.filter.is_some()
+        self.view.is_some()
+            || self.rows.filter.is_some()
+            || self.rows.is_gated()
+            || !self.rows.pushes.is_empty()
+            || self.call.is_some()
     }
 
     /// The cells that a view's key has in the columns of the target, by their places there.
@@ -318,7 +345,7 @@ pub struct Catalogs<'a> {
 pub const NEW_TABLE: &str =
     "let `tidelock plan` print its CREATE TABLE (`tidelock plan --create` runs it)";
 
-static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
+pub(super) static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
 
 /// Compiles the mappings of a flow. A mapping with a problem is left out of
 /// [`PlanOutcome::mappings`] and stands in [`PlanOutcome::findings`].
@@ -416,7 +443,8 @@ fn plan_table(
             problems.extend(refused(source_table, "source"));
         }
         problems.extend(usable(target_table, "target"));
-        let origin = Origin::new(source_table, &flow.values);
+        let target_tables = target_tables(flow, catalogs);
+        let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
         let mut keyed = Cow::Borrowed(mapping);
         if mapping.row_key.is_some() {
@@ -424,8 +452,15 @@ fn plan_table(
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
-        let rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
-        unfilled(target_table, &columns, &mut problems);
+        let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
+        let others: Vec<&MappingConfig> = flow
+            .mappings
+            .iter()
+            .filter(|m| m.name != name && m.call.is_none() && mapping.call.is_none())
+            .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
+            .collect();
+        let partial = unfilled(target_table, &columns, &others, &mut problems);
+        rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
@@ -465,7 +500,9 @@ fn plan_table(
                 rows,
                 copy,
                 view,
+                partial,
                 values: &flow.values,
+                lookups: target_tables.planned(),
             };
             let mut plan = build(parts, catalogs);
             if let (Some(config), Some(called)) = (&mapping.call, &called) {
@@ -489,6 +526,56 @@ fn plan_table(
         outcome.failed.push((name.to_owned(), first.clone()));
     }
     outcome.findings.extend(problems);
+}
+
+/// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key.
+fn pushes(
+    mapping: &MappingConfig,
+    source: &Table,
+    key: &[usize],
+    pairs: &[Pair<'_>],
+    catalogs: &Catalogs<'_>,
+    problems: &mut Vec<Finding>,
+) -> Vec<(TableName, String)> {
+    let mut found = Vec::new();
+    for push in &mapping.push_when {
+        let place = push.column.place.show();
+        let feeds: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
+        let [feed] = feeds.as_slice() else {
+            problems.push(
+                Finding::problem("push_when: the mapping's key must be one column of the source")
+                    .place(place),
+            );
+            continue;
+        };
+        let Some(name) = exact(&push.table, catalogs.source_schema) else { continue };
+        let Some(table) = catalogs.source.get(&name) else {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: the table {name} does not exist or may not be seen"
+                ))
+                .place(place),
+            );
+            continue;
+        };
+        let Some(column) = table.column(&push.column.text) else {
+            problems.push(pairs::no_column(table, &push.column.text, "source").place(place));
+            continue;
+        };
+        let to = source.column(feed).map(|c| &c.data_type);
+        if !to.is_some_and(|to| comparable(&column.data_type, to)) {
+            problems.push(
+                Finding::problem(format!(
+                    "push_when: {name}.{} has no values in common with {}.{feed}",
+                    column.name, source.name
+                ))
+                .place(place),
+            );
+            continue;
+        }
+        found.push((name, column.name.clone()));
+    }
+    found
 }
 
 /// The routines of a mapping, the one that takes rows as a table.
@@ -533,7 +620,8 @@ fn routines<'a>(
             .place(mapping.places.to.show()),
         );
     }
-    let origin = Origin::new(source, &flow.values);
+    let target_tables = target_tables(flow, catalogs);
+    let origin = Origin::new(source, &flow.values).with(&target_tables);
     let table = call::as_table(routine?, mapping, call, &origin);
     Some(Called { routine: routine?, delete, table })
 }
@@ -609,10 +697,18 @@ struct Parts<'a> {
     rows: RowPlan,
     copy: Option<CopyTable>,
     view: Option<Arc<ViewPlan>>,
+    partial: bool,
     values: &'a Arc<Values>,
+    lookups: LookupPlans,
 }
 
-fn target_column(column: &Column) -> TargetColumn {
+/// The tables of a flow's target, to be looked up.
+pub(super) fn target_tables<'a>(flow: &'a FlowConfig, catalogs: &Catalogs<'a>) -> TargetTables<'a> {
+    let family = catalogs.target_system.family();
+    TargetTables::new(&flow.target, catalogs.target_schema, family, catalogs.target)
+}
+
+pub(super) fn target_column(column: &Column) -> TargetColumn {
     TargetColumn {
         name: column.name.clone(),
         data_type: column.data_type.clone(),
@@ -622,7 +718,26 @@ fn target_column(column: &Column) -> TargetColumn {
 }
 
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
-    let Parts { mapping, name, source, target, pairs, key, rows, copy, view, values } = parts;
+    let Parts {
+        mapping,
+        name,
+        source,
+        target,
+        pairs,
+        key,
+        rows,
+        copy,
+        view,
+        partial,
+        values,
+        lookups,
+    } = parts;
+    let mut before = target.references.clone();
+    for table in lookups.tables() {
+        if !before.contains(table) {
+            before.push(table.clone());
+        }
+    }
     let copy_key_types = copy
         .iter()
         .flat_map(|copy| &copy.key)
@@ -643,9 +758,12 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         as_lines: catalogs.same_family
             && pairs.iter().all(Pair::is_plain)
             && rows.takes_all()
+            && !rows.is_gated()
             && view.is_none(),
         copy_key_types,
         references: target.references.clone(),
+        before,
+        lookups: Arc::new(lookups),
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),
@@ -677,6 +795,10 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
                 },
             })
             .collect(),
+        read_types: reads
+            .iter()
+            .filter_map(|name| source.column(name).map(|c| c.data_type.clone()))
+            .collect(),
         reads,
         view,
         call: None,
@@ -686,7 +808,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             columns,
             key: key.to_vec(),
             suppress_unchanged: catalogs.two_way,
-            partial: false,
+            partial,
         }),
         rows,
         values: values.clone(),

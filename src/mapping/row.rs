@@ -17,10 +17,11 @@ use tidelock_core::{
     Value, WriteOp,
 };
 
-use super::computed::{self, Wanted};
+use super::computed;
 use super::convert::{Conversion, Misfit, Rule, Target, compatible};
+use super::lookups::{Begun, Seek, Wait};
 use super::plan::{ColumnPlan, EndPlan, Feed, MappingPlan};
-use super::rules::{self, Holds, Rules};
+use super::rules::{self, Holds, Rules, Signs};
 use crate::expr::{Expr, Field, Input};
 
 /// One row for the target.
@@ -37,6 +38,15 @@ pub struct Write {
     pub keys: [u64; 2],
     /// The values of other unique indexes; `None` where the target table has none.
     pub uniques: Option<Box<Uniques>>,
+    /// What cells wait for; they hold NULL until it is answered.
+    pub waits: Vec<Wait>,
+}
+
+impl Write {
+    /// What the row is made of, as far as the source tells: the same for two rows that come out the same, but for what is looked up.
+    pub fn made_of(&self) -> impl Iterator<Item = &Value> {
+        self.row.iter().chain(self.waits.iter().flat_map(Wait::inputs))
+    }
 }
 
 /// Hashes of the values of unique indexes beside the key, so that it is seen when one row takes what
@@ -59,6 +69,8 @@ enum From {
     Column { at: usize, shared: bool },
     /// An expression over the source row, and whether the same row always gives the same value.
     Computed { expr: Box<Expr>, steady: bool },
+    /// An expression that may have to look something up; `reads` are the columns that it reads.
+    Sought { seek: Arc<Seek>, reads: Vec<usize> },
 }
 
 /// What an operation becomes.
@@ -109,7 +121,7 @@ fn drift(message: String) -> Error {
 
 /// Ties an expression to a shape.
 fn bind(text: &str, fields: &[Field], plan: &MappingPlan, column: &str) -> Result<Expr> {
-    computed::compile(text, fields, &plan.values, Wanted::Value).map_err(|fault| {
+    computed::compile_column(text, fields, &plan.values, &*plan.lookups).map_err(|fault| {
         drift(format!("{} to {}.{column}: {}", plan.source, plan.target.name, fault.message))
     })
 }
@@ -120,6 +132,7 @@ impl BoundPlan {
     pub fn new(plan: &Arc<MappingPlan>, shape: &TableSchema) -> Result<BoundPlan> {
         let fields = computed::fields_of(shape);
         let mut cells: Vec<Cell> = Vec::with_capacity(plan.columns.len());
+        let mut sought = Vec::new();
         for (column, target) in plan.columns.iter().zip(&plan.target.columns) {
             let (from, data_type, place) = match &column.feed {
                 Feed::Column(name) => {
@@ -137,6 +150,9 @@ impl BoundPlan {
                     let data_type = expr.data_type().clone();
                     let expr = Box::new(expr);
                     let steady = computed.steady;
+                    if computed.seeks {
+                        sought.push((cells.len(), &computed.text.text));
+                    }
                     (From::Computed { expr, steady }, data_type, shape.name.to_string())
                 }
             };
@@ -155,6 +171,14 @@ impl BoundPlan {
             };
             cells.push(Cell { from, convert: Conversion::new(&data_type, to, &column.rule) });
         }
+        for (n, text) in sought {
+            let Some(cell) = cells.get_mut(n) else { continue };
+            if let From::Computed { expr, .. } = &cell.from {
+                let seek = Seek::new(plan, n, text, (expr, &fields), cell.convert.clone())?;
+                let reads = expr.fields().to_vec();
+                cell.from = From::Sought { seek: Arc::new(seek), reads };
+            }
+        }
         let places: Vec<Option<usize>> = cells.iter().map(Cell::column).collect();
         for (n, cell) in cells.iter_mut().enumerate() {
             if let From::Column { at, shared } = &mut cell.from {
@@ -164,7 +188,7 @@ impl BoundPlan {
         let rules = Rules::new(plan, shape)?;
         Ok(BoundPlan {
             end: End::new(plan, &fields)?,
-            plain: plan.rows.takes_all() && plan.rows.on_change.is_none(),
+            plain: plan.rows.takes_all() && plan.rows.on_change.is_none() && !plan.rows.is_gated(),
             rules,
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
@@ -179,6 +203,11 @@ impl BoundPlan {
             cells,
             partial: HashMap::new(),
         })
+    }
+
+    /// Whether cells of its rows may wait for lookups.
+    pub fn seeks(&self) -> bool {
+        self.cells.iter().any(|cell| matches!(cell.from, From::Sought { .. }))
     }
 
     /// Whether the target's columns have exactly the types of the source's, as the shape has them.
@@ -205,6 +234,11 @@ impl BoundPlan {
             cells.push(value);
         }
         Ok(())
+    }
+
+    /// A row that a copy brings, of which cells may wait for lookups.
+    pub fn loaded(&self, row: &Row) -> Result<Write> {
+        self.insert(row.clone(), WriteOp::Upsert)
     }
 
     /// Whether a row that a copy brings is to be there at the target.
@@ -245,6 +279,27 @@ impl BoundPlan {
         }
         let target = self.convert_keys(&Row(cells.into()))?;
         Ok((!target.iter().any(Value::is_unchanged)).then(|| target.into()))
+    }
+
+    /// On which side of the mapping's edge the row after a change is, and its key at the source. Nothing for rows that go.
+    pub fn signs(&self, op: &Op) -> Result<(Option<Signs>, Option<Key>)> {
+        let (new, old) = match op {
+            Op::Insert(insert) => (&insert.new, None),
+            Op::Update(update) => (&update.new, Some(&update.old)),
+            Op::Delete(_) => return Ok((None, None)),
+        };
+        let filled = old.and_then(|old| filled(new, old));
+        let row = filled.as_ref().unwrap_or(new);
+        let key = self.copy_key.as_ref().and_then(|places| {
+            let cell = |at: &usize| row.0.get(*at).filter(|v| !v.is_unchanged()).cloned();
+            places.iter().map(cell).collect()
+        });
+        Ok((self.rules.signs(&self.plan, &row.0)?, key))
+    }
+
+    /// On which side of the mapping's edge a whole row is.
+    pub fn signs_of(&self, row: &Row) -> Result<Option<Signs>> {
+        self.rules.signs(&self.plan, &row.0)
     }
 
     /// The plan.
@@ -293,7 +348,7 @@ impl BoundPlan {
     }
 
     fn insert(&self, new: Row, op: WriteOp) -> Result<Write> {
-        let row = self.take_all(new, None)?;
+        let (row, waits) = self.take_all(new, None)?;
         if row.iter().any(Value::is_unchanged) {
             return Err(self
                 .error(Code::Rejected, "an inserted row came without all mapped columns")
@@ -306,6 +361,7 @@ impl BoundPlan {
             uniques: self.uniques(Some(&row), None),
             row,
             keys: [key, key],
+            waits,
         })
     }
 
@@ -350,15 +406,18 @@ impl BoundPlan {
     /// An update of a row that is to be at the target.
     fn send(&mut self, old: OldRow, new: Row, before: Holds, worth: bool) -> Result<Becomes> {
         let told = full(&old);
+        // Where changes are kept back, the target may not have what was before.
+        let gated = self.plan.rows.is_gated();
         if let Some(told) = told
             && before == Holds::Yes
+            && !gated
             && self.is_same(&new, told)?
         {
             return Ok(Becomes::Nothing);
         }
-        let again = before == Holds::Untold || self.plan.call.is_some();
+        let again = before == Holds::Untold || self.plan.call.is_some() || gated;
         let source = again.then(|| new.0.clone());
-        let mut row = self.take_all(new, told)?;
+        let (mut row, mut waits) = self.take_all(new, told)?;
         let mut old_key = None;
         let mut moved = false;
         if old.row().is_some() || self.key.iter().any(|&i| row[i].is_unchanged()) {
@@ -384,10 +443,11 @@ impl BoundPlan {
                 row,
                 keys: [key, key],
                 uniques,
+                waits,
             }));
         }
-        if !full && (before == Holds::Untold || self.plan.call.is_some()) {
-            // It may be one that has just come; and a routine takes whole rows.
+        if !full && again {
+            // It may be one that has just come; and a routine takes whole rows, as does a row of which changes were kept back.
             return self.unknown(&Row(source.unwrap_or_default()), old.row());
         }
         let old_key = old_key.unwrap_or_else(|| self.key.iter().map(|&i| row[i].clone()).collect());
@@ -407,7 +467,16 @@ impl BoundPlan {
         };
         let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
         cells.extend(old_key);
-        Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques }))
+        waits.retain(|wait| columns.contains(&wait.column()));
+        Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques, waits }))
+    }
+
+    /// The reading of a row that is not at the target, and of which the log does not carry all.
+    pub fn again(&self, update: &Update) -> Result<Becomes> {
+        self.unknown(&update.new, None).map(|becomes| match becomes {
+            Becomes::Unknown { key, .. } => Becomes::Unknown { key, moved: None },
+            other => other,
+        })
     }
 
     /// The row is to be read again by its key.
@@ -445,15 +514,28 @@ impl BoundPlan {
                 // One that changes by itself is no reason to send a row.
                 From::Computed { steady: false, .. } => true,
                 From::Computed { expr, .. } => expr.fields().iter().all(|&at| same(at)),
+                From::Sought { reads, .. } => reads.iter().all(|&at| same(at)),
             };
             match (alike, &cell.from) {
                 (true, _) => {}
-                (false, From::Computed { .. }) => doubtful.push(n),
+                (false, From::Computed { .. } | From::Sought { .. }) => doubtful.push(n),
                 (false, From::Column { .. }) => return Ok(false),
             }
         }
         for cell in doubtful {
-            if !self.convert(cell, new)?.is_same(&self.convert(cell, old)?) {
+            let alike = match self.cells.get(cell).map(|cell| &cell.from) {
+                Some(From::Sought { seek, .. }) => {
+                    match (seek.begin(new, None)?, seek.begin(old, None)?) {
+                        (Begun::Value(new), Begun::Value(old)) => new.is_same(&old),
+                        (Begun::Wait(new), Begun::Wait(old)) => new.is_same(&old),
+                        (Begun::Value(_), Begun::Wait(_)) | (Begun::Wait(_), Begun::Value(_)) => {
+                            false
+                        }
+                    }
+                }
+                _ => self.convert(cell, new)?.is_same(&self.convert(cell, old)?),
+            };
+            if !alike {
                 return Ok(false);
             }
         }
@@ -490,6 +572,7 @@ impl BoundPlan {
                 row: key,
                 keys,
                 uniques: self.uniques(None, old),
+                waits: Vec::new(),
             })),
             End::Set { columns, values } => {
                 let mut cells = Vec::with_capacity(values.len() + key.len());
@@ -503,7 +586,8 @@ impl BoundPlan {
                 }
                 cells.extend(key);
                 let (columns, row) = (columns.clone(), cells.into());
-                Ok(Becomes::Write(Write { op: WriteOp::Patch, columns, row, keys, uniques: None }))
+                let (op, waits) = (WriteOp::Patch, Vec::new());
+                Ok(Becomes::Write(Write { op, columns, row, keys, uniques: None, waits }))
             }
         }
     }
@@ -528,14 +612,16 @@ impl BoundPlan {
         let row: Box<[Value]> = self.old_key(old, &new)?.into();
         let key = hash(row.iter());
         let columns = self.key.clone();
-        Ok(Write { op: WriteOp::Delete, columns, row, keys: [key, key], uniques: None })
+        let (op, waits) = (WriteOp::Delete, Vec::new());
+        Ok(Write { op, columns, row, keys: [key, key], uniques: None, waits })
     }
 
     /// The removal of a row by its key at the target.
     pub fn remove(plan: &MappingPlan, key: &[Value]) -> Write {
         let hash = hash(key.iter());
         let columns = plan.target.key.iter().copied().collect();
-        Write { op: WriteOp::Delete, columns, row: key.into(), keys: [hash, hash], uniques: None }
+        let (op, waits) = (WriteOp::Delete, Vec::new());
+        Write { op, columns, row: key.into(), keys: [hash, hash], uniques: None, waits }
     }
 
     fn delete(&self, delete: &Delete) -> Result<Write> {
@@ -550,6 +636,7 @@ impl BoundPlan {
             row,
             keys: [key, key],
             uniques: self.uniques(None, Some(old)),
+            waits: Vec::new(),
         })
     }
 
@@ -613,20 +700,31 @@ impl BoundPlan {
     }
 
     /// As [`BoundPlan::convert_all`], for a row that nobody else needs: what passes is moved.
-    fn take_all(&self, row: Row, old: Option<&Row>) -> Result<Box<[Value]>> {
+    fn take_all(&self, row: Row, old: Option<&Row>) -> Result<(Box<[Value]>, Vec<Wait>)> {
         if self.in_place && row.0.len() == self.cells.len() {
             let mut row = row.0;
             for (cell, value) in row.iter_mut().enumerate() {
                 let given = std::mem::replace(value, Value::Null);
                 *value = self.take(cell, given)?;
             }
-            return Ok(row);
+            return Ok((row, Vec::new()));
         }
-        let mut computed = Vec::new();
+        let (mut computed, mut waits) = (Vec::new(), Vec::new());
         if self.computes {
             for (n, cell) in self.cells.iter().enumerate() {
-                if let From::Computed { expr, .. } = &cell.from {
-                    computed.push(self.evaluate(expr, &row, old, Some(n))?);
+                match &cell.from {
+                    From::Computed { expr, .. } => {
+                        let value = self.evaluate(expr, &row, old, Some(n))?;
+                        computed.push(self.take(n, value)?);
+                    }
+                    From::Sought { seek, .. } => match seek.begin(&row, old)? {
+                        Begun::Value(value) => computed.push(value),
+                        Begun::Wait(wait) => {
+                            waits.push(wait);
+                            computed.push(Value::Null);
+                        }
+                    },
+                    From::Column { .. } => {}
                 }
             }
         }
@@ -634,7 +732,10 @@ impl BoundPlan {
         let mut taken = Vec::with_capacity(self.cells.len());
         for (n, cell) in self.cells.iter().enumerate() {
             let value = match cell.from {
-                From::Computed { .. } => computed.next().unwrap_or(Value::Null),
+                From::Computed { .. } | From::Sought { .. } => {
+                    taken.push(computed.next().unwrap_or(Value::Null));
+                    continue;
+                }
                 From::Column { at, shared } => match row.get_mut(at) {
                     None => return Err(self.too_short()),
                     Some(value) if shared => value.clone(),
@@ -643,7 +744,7 @@ impl BoundPlan {
             };
             taken.push(self.take(n, value)?);
         }
-        Ok(taken.into())
+        Ok((taken.into(), waits))
     }
 
     fn take(&self, cell: usize, value: Value) -> Result<Value> {
@@ -660,6 +761,11 @@ impl BoundPlan {
             From::Computed { expr, .. } => {
                 self.take(cell, self.evaluate(expr, row, None, Some(cell))?)
             }
+            // Where this is asked, nothing is written: it is no part of a key.
+            From::Sought { seek, .. } => Ok(match seek.begin(row, None)? {
+                Begun::Value(value) => value,
+                Begun::Wait(_) => Value::Null,
+            }),
         }
     }
 
@@ -731,7 +837,8 @@ pub fn mark(plan: &MappingPlan, key: &[Value]) -> Result<Write> {
     cells.extend_from_slice(key);
     let hash = hash(key.iter());
     let row = cells.into();
-    Ok(Write { op: WriteOp::Patch, columns, row, keys: [hash, hash], uniques: None })
+    let (op, waits) = (WriteOp::Patch, Vec::new());
+    Ok(Write { op, columns, row, keys: [hash, hash], uniques: None, waits })
 }
 
 /// A value of the source as a column of the target holds it.
@@ -788,7 +895,7 @@ impl Cell {
     fn column(&self) -> Option<usize> {
         match self.from {
             From::Column { at, .. } => Some(at),
-            From::Computed { .. } => None,
+            From::Computed { .. } | From::Sought { .. } => None,
         }
     }
 }

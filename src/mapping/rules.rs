@@ -4,7 +4,8 @@ use tidelock_core::{Code, Error, Result, Row, TableSchema, Value};
 
 use super::computed::{self, Wanted};
 use super::plan::MappingPlan;
-use crate::expr::{EvalError, Expr, Input};
+use crate::config::Placed;
+use crate::expr::{EvalError, EvalErrorKind, Expr, Input, Truth};
 use crate::reread::memory::hash;
 
 /// Whether a row meets the filter.
@@ -18,8 +19,26 @@ pub enum Holds {
     Untold,
 }
 
+/// On which side of an edge a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signs {
+    /// The condition holds.
+    pub rise: bool,
+    /// What arms it again holds.
+    pub fall: bool,
+    /// Whether that is told, too.
+    pub tells_fall: bool,
+}
+
+struct Edge {
+    rise: Expr,
+    fall: Option<Expr>,
+    hysteresis: Option<Expr>,
+}
+
 /// The rules of a mapping over the rows of one shape.
 pub struct Rules {
+    edge: Option<Edge>,
     filter: Option<Expr>,
     checks: Vec<(Expr, String)>,
     on_change: Option<Vec<usize>>,
@@ -58,7 +77,20 @@ impl Rules {
             .as_ref()
             .map(|names| names.iter().map(place).collect::<Result<Vec<_>>>())
             .transpose()?;
-        Ok(Rules { filter, checks, on_change })
+        let edge = match &rows.edge {
+            None => None,
+            Some(edge) => {
+                let end = |text: &Option<Placed>| {
+                    text.as_ref().map(|text| condition(&text.text, "edge")).transpose()
+                };
+                Some(Edge {
+                    rise: condition(&edge.rise.text, "edge")?,
+                    fall: end(&edge.fall)?,
+                    hysteresis: end(&edge.hysteresis)?,
+                })
+            }
+        };
+        Ok(Rules { edge, filter, checks, on_change })
     }
 
     /// Whether rows are filtered at all.
@@ -74,10 +106,37 @@ impl Rules {
             .test(&Input { new: row, old: None, lookups: &[], env: &env })
             .map_err(|error| failed(plan, "where", &error))?;
         Ok(match told {
-            crate::expr::Truth::True => Holds::Yes,
-            crate::expr::Truth::False | crate::expr::Truth::Null => Holds::No,
-            crate::expr::Truth::NotInLog => Holds::Untold,
+            Truth::True => Holds::Yes,
+            Truth::False | Truth::Null => Holds::No,
+            Truth::NotInLog => Holds::Untold,
         })
+    }
+
+    /// On which side of the mapping's edge a row is; nothing where it has none, or where the log does not carry
+    /// what that depends on: then the row is sent.
+    pub fn signs(&self, plan: &MappingPlan, row: &[Value]) -> Result<Option<Signs>> {
+        let Some(edge) = &self.edge else { return Ok(None) };
+        let env = computed::env(plan);
+        let input = Input { new: row, old: None, lookups: &[], env: &env };
+        let test = |expr: &Expr| expr.test(&input).map_err(|error| failed(plan, "edge", &error));
+        let rise = test(&edge.rise)?;
+        let mut fall = match &edge.fall {
+            Some(fall) => test(fall)?,
+            None if edge.hysteresis.is_some() => Truth::True,
+            None => match rise {
+                Truth::True => Truth::False,
+                Truth::False | Truth::Null => Truth::True,
+                Truth::NotInLog => Truth::NotInLog,
+            },
+        };
+        if let (Some(armed), Truth::True) = (&edge.hysteresis, fall) {
+            fall = test(armed)?;
+        }
+        if rise == Truth::NotInLog || fall == Truth::NotInLog {
+            return Ok(None);
+        }
+        let tells_fall = edge.fall.is_some();
+        Ok(Some(Signs { rise: rise == Truth::True, fall: fall == Truth::True, tells_fall }))
     }
 
     /// Whether a row that is about to be sent may be. What the log does not carry was looked at when it was written.
@@ -90,7 +149,7 @@ impl Rules {
             let told = rule
                 .test(&Input { new, old, lookups: &[], env: &env })
                 .map_err(|error| failed(plan, "validate", &error))?;
-            if told == crate::expr::Truth::False {
+            if told == Truth::False {
                 return Err(Error::data(
                     Code::Invalid,
                     format!("{}: a row is not valid: {says}", plan.source),
@@ -114,8 +173,20 @@ impl Rules {
 
 /// An expression that failed over a row.
 pub fn failed(plan: &MappingPlan, what: &str, error: &EvalError) -> Error {
-    Error::data(Code::Expression, format!("{}: {what}: {error}", plan.source))
-        .with_hint("mend the row at the source, or the expression in the configuration")
+    let (code, hint) = match &error.kind {
+        EvalErrorKind::DictionaryMissing { .. } => (
+            Code::DictionaryMissing,
+            "add the code to the dictionary, or give a default: dictionary('name', code, default); then `tidelock resync` the mapping",
+        ),
+        EvalErrorKind::LookupMissing { .. } => (
+            Code::LookupMissing,
+            "add the row at the target, or say what else: coalesce(lookup(...), value), or insert => true; then `tidelock resync` the mapping",
+        ),
+        _ => {
+            (Code::Expression, "mend the row at the source, or the expression in the configuration")
+        }
+    };
+    Error::data(code, format!("{}: {what}: {error}", plan.source)).with_hint(hint)
 }
 
 /// Tells rows of one table apart without telling their keys.

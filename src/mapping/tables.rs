@@ -8,7 +8,6 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use tidelock_core::{
     Column, Creation, Dialect, Finding, Generated, NewColumn, NewTable, Note, Table, TableName,
@@ -16,8 +15,10 @@ use tidelock_core::{
 };
 
 use super::computed::{Origin, Wanted as Wanting};
-use super::plan::{Catalog, Catalogs, exact, has_key, matching, plan_flow, schema_of, usable};
-use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern, Values};
+use super::plan::{
+    Catalog, Catalogs, exact, has_key, matching, plan_flow, schema_of, target_tables, usable,
+};
+use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern};
 
 /// A table to be made for a mapping.
 #[derive(Debug, Clone)]
@@ -94,6 +95,13 @@ pub fn plan_tables(
     }
 }
 
+/// What expressions may use beside the source's table.
+#[derive(Clone, Copy)]
+struct Outside<'a> {
+    flow: &'a FlowConfig,
+    catalogs: &'a Catalogs<'a>,
+}
+
 fn attempt(
     flow: &FlowConfig,
     catalogs: &Catalogs<'_>,
@@ -101,11 +109,12 @@ fn attempt(
     chosen: &dyn Fn(&str, &str) -> bool,
 ) -> TablePlan {
     let mut plan = TablePlan::default();
+    let outside = Outside { flow, catalogs };
     let wanted = wanted(flow, catalogs, chosen, &mut plan);
     let mut targets: HashMap<TableName, String> = HashMap::new();
     for one in parents_first(&wanted) {
         if let Some(table) = catalogs.target.get(&one.target) {
-            lacking(one, table, catalogs, &flow.values, dialect, &mut plan);
+            lacking(one, table, catalogs, outside, dialect, &mut plan);
             continue;
         }
         if let Some(other) = targets.insert(one.target.clone(), one.name.clone()) {
@@ -115,7 +124,7 @@ fn attempt(
             plan.findings.push((one.name.clone(), finding));
             continue;
         }
-        let found = match table_of(one, catalogs, &flow.values, dialect) {
+        let found = match table_of(one, catalogs, outside, dialect) {
             Ok((planned, left_out)) => {
                 plan.tables.push(planned);
                 left_out
@@ -219,7 +228,7 @@ type Mapped<'a> = (String, Cow<'a, Column>, bool);
 fn expressed(
     listed: &MappedColumn,
     wanted: &Wanted<'_>,
-    values: &Arc<Values>,
+    outside: Outside<'_>,
 ) -> Result<Column, Finding> {
     if let Some(name) = listed.plain() {
         return Err(Finding::problem(format!(
@@ -228,9 +237,10 @@ fn expressed(
         ))
         .place(listed.value.place.show()));
     }
-    let origin = Origin::new(wanted.source, values);
+    let target_tables = target_tables(outside.flow, outside.catalogs);
+    let origin = Origin::new(wanted.source, &outside.flow.values).with(&target_tables);
     let what = format!("column {}", listed.target);
-    let expr = origin.compile(&listed.value, Wanting::Value, &what)?;
+    let expr = origin.compile(&listed.value, Wanting::Column, &what)?;
     Ok(Column {
         name: String::new(),
         data_type: expr.data_type().clone(),
@@ -248,7 +258,7 @@ fn expressed(
 /// The columns that a mapping writes.
 fn columns<'a>(
     wanted: &Wanted<'a>,
-    values: &Arc<Values>,
+    outside: Outside<'_>,
     problems: &mut Vec<Finding>,
 ) -> Vec<Mapped<'a>> {
     let mut columns: Vec<Mapped<'a>> = Vec::new();
@@ -256,7 +266,7 @@ fn columns<'a>(
     for listed in listed.iter().flat_map(|c| &c.columns) {
         match listed.plain().and_then(|name| wanted.source.column(&name)) {
             Some(column) => columns.push((listed.target.clone(), Cow::Borrowed(column), true)),
-            None => match expressed(listed, wanted, values) {
+            None => match expressed(listed, wanted, outside) {
                 Ok(column) => columns.push((listed.target.clone(), Cow::Owned(column), true)),
                 Err(finding) => problems.push(finding),
             },
@@ -296,11 +306,11 @@ fn key(wanted: &Wanted<'_>, columns: &[Mapped<'_>]) -> Option<Vec<String>> {
 fn table_of(
     wanted: &Wanted<'_>,
     catalogs: &Catalogs<'_>,
-    values: &Arc<Values>,
+    outside: Outside<'_>,
     dialect: &mut dyn Dialect,
 ) -> Result<(PlannedTable, Vec<Finding>), Vec<Finding>> {
     let mut problems = usable(wanted.source, "source");
-    let mut columns = columns(wanted, values, &mut problems);
+    let mut columns = columns(wanted, outside, &mut problems);
     let Some(key) = key(wanted, &columns) else {
         problems.push(
             Finding::problem(format!(
@@ -423,12 +433,12 @@ fn lacking(
     wanted: &Wanted<'_>,
     table: &Table,
     catalogs: &Catalogs<'_>,
-    values: &Arc<Values>,
+    outside: Outside<'_>,
     dialect: &mut dyn Dialect,
     plan: &mut TablePlan,
 ) {
     let wildcard = wanted.mapping.from.table == TablePattern::All;
-    for (name, from, listed) in columns(wanted, values, &mut Vec::new()) {
+    for (name, from, listed) in columns(wanted, outside, &mut Vec::new()) {
         if !from.logged || !(listed || wildcard) || table.column(&name).is_some() {
             continue;
         }

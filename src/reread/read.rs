@@ -14,9 +14,12 @@ use tidelock_core::{
 use super::memory::{Hash, Known, decode_key, encode_key, hash};
 use super::touched::{Touched, TouchedBy};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::gate::{Gates, Memories, Pass};
+use crate::apply::seek;
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, EndPlan, ViewPlan};
+use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// Keys asked for at a time.
@@ -37,6 +40,8 @@ pub struct Rereads {
     source: Arc<dyn Connector>,
     copier: Option<Box<dyn Copier>>,
     bound: HashMap<Arc<str>, (u64, BoundPlan)>,
+    /// What of the views' rows is worth sending.
+    pub gates: Gates,
 }
 
 /// What came of it.
@@ -100,8 +105,8 @@ struct Removal {
 
 impl Rereads {
     /// For a flow from this source.
-    pub fn new(flow: &str, source: Arc<dyn Connector>) -> Rereads {
-        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new() }
+    pub fn new(flow: &str, source: Arc<dyn Connector>, gates: Gates) -> Rereads {
+        Rereads { flow: flow.to_owned(), source, copier: None, bound: HashMap::new(), gates }
     }
 
     /// Writes what the touched rows are now, inside the open transaction: upserts in the mappings' order, then
@@ -154,6 +159,9 @@ impl Rereads {
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
             copier.close_snapshot().await?;
+        }
+        for Memories { scope, put, gone } in self.gates.take() {
+            sink.remember(&scope, &put, &gone).await?;
         }
         for (mapping, keys) in waited {
             keep(sink, mapping, keys, &done.waiting).await?;
@@ -272,6 +280,37 @@ impl Rereads {
         Ok(())
     }
 
+    /// Leaves out what is not worth sending now.
+    fn keep_back(
+        &mut self,
+        number: usize,
+        view: &ViewPlan,
+        found: &mut Found,
+        known: &mut HashMap<Bytes, Known>,
+        (force, owed): (bool, bool),
+    ) {
+        if !self.gates.has(number) || view.groups {
+            return;
+        }
+        let now = crate::apply::now_micros();
+        let mut kept = 0;
+        found.rows.retain(|at, row| {
+            if force || owed {
+                self.gates.settle(number, &row.key, row.signs);
+                return true;
+            }
+            let told = Some(row.told.clone());
+            if self.gates.pass(number, &row.key, row.signs, told, now) == Pass::Send {
+                return true;
+            }
+            // It is neither sent nor gone.
+            known.remove(at);
+            kept += 1;
+            false
+        });
+        found.kept += kept;
+    }
+
     /// Rows of a view. Answers those that are to be removed.
     async fn view(
         &mut self,
@@ -280,7 +319,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
+        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, owed, .. } = by;
         for (number, values) in queries {
             let Some(query) = view.queries.get(number) else {
                 return Err(Error::bug("a track's query is not in the plan"));
@@ -340,6 +379,7 @@ impl Rereads {
             }
             let missed = absent.iter().chain(&respelt).copied();
             let mut known = recall(sink, &scope, view, &found, missed).await?;
+            self.keep_back(work.number, view, &mut found, &mut known, (force, owed));
             let likely = std::mem::take(&mut found.likely);
             let changed = found.changed(&plan, &mut known, force)?;
             // What is still known and was not found has vanished.
@@ -426,7 +466,8 @@ impl Work<'_> {
         let Some(error) = refused else { return Ok(()) };
         let (since, refusals) = waited.unwrap_or((Instant::now(), 0));
         let for_long = refusals >= REFUSALS_MAX && since.elapsed() > REFUSED_MAX;
-        if !self.ahead || for_long || keys.is_empty() {
+        // What waits must be found again after a restart.
+        if !self.ahead || for_long || keys.is_empty() || !plan.rereads() {
             return Err(error);
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));
@@ -444,14 +485,16 @@ struct Found {
     /// The keys that have rows, exactly and about.
     groups: HashSet<Hash>,
     likely: HashSet<u64>,
+    /// How many are not sent now.
+    kept: u64,
 }
 
 struct FoundRow {
-    cells: Box<[Value]>,
     key: Key,
     group: Hash,
     /// The view's key, as the view has it.
     told: Key,
+    signs: Option<Signs>,
     write: Write,
 }
 
@@ -460,7 +503,7 @@ struct Group {
     hash: Hash,
     /// The group's cells at the target, by their places in a row.
     key: Vec<(usize, Value)>,
-    rows: Vec<Box<[Value]>>,
+    rows: Vec<Write>,
 }
 
 impl Found {
@@ -477,8 +520,8 @@ impl Found {
             let Becomes::Write(write) = bound.now(row)? else { continue };
             let target: Key = bound.key_of(row)?.into();
             let at = view.remembered_at(group, &target);
-            let cells = write.row.clone();
-            let found = FoundRow { cells, key: target, group, told: key.into(), write };
+            let (told, signs) = (key.into(), bound.signs_of(row)?);
+            let found = FoundRow { key: target, group, told, signs, write };
             if self.rows.insert(at, found).is_some() {
                 return Err(Error::data(
                     Code::KeyConflict,
@@ -509,7 +552,7 @@ impl Found {
                 Entry::Occupied(group) => group.into_mut(),
                 Entry::Vacant(place) => place.insert(empty(row.group, &row.told)?),
             };
-            group.rows.push(row.cells);
+            group.rows.push(row.write);
         }
         Ok(groups.into_values().collect())
     }
@@ -522,9 +565,9 @@ impl Found {
         force: bool,
     ) -> Result<Changed> {
         let mut changed = Changed::default();
-        let (mut same, mut new, mut updated) = (0, 0, 0);
+        let (mut same, mut new, mut updated) = (self.kept, 0, 0);
         for (at, row) in self.rows {
-            let sent = hash(plan.rule.as_bytes(), row.cells.iter());
+            let sent = hash(plan.rule.as_bytes(), row.write.made_of());
             match known.remove(&at) {
                 Some(before) if before.sent == sent && !force => {
                     same += 1;
@@ -588,27 +631,33 @@ async fn keep(
     sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &gone).await
 }
 
-/// The keys of these mappings that waited when the flow last ended.
-pub async fn waiting(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<Waiting>> {
-    let mut found = Vec::new();
-    for (number, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.rereads()) {
-        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
-        let mut after = None;
-        loop {
-            let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
-            after = stored.last().map(|(at, _)| at.clone());
-            let keys: Vec<Key> = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
-            let full = stored.len() == KEYS_A_READ;
-            if !keys.is_empty() {
-                let (plan, since) = (plan.clone(), Instant::now());
-                found.push(Waiting { number, plan, keys, upto: None, since, refusals: 0 });
-            }
-            if !full {
-                break;
-            }
-        }
+/// Keys of a mapping that wait in the target's memory, the next after `after`, and whether there are more.
+pub async fn waiting(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    after: &mut Option<Bytes>,
+    limit: usize,
+) -> Result<(Vec<Key>, bool)> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    let stored = sink.recall_all(&scope, after.as_ref(), limit).await?;
+    if let Some((at, _)) = stored.last() {
+        *after = Some(at.clone());
     }
-    Ok(found)
+    let keys = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
+    Ok((keys, stored.len() == limit))
+}
+
+/// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
+pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Key>) -> Result<()> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
+    for some in keys.chunks(KEYS_A_READ) {
+        let mut put = HashMap::new();
+        for key in some {
+            put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
+        }
+        sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &[]).await?;
+    }
+    Ok(())
 }
 
 /// Calls a routine for each group that is another one than when it was last sent.
@@ -629,15 +678,23 @@ async fn call_groups(
         .filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?)))
         .collect();
     let (mut all, mut put, mut gone, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut changed = Vec::new();
     for group in groups {
-        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(|row| row.iter()));
+        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(Write::made_of));
         let at = at(&group);
         if known.get(&at).is_some_and(|known| known.sent == sent) && !force {
             same += 1;
             continue;
         }
-        all.push(call::group(plan, call, &group.key, &group.rows)?);
-        if group.rows.is_empty() {
+        changed.push((group, sent, at));
+    }
+    for (mut group, sent, at) in changed {
+        if let Err(error) = seek::answer_writes(sink, plan, &mut group.rows).await {
+            return missing(error).map(Some);
+        }
+        let rows: Vec<Box<[Value]>> = group.rows.into_iter().map(|write| write.row).collect();
+        all.push(call::group(plan, call, &group.key, &rows)?);
+        if rows.is_empty() {
             gone.push(at);
         } else {
             let key = group.key.into_iter().map(|(_, value)| value).collect();
@@ -799,10 +856,13 @@ async fn in_any_order(
 async fn put(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
-    writes: Vec<Write>,
+    mut writes: Vec<Write>,
 ) -> Result<Option<Error>> {
     if writes.is_empty() {
         return Ok(None);
+    }
+    if let Err(error) = seek::answer_writes(sink, plan, &mut writes).await {
+        return missing(error).map(Some);
     }
     let Some(call) = &plan.call else { return sink.attempt(&batches_of(plan, writes), &[]).await };
     let mut all = Vec::with_capacity(writes.len());
@@ -810,6 +870,11 @@ async fn put(
         all.extend(calls(plan, call, write)?);
     }
     sink.attempt(&[], &all).await
+}
+
+/// A row that is looked up may be ahead of the flow, as one that a foreign key points to.
+fn missing(error: Error) -> Result<Error> {
+    if error.code() == Code::LookupMissing { Ok(error) } else { Err(error) }
 }
 
 /// Equal for keys that a collation may call equal.

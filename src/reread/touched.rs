@@ -1,12 +1,13 @@
 //! Which keys the changes of a batch have touched.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tidelock_core::{
-    Code, DataType, Error, Key, OldRow, Op, Result, Row, TableSchema, TransactionId, Value, alike,
+    Code, DataType, Error, Key, OldRow, Op, Result, Row, TableName, TableSchema, TransactionId,
+    Value, alike,
 };
 
 use super::memory::{Hash, hash};
@@ -40,6 +41,8 @@ pub struct TouchedBy {
     pub waited_since: Option<(Instant, u32)>,
     /// Whether rows are sent though they are as they were last sent.
     pub force: bool,
+    /// Whether rows are sent whatever gate the mapping has: they are owed, or were asked for.
+    pub owed: bool,
     /// Under what the keys that waited are remembered.
     pub waited: Vec<Bytes>,
 }
@@ -80,6 +83,24 @@ impl Touched {
         }
     }
 
+    /// The tables that are written for it.
+    pub fn targets(&self) -> HashSet<TableName> {
+        self.mappings.values().map(|by| by.plan.target.name.clone()).collect()
+    }
+
+    /// Takes the keys out, to be put off. What queries are asked with stays.
+    pub fn take_keys(&mut self) -> Vec<(usize, Arc<MappingPlan>, Vec<Key>)> {
+        self.weight = 0;
+        let taken = self.mappings.iter_mut().map(|(number, by)| {
+            let keys = std::mem::take(match by.plan.view {
+                Some(_) => &mut by.keys,
+                None => &mut by.rows,
+            });
+            (*number, by.plan.clone(), keys.into_values().collect())
+        });
+        taken.collect()
+    }
+
     /// Gives a mapping up.
     pub fn drop_mapping(&mut self, mapping: &str) {
         self.mappings.retain(|_, by| &*by.plan.name != mapping);
@@ -95,6 +116,7 @@ impl TouchedBy {
             rows: HashMap::new(),
             waited_since: None,
             force: false,
+            owed: false,
             waited: Vec::new(),
         }
     }

@@ -3,17 +3,20 @@
 //! Short rounds run in `make test`; with `TIDELOCK_SOAK=1` (`make soak`) the long figures.
 
 mod check;
-mod company;
 mod compact;
+mod company;
 mod continuity;
 mod daemon;
 mod echo;
 mod folder;
 mod hostile;
 mod lag;
+mod lookups;
 mod mappings;
 mod parallel;
 mod plan;
+mod pushes;
+mod roundtrip;
 mod rows;
 mod schema;
 mod snapshot;

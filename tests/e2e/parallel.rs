@@ -177,23 +177,26 @@ async fn killed_under_load(seed: u64, from_postgres: bool, to_postgres: bool) {
             format!("[defaults]\ncopy_workers = {workers}\nsnapshot_rows_per_second = 25000\n");
         config(folder.path(), &systems, &rest)
     };
-    let (mut fresh, mut in_parts, mut beside) = (0, false, false);
+    let mut fresh = 0;
     let mut daemon = Daemon::start(folder.path(), &text(4));
+    has_begun(&daemon).await;
+    // Killed when several parts are under way and two loaders at least have committed.
+    let beside = "SELECT count(*) FROM tidelock.progress WHERE lane > 1 AND seq > 0";
+    let began = Instant::now();
+    while !is_in_parts(&target).await || target.one(beside).await == "0" {
+        assert!(began.elapsed() < SOON, "{}", daemon.log());
+        work(&source, &mut random, &mut fresh).await;
+    }
     // Other numbers of workers go on with what was begun.
     for workers in [4, 1, 3, 4] {
+        daemon.kill();
+        std::fs::write(folder.path().join("tidelock.toml"), text(workers)).expect("config");
+        daemon.start_again();
         let until = Instant::now() + Duration::from_millis(random.random_range(300..1_300));
         while Instant::now() < until {
             work(&source, &mut random, &mut fresh).await;
         }
-        daemon.kill();
-        in_parts |= is_in_parts(&target).await;
-        beside |=
-            target.one("SELECT count(*) FROM tidelock.progress WHERE lane > 1 AND seq > 0").await
-                != "0";
-        std::fs::write(folder.path().join("tidelock.toml"), text(workers)).expect("config");
-        daemon.start_again();
     }
-    assert!(in_parts && beside, "{in_parts} {beside}\n{}", daemon.log());
     let until = Instant::now() + Duration::from_millis(1_500);
     while Instant::now() < until {
         work(&source, &mut random, &mut fresh).await;

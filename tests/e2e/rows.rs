@@ -294,3 +294,76 @@ async fn one_table_goes_several_ways_from_postgres_to_mariadb() {
 async fn one_table_goes_several_ways_from_mariadb_to_postgres() {
     routed(false, true).await;
 }
+
+/// Two tables make up one row of the target, each its own columns, those that must have a value among them.
+async fn shared(postgres_source: bool, postgres_target: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(postgres_target).await);
+    a.sql("CREATE TABLE party (id int NOT NULL PRIMARY KEY, name varchar(30) NOT NULL)").await;
+    a.sql("CREATE TABLE detail (party int NOT NULL PRIMARY KEY, phone varchar(30), credit int NOT NULL)").await;
+    b.sql("CREATE TABLE account (id int NOT NULL PRIMARY KEY, name varchar(30) NOT NULL, phone varchar(30), credit int NOT NULL DEFAULT 0)").await;
+    for n in 1..10 {
+        a.sql(&format!("INSERT INTO party VALUES ({n}, 'old {n}')")).await;
+        a.sql(&format!("INSERT INTO detail VALUES ({n}, NULL, {n})")).await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = head(folder.path(), &a, &b)
+        + r#"
+[[mappings]]
+from = "a.party"
+to = "b.account"
+columns = { id = "id", name = "name" }
+[[mappings]]
+from = "a.detail"
+to = "b.account"
+after = ["party"]
+on_delete = { set = { phone = "NULL", credit = "0" } }
+columns = { id = "party", phone = "phone", credit = "credit" }
+"#;
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, &text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{said}");
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let want = "SELECT p.id, p.name, d.phone, coalesce(d.credit, 0) FROM party p LEFT JOIN detail d ON d.party = p.id ORDER BY p.id";
+    let have = "SELECT id, name, phone, credit FROM account ORDER BY id";
+    equal(&daemon, (&a, want), (&b, have)).await;
+    let seed = 31 + u64::from(postgres_source);
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for round in 0..3 {
+        for n in 0..60 {
+            let id = random.random_range(1..20);
+            let known = a.one(&format!("SELECT count(*) FROM party WHERE id = {id}")).await == "1";
+            let detailed =
+                a.one(&format!("SELECT count(*) FROM detail WHERE party = {id}")).await == "1";
+            let sql = match (random.random_range(0..5), known, detailed) {
+                (_, false, _) => format!("INSERT INTO party VALUES ({id}, 'n{n}')"),
+                (0, true, false) => format!("INSERT INTO detail VALUES ({id}, 'p{n}', {n})"),
+                (1, true, true) => {
+                    format!("UPDATE detail SET phone = 'q{n}', credit = {n} WHERE party = {id}")
+                }
+                (2, true, true) => format!("DELETE FROM detail WHERE party = {id}"),
+                (3, true, false) => format!("DELETE FROM party WHERE id = {id}"),
+                _ => format!("UPDATE party SET name = 'm{n}' WHERE id = {id}"),
+            };
+            a.sql(&sql).await;
+        }
+        if round == 1 {
+            daemon.kill_and_start();
+        }
+        equal(&daemon, (&a, want), (&b, have)).await;
+    }
+    daemon.streaming().await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_make_one_row_from_postgres_to_mariadb() {
+    shared(true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_make_one_row_from_mariadb_to_postgres() {
+    shared(false, true).await;
+}

@@ -118,6 +118,8 @@ codes! {
     Expression = "TL0214",
     /// A dictionary does not have a row's code.
     DictionaryMissing = "TL0215",
+    /// A lookup in the target found no row.
+    LookupMissing = "TL0216",
     /// Another process holds the flow.
     Fenced = "TL0301",
     /// The target is behind what was already confirmed, and the source's log no longer covers it.

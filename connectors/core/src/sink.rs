@@ -51,6 +51,8 @@ pub struct SinkSpec {
     pub tables: Vec<TableName>,
     /// The routines that will be called (for preflight: rights, and what they must not do).
     pub routines: Vec<TableName>,
+    /// The tables that values are looked up in, and whether rows that are missing are inserted (for preflight: rights).
+    pub lookups: Vec<(TableName, bool)>,
 }
 
 /// A column of a target table as mapped.

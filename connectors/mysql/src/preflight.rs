@@ -254,6 +254,11 @@ pub(crate) async fn target(
     }
     let rights = ["SELECT", "INSERT", "UPDATE", "DELETE"];
     grants(session, endpoint, &[], &spec.tables, &rights, &mut found).await?;
+    for (table, inserts) in spec.lookups.iter().filter(|(table, _)| !spec.tables.contains(table)) {
+        // What is there already is met by an update that changes nothing.
+        let rights: &[&str] = if *inserts { &["SELECT", "INSERT", "UPDATE"] } else { &["SELECT"] };
+        grants(session, endpoint, &[], std::slice::from_ref(table), rights, &mut found).await?;
+    }
     meta_tables(session, endpoint, &mut found).await?;
     let mut schemas: Vec<String> = spec.tables.iter().map(|t| t.schema.clone()).collect();
     schemas.sort();

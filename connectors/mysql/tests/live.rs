@@ -61,6 +61,7 @@ fn sink_spec() -> SinkSpec {
         config_hash: "h".into(),
         tables: vec![],
         routines: vec![],
+        lookups: Vec::new(),
     }
 }
 

@@ -35,6 +35,7 @@ fn spec() -> SinkSpec {
         config_hash: "h".into(),
         tables: vec![],
         routines: vec![],
+        lookups: Vec::new(),
     }
 }
 

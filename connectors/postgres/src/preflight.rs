@@ -403,7 +403,12 @@ pub(crate) async fn target(
     }
     meta_schema(session, address, &role, &mut findings).await?;
     for name in &spec.tables {
-        target_table(session, &role, name, &mut findings).await?;
+        let rights = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+        target_table(session, &role, name, &rights, &mut findings).await?;
+    }
+    for (name, inserts) in spec.lookups.iter().filter(|(name, _)| !spec.tables.contains(name)) {
+        let rights: &[&str] = if *inserts { &["SELECT", "INSERT"] } else { &["SELECT"] };
+        target_table(session, &role, name, rights, &mut findings).await?;
     }
     if !spec.routines.is_empty() {
         let schemas: Vec<String> = spec.routines.iter().map(|name| name.schema.clone()).collect();
@@ -442,22 +447,25 @@ async fn target_table(
     session: &Session,
     role: &Role,
     name: &TableName,
+    rights: &[&str],
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let sql = "SELECT has_schema_privilege(n.oid, 'USAGE'), \
-                 has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
-                 AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), \
+                 (SELECT bool_and(has_table_privilege(c.oid, r)) FROM unnest($3::text[]) r), \
                  c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = $2";
-    let row = session.query_opt("looking at rights", sql, &[&name.schema, &name.name]).await?;
+    let row =
+        session.query_opt("looking at rights", sql, &[&name.schema, &name.name, &rights]).await?;
     let Some(row) = row else {
         findings.push(Finding::problem(format!("table {name} does not exist")));
         return Ok(());
     };
-    let (usage, rights, hidden): (bool, bool, bool) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
-    if !usage || !rights {
-        let mut finding = Finding::problem(format!("role {} may not write {name}", role.name));
+    let (usage, granted, hidden): (bool, bool, bool) =
+        (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
+    if !usage || !granted {
+        let verb = if rights.len() > 1 { "write" } else { "read" };
+        let mut finding = Finding::problem(format!("role {} may not {verb} {name}", role.name));
         if !usage {
             finding = finding.sql(format!(
                 "GRANT USAGE ON SCHEMA {} TO {};",
@@ -466,7 +474,8 @@ async fn target_table(
             ));
         }
         findings.push(finding.sql(format!(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {};",
+            "GRANT {} ON {} TO {};",
+            rights.join(", "),
             table(name),
             ident(&role.name)
         )));

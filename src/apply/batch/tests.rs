@@ -1,5 +1,7 @@
 //! A source of random transactions against a model of a target that checks its constraints row by row.
 
+mod sought;
+
 use std::collections::{BTreeMap, HashSet};
 
 use rand::rngs::StdRng;
@@ -23,6 +25,11 @@ const COLUMNS: [&str; 4] = ["id", "parent", "u", "v"];
 const PARENT: usize = 1;
 const UNIQUE: usize = 2;
 
+/// A plan of a table alone.
+pub(in crate::apply) fn lone(name: &str) -> MappingPlan {
+    plan(0, name, None, false, false)
+}
+
 fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: bool) -> MappingPlan {
     let table = |name: &str| TableName::new("s", name);
     let columns = COLUMNS.map(|name| TargetColumn {
@@ -37,6 +44,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         view: None,
         call: None,
         reads: COLUMNS.map(str::to_owned).to_vec(),
+        read_types: COLUMNS.map(|_| INT).to_vec(),
         rows: RowPlan::default(),
         values: Arc::default(),
         columns: COLUMNS
@@ -65,6 +73,8 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         as_lines: false,
         copy_key_types: Vec::new(),
         references: parent.map(table).into_iter().collect(),
+        lookups: Arc::default(),
+        before: parent.map(table).into_iter().collect(),
         after: Vec::new(),
         referenced,
         has_uniques: unique,

@@ -240,7 +240,7 @@ impl World {
                 take(&mut self.target, &update.old);
                 put(&mut self.target, &update.new);
             }
-            (Meeting::Erase, op) => panic!("{op:?}"),
+            (Meeting::Erase | Meeting::Again, op) => panic!("{op:?}"),
         }
         self.followed += 1;
         self.holds();

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use sqlparser::ast::{
-    CeilFloorKind, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
-    TrimWhereField,
+    CeilFloorKind, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArgOperator,
+    FunctionArguments, TrimWhereField,
 };
 use tidelock_core::{ByteString, DataType};
 
@@ -48,6 +48,7 @@ impl Compiler<'_> {
                 "aggregates and windows are not supported in expressions",
             ));
         }
+        let mut insert = None;
         let args = match &function.args {
             FunctionArguments::None => Vec::new(),
             FunctionArguments::List(list)
@@ -56,6 +57,20 @@ impl Compiler<'_> {
                 let mut args = Vec::with_capacity(list.args.len());
                 for arg in &list.args {
                     match arg {
+                        FunctionArg::ExprNamed {
+                            name: Ast::Identifier(word),
+                            arg: FunctionArgExpr::Expr(arg),
+                            operator: FunctionArgOperator::RightArrow,
+                        }
+                        | FunctionArg::Named {
+                            name: word,
+                            arg: FunctionArgExpr::Expr(arg),
+                            operator: FunctionArgOperator::RightArrow,
+                        } if name == "lookup" && word.value.eq_ignore_ascii_case("insert") => {
+                            if insert.replace(arg).is_some() {
+                                return Err(Fault::new(span, "insert stands twice"));
+                            }
+                        }
                         FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)) => args.push(arg),
                         _ => return Err(Fault::new(span, format!("{name} takes values only"))),
                     }
@@ -64,6 +79,9 @@ impl Compiler<'_> {
             }
             _ => return Err(Fault::new(span, format!("this form of {name} is not supported"))),
         };
+        if name == "lookup" {
+            return self.lookup(&args, insert, span);
+        }
         self.named(&name, &args, span)
     }
 
@@ -107,7 +125,7 @@ impl Compiler<'_> {
                 )
             }
             "dictionary" => self.dictionary(args, span),
-            "lookup" => self.lookup(args, span),
+            "lookup" => self.lookup(args, None, span),
             "mask" => self.mask(args, span),
             _ => {
                 if let Some((_, id)) = UUID_NAMESPACES.iter().find(|(n, _)| *n == name) {

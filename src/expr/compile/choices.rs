@@ -74,7 +74,11 @@ impl Compiler<'_> {
         if args.is_empty() {
             return Err(self.arity("coalesce", "at least 1 argument", 0, &span));
         }
-        let parts = self.exprs(args)?;
+        let mut parts = Vec::with_capacity(args.len());
+        for (at, arg) in args.iter().enumerate() {
+            let last = at + 1 == args.len();
+            parts.push(if last { self.expr(arg)? } else { self.leniently(arg)? });
+        }
         let (parts, kind, data_type) = self.unified(parts, "coalesce")?;
         let nullable = parts.iter().all(|p| p.nullable);
         let mut constant = true;

@@ -374,7 +374,7 @@ impl Compiler<'_> {
         negated: bool,
         span: Range<usize>,
     ) -> Result<Typed> {
-        let arg = self.expr(expr)?;
+        let arg = self.leniently(expr)?;
         let constant = arg.constant().is_some();
         let node = Node::IsNull { arg: Box::new(arg.node), negated };
         self.folded(self.made(node, Kind::Bool, false, span), constant)

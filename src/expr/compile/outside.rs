@@ -11,7 +11,7 @@ use crate::expr::cell::Cell;
 use crate::expr::error::Fault;
 use crate::expr::kind::{self, Kind};
 use crate::expr::plan::{Mask, Node, Special};
-use crate::expr::{Lookup, LookupPart};
+use crate::expr::{Lookup, LookupNames, LookupPart};
 
 impl Compiler<'_> {
     /// One value or a tuple of them.
@@ -82,7 +82,47 @@ impl Compiler<'_> {
         Ok(Typed { data_type, ..self.made(node, kind, nullable, span) })
     }
 
-    pub(super) fn lookup(&mut self, args: &[&Ast], span: Range<usize>) -> Result<Typed> {
+    /// What a missing row is inserted with: `true` for nothing more, a pair of column and value, or a tuple of such pairs.
+    fn inserted(&mut self, ast: &Ast) -> Result<Vec<(String, Range<usize>, Typed)>> {
+        let refuse = |span| {
+            Err(Fault::new(span, "a missing row is inserted with columns and their values")
+                .hint("insert => true, or insert => ('column', value), or insert => (('column', value), ...)"))
+        };
+        let inner = match ast {
+            Ast::Nested(inner) => inner,
+            other => other,
+        };
+        let pairs: Vec<&Ast> = match inner {
+            Ast::Value(value) if matches!(value.value, sqlparser::ast::Value::Boolean(true)) => {
+                return Ok(Vec::new());
+            }
+            Ast::Tuple(items) if matches!(items.first(), Some(Ast::Tuple(_))) => {
+                items.iter().collect()
+            }
+            Ast::Tuple(_) => vec![inner],
+            _ => return refuse(self.span(ast)),
+        };
+        let mut inserted = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let Ast::Tuple(items) = pair else { return refuse(self.span(pair)) };
+            let [column, value] = items.as_slice() else { return refuse(self.span(pair)) };
+            let (column, place) = self.text_literal(column, "the column")?;
+            let value = self.expr(value)?;
+            let value = match value.kind {
+                Kind::Unknown => self.coerce(value, Kind::Text)?,
+                _ => value,
+            };
+            inserted.push((column, place, value));
+        }
+        Ok(inserted)
+    }
+
+    pub(super) fn lookup(
+        &mut self,
+        args: &[&Ast],
+        insert: Option<&Ast>,
+        span: Range<usize>,
+    ) -> Result<Typed> {
         let [table, columns, values, result] = self.exactly("lookup", args, &span)?;
         if self.in_lookup {
             return Err(Fault::new(span, "a lookup cannot stand inside a lookup"));
@@ -103,19 +143,32 @@ impl Compiler<'_> {
         let values_span = self.span(values);
         self.in_lookup = true;
         let parts = self.parts(values);
+        let inserted = insert.map(|insert| self.inserted(insert)).transpose();
         self.in_lookup = false;
-        let parts = parts?;
+        let (parts, inserted) = (parts?, inserted?);
+        let names: Option<Vec<String>> =
+            inserted.as_ref().map(|all| all.iter().map(|(name, _, _)| name.clone()).collect());
         if parts.len() != columns.len() {
             return Err(Fault::new(
                 values_span,
                 format!("{} columns are matched with {} values", columns.len(), parts.len()),
             ));
         }
-        let shape = self.scope.lookups.shape(&table, &columns, &result).map_err(|error| {
+        let wanted = LookupNames {
+            table: &table,
+            columns: &columns,
+            result: &result,
+            insert: names.as_deref(),
+        };
+        let shape = self.scope.lookups.shape(wanted).map_err(|error| {
             let place = match error.part {
                 LookupPart::Table => table_span,
                 LookupPart::Column(at) => column_spans.get(at).cloned().unwrap_or(table_span),
                 LookupPart::Result => result_span,
+                LookupPart::Insert(at) => inserted
+                    .as_ref()
+                    .and_then(|all| all.get(at))
+                    .map_or(table_span, |(_, place, _)| place.clone()),
             };
             Fault::new(place, error.message).hint(error.hint)
         })?;
@@ -153,7 +206,10 @@ impl Compiler<'_> {
             );
         }
         let kind = Kind::of(&shape.result);
-        let nullable = shape.result_nullable || matched.iter().any(|p| p.nullable);
+        let lenient = self.lenient && insert.is_none();
+        let nullable = lenient || shape.result_nullable || matched.iter().any(|p| p.nullable);
+        let added: Vec<Typed> = inserted.into_iter().flatten().map(|(_, _, typed)| typed).collect();
+        let given = matched.iter().chain(&added).map(|typed| typed.data_type.clone()).collect();
         let nodes: Vec<Node> = matched.into_iter().map(|p| p.node).collect();
         let index = self.lookups.len();
         self.lookups.push(Lookup {
@@ -162,10 +218,12 @@ impl Compiler<'_> {
             result,
             data_type: shape.result.clone(),
             nullable: shape.result_nullable,
+            insert: names,
+            given,
             span: span.clone(),
-            args: nodes.clone(),
+            args: nodes.iter().cloned().chain(added.into_iter().map(|typed| typed.node)).collect(),
         });
-        let node = Node::Lookup { index, table, args: nodes, kind, span: span.clone() };
+        let node = Node::Lookup { index, table, args: nodes, lenient, kind, span: span.clone() };
         let kind = match kind {
             Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
             kind => kind,
@@ -180,6 +238,10 @@ impl Compiler<'_> {
         let value =
             if value.kind == Kind::Unknown { self.coerce(value, Kind::Text)? } else { value };
         let (what, most) = match how.as_str() {
+            "hash" if !self.scope.mask_key => {
+                return Err(Fault::new(place, "there is no key to hash with")
+                    .hint("set mask_key = { env = \"NAME\" } or { file = \"PATH\" } at the top of the file: without a key a short value is found by trying"));
+            }
             "hash" => (Mask::Hash, Some(64)),
             "last4" => (Mask::Last4, chars(&value)),
             "null" => {

@@ -100,7 +100,7 @@ pub(super) fn as_table(
         // What a group's rows are made of has the types of the source.
         let listed = mapping.columns.iter().flat_map(|c| &c.columns);
         // A fault of an expression is told where its column is.
-        let computed = |c: &MappedColumn| origin.compile(&c.value, Wanted::Value, "").ok();
+        let computed = |c: &MappedColumn| origin.compile(&c.value, Wanted::Column, "").ok();
         let members = listed.map(|c| {
             let plain = c.plain().and_then(|name| source.column(&name));
             let data_type = match plain {

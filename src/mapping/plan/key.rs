@@ -88,14 +88,26 @@ fn usable_keys(table: &Table) -> Option<String> {
     (!keys.is_empty()).then(|| keys.join(", "))
 }
 
-/// Target columns that must have a value, get none from us and have no default.
-pub(super) fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Finding>) {
+/// Target columns that must have a value, get none from us and have no default. Those that other mappings of the same rows
+/// (`others`) write are theirs to fill; whether there are any.
+pub(super) fn unfilled(
+    target: &Table,
+    pairs: &[Pair<'_>],
+    others: &[&MappingConfig],
+    problems: &mut Vec<Finding>,
+) -> bool {
+    let theirs = |name: &str| {
+        others.iter().flat_map(|m| &m.columns).flat_map(|c| &c.columns).any(|c| c.target == name)
+    };
+    let mut partial = false;
     for column in &target.columns {
         let filled = pairs.iter().any(|p| p.target.name == column.name)
             || column.nullable
             || column.has_default
             || column.generated != Generated::No;
-        if !filled {
+        if !filled && theirs(&column.name) {
+            partial = true;
+        } else if !filled {
             problems.push(
                 Finding::problem(format!(
                     "{}.{} is NOT NULL without a default and nothing is mapped to it",
@@ -105,6 +117,7 @@ pub(super) fn unfilled(target: &Table, pairs: &[Pair<'_>], problems: &mut Vec<Fi
             );
         }
     }
+    partial
 }
 
 /// How a table is read in pieces: by a unique index whose columns the log tells the old values of; by

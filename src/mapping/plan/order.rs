@@ -32,7 +32,7 @@ pub fn mirrored(ours: &[Arc<MappingPlan>], theirs: &[Arc<MappingPlan>]) -> Vec<(
 }
 
 /// The order in which mappings are copied, and in which what is read again is written: those that `after` names come first, then
-/// those that foreign keys point to; else as in the file. In a cycle the file's order decides.
+/// those that foreign keys point to or that are looked up; else as in the file. In a cycle the file's order decides.
 pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
     fn visit(
         plan: &Arc<MappingPlan>,
@@ -46,14 +46,14 @@ pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
         for before in plans.iter().filter(|p| plan.after.contains(&p.name)) {
             visit(before, plans, seen, order);
         }
-        if !plan.references.is_empty() {
-            for parent in plans.iter().filter(|p| plan.references.contains(&p.target.name)) {
+        if !plan.before.is_empty() {
+            for parent in plans.iter().filter(|p| plan.before.contains(&p.target.name)) {
                 visit(parent, plans, seen, order);
             }
         }
         order.push(plan.clone());
     }
-    if plans.iter().all(|plan| plan.references.is_empty() && plan.after.is_empty()) {
+    if plans.iter().all(|plan| plan.before.is_empty() && plan.after.is_empty()) {
         return plans.to_vec();
     }
     let (mut seen, mut order) = (HashSet::new(), Vec::new());
@@ -86,10 +86,10 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
     }
     for plan in &outcome.mappings {
         for before in outcome.mappings.iter().filter(|p| plan.after.contains(&p.name)) {
-            if before.references.contains(&plan.target.name) {
+            if before.before.contains(&plan.target.name) {
                 outcome.findings.push(
                     Finding::warning(format!(
-                        "mapping {}: it comes after {}, but foreign keys of {} point to {}",
+                        "mapping {}: it comes after {}, but {} points to {} by foreign keys or lookups",
                         plan.name, before.name, before.target.name, plan.target.name
                     ))
                     .hint("rows that point to one that is not there yet wait for it, which costs a second reading"),

@@ -5,6 +5,7 @@ use tidelock_core::{Column, DataType, Finding, Generated, JsonForm, Severity, Ta
 use super::rows::placed;
 use super::{Computed, Feed};
 use crate::config::{ColumnRule, MappedColumn, MappingConfig, OnUnrepresentable, Placed};
+use crate::expr::Expr;
 use crate::mapping::computed::{self, Origin, Wanted};
 use crate::mapping::convert::{Rule, compatible};
 
@@ -85,6 +86,17 @@ pub(super) fn pair_columns<'a>(
         if let Some(pair) = pairs.last() {
             let mut found = faults(pair, source, target);
             found.extend(nulls(pair, mapping, origin, target));
+            if let Feed::Computed(Computed { seeks: true, .. }) = &pair.feed
+                && in_key(to)
+            {
+                found.push(
+                    Finding::problem(format!(
+                        "column {} is in the key, and a lookup is answered only when the row is written",
+                        to.name
+                    ))
+                    .hint("identify the target's rows by columns that the source knows, in a unique index of their own"),
+                );
+            }
             problems.extend(found.into_iter().map(|f| placed(f, &column.value.place)));
         }
     }
@@ -134,7 +146,8 @@ fn feed_of<'a>(
     }
     let what = format!("column {}", column.target);
     let before = problems.len();
-    let computed = computed(&column.value, &to.data_type, origin, &what, problems);
+    let computed =
+        computed(&column.value, &to.data_type, origin, (Wanted::Column, &what), problems);
     if let Some(name) = &plain
         && computed.is_none()
     {
@@ -158,10 +171,10 @@ pub(super) fn computed(
     text: &Placed,
     to: &DataType,
     origin: &Origin<'_>,
-    what: &str,
+    (wanted, what): (Wanted, &str),
     problems: &mut Vec<Finding>,
 ) -> Option<(Computed, DataType)> {
-    let mut expr = match origin.compile(text, Wanted::Value, what) {
+    let mut expr = match origin.compile(text, wanted, what) {
         Ok(expr) => expr,
         Err(fault) => {
             problems.push(fault);
@@ -169,12 +182,12 @@ pub(super) fn computed(
         }
     };
     let mut text = text.clone();
-    if expr.literal().is_some()
-        && let Some(name) = computed::sql_type(to)
-    {
+    // NULL is of any type, as a literal text is.
+    let untyped = expr.literal().is_some() || text.text.trim().eq_ignore_ascii_case("null");
+    if untyped && let Some(name) = computed::sql_type(to) {
         // A literal is of the type that it is used as.
         text.text = format!("cast({} as {name})", text.text);
-        expr = match origin.compile(&text, Wanted::Value, what) {
+        expr = match origin.compile(&text, wanted, what) {
             Ok(expr) => expr,
             Err(fault) => {
                 problems.push(Finding { place: text.place.show(), ..fault });
@@ -187,16 +200,48 @@ pub(super) fn computed(
         finding.severity = Severity::Warning;
         problems.push(finding);
     }
+    judge_lookups(&expr, &text, origin, what, problems);
     let mut reads = origin.names(expr.fields());
     reads.extend(origin.names(expr.old_fields()));
     let computed = Computed {
-        constant: reads.is_empty() && !expr.uses_clock(),
+        seeks: !expr.lookups().is_empty(),
+        constant: reads.is_empty() && !expr.uses_clock() && expr.lookups().is_empty(),
         nullable: expr.nullable() && origin.table.kind != TableKind::View,
         steady: !expr.uses_clock() && expr.old_fields().is_empty(),
         reads,
         text,
     };
     Some((computed, expr.data_type().clone()))
+}
+
+/// What is wrong or worth saying of the lookups of an expression.
+fn judge_lookups(
+    expr: &Expr,
+    text: &Placed,
+    origin: &Origin<'_>,
+    what: &str,
+    problems: &mut Vec<Finding>,
+) {
+    let Some(planned) = origin.target.map(|target| target.planned()) else { return };
+    for lookup in expr.lookups() {
+        let Some(plan) = planned.of(lookup) else { continue };
+        if !plan.unique {
+            let finding = Finding::warning(format!(
+                "{what}: {} has no unique index over ({}): a key that several rows have is an error",
+                plan.target.table,
+                lookup.columns.join(", ")
+            ))
+            .hint("make these columns unique there, or at least index them: each lookup reads by them");
+            problems.push(computed::at(text, &lookup.span, finding));
+        }
+        for (column, why) in plan.faults(lookup) {
+            let finding = Finding::problem(format!(
+                "{what}: insert: its value to {}.{column}: {why}",
+                plan.target.table
+            ));
+            problems.push(computed::at(text, &lookup.span, finding));
+        }
+    }
 }
 
 /// An expression that may be NULL for a column that may not. Where the filter looks at the same columns, it may see to that.
@@ -349,7 +394,7 @@ pub(super) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
 }
 
 /// How a column keeps JSON. MariaDB's own type is a text with a check.
-pub(super) fn json_form(family: &str, native: &str) -> JsonForm {
+pub(in crate::mapping) fn json_form(family: &str, native: &str) -> JsonForm {
     match family {
         "postgres" if native == "jsonb" => JsonForm::Exact,
         "mysql" if native.eq_ignore_ascii_case("json") => JsonForm::Doubles,

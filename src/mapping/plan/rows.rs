@@ -1,10 +1,12 @@
 //! What a mapping says of rows, checked against both catalogs.
 
-use tidelock_core::{Finding, Generated, RowIdentity, Table};
+use std::time::Duration;
+
+use tidelock_core::{Finding, Generated, RowIdentity, Table, TableName};
 
 use super::Computed;
 use super::pairs::{Pair, no_column};
-use crate::config::{Check, MappingConfig, OnDelete, Place, Placed};
+use crate::config::{Check, EdgeConfig, MappingConfig, OnDelete, Place, Placed};
 use crate::mapping::computed::{Origin, Wanted, finding};
 use crate::mapping::convert::compatible;
 
@@ -17,6 +19,14 @@ pub struct RowPlan {
     pub on_change: Option<Vec<String>>,
     /// What must hold of rows that are sent.
     pub checks: Vec<Check>,
+    /// When a change is worth sending.
+    pub edge: Option<EdgeConfig>,
+    /// How long a key rests between two of its changes.
+    pub throttle: Option<Duration>,
+    /// The tables whose rows make a key worth sending, and their columns that hold it.
+    pub pushes: Vec<(TableName, String)>,
+    /// How often what passes with time is looked at again.
+    pub refresh: Option<Duration>,
     /// What the end of a row becomes.
     pub end: EndPlan,
     /// The source columns that are read for all this.
@@ -47,6 +57,11 @@ impl EndPlan {
 }
 
 impl RowPlan {
+    /// Whether some changes are kept back.
+    pub fn is_gated(&self) -> bool {
+        self.edge.is_some() || self.throttle.is_some()
+    }
+
     /// Whether every row goes as it is.
     pub fn takes_all(&self) -> bool {
         self.filter.is_none() && self.checks.is_empty()
@@ -60,7 +75,7 @@ pub(super) fn plan_rows(
     pairs: &[Pair<'_>],
     problems: &mut Vec<Finding>,
 ) -> RowPlan {
-    let mut rows = RowPlan::default();
+    let mut rows = RowPlan { refresh: mapping.refresh, ..RowPlan::default() };
     if let Some(filter) = &mapping.filter {
         rows.condition(filter, "where", origin, problems);
         rows.filter = Some(filter.clone());
@@ -68,6 +83,14 @@ pub(super) fn plan_rows(
     for check in &mapping.validate {
         rows.condition(&check.rule, "validate", origin, problems);
         rows.checks.push(check.clone());
+    }
+    rows.throttle = mapping.throttle;
+    if let Some(edge) = &mapping.edge {
+        let ends = [Some(&edge.rise), edge.fall.as_ref(), edge.hysteresis.as_ref()];
+        for text in ends.into_iter().flatten() {
+            rows.condition(text, "edge", origin, problems);
+        }
+        rows.edge = Some(edge.clone());
     }
     if let Some(columns) = &mapping.on_change {
         for column in columns.iter().filter(|c| origin.table.column(&c.text).is_none()) {
@@ -111,9 +134,13 @@ pub(super) fn plan_rows(
                     continue;
                 }
                 let what = format!("on_delete, {}", to.name);
-                let Some((computed, from)) =
-                    super::pairs::computed(&column.value, &to.data_type, origin, &what, problems)
-                else {
+                let Some((computed, from)) = super::pairs::computed(
+                    &column.value,
+                    &to.data_type,
+                    origin,
+                    (Wanted::Value, &what),
+                    problems,
+                ) else {
                     continue;
                 };
                 if let Err(why) = compatible(&from, &to.data_type, &Default::default()) {
@@ -162,12 +189,12 @@ impl RowPlan {
                     finding.severity = tidelock_core::Severity::Warning;
                     problems.push(finding);
                 }
-                if expr.uses_clock() {
+                if expr.uses_clock() && what == "where" && self.refresh.is_none() {
                     problems.push(placed(
                         Finding::problem(format!(
                             "{what}: what it says changes as time passes, and nothing would tell the target"
                         ))
-                        .hint("today() and now() in a condition need refresh = \"1h\", which is not in this version"),
+                        .hint("say how often rows are looked at again: refresh = \"1h\""),
                         &text.place,
                     ));
                 }

@@ -4,12 +4,13 @@
 //! columns of a row that they share by its key, or a column of the key holds another constant in each, so that no
 //! row is of both (a phone column and an email column that become two rows of a table of contacts).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tidelock_core::{Finding, TableName};
 
 use super::{EndPlan, Feed, MappingPlan, PlanOutcome};
+use crate::config::OnTruncate;
 
 /// Refuses mappings of one target table that could write the same cell, and marks those that share one.
 pub(super) fn judge(outcome: &mut PlanOutcome) {
@@ -20,6 +21,8 @@ pub(super) fn judge(outcome: &mut PlanOutcome) {
     let mut shared: Vec<(TableName, Vec<Arc<MappingPlan>>)> =
         by_target.into_iter().filter(|(_, plans)| plans.len() > 1).collect();
     shared.sort_by(|a, b| a.0.cmp(&b.0));
+    // Whose changes must keep the order of the log among each other.
+    let mut ordered: HashSet<Arc<str>> = HashSet::new();
     for (target, plans) in shared {
         let names: Vec<&str> = plans.iter().map(|p| &*p.name).collect();
         let pairs = || {
@@ -37,6 +40,18 @@ pub(super) fn judge(outcome: &mut PlanOutcome) {
             outcome.mappings.retain(|m| m.target.name != target);
             continue;
         }
+        for plan in plans.iter().filter(|p| p.on_truncate == OnTruncate::Delete) {
+            outcome.findings.push(
+                Finding::problem(format!(
+                    "mapping {}: on_truncate = \"delete\" would delete the rows of other mappings from {target}",
+                    plan.name
+                ))
+                .hint("on_truncate = \"halt\" or \"ignore\""),
+            );
+        }
+        if pairs().any(|(a, b)| !never_one_row(a, b)) {
+            ordered.extend(plans.iter().map(|p| p.name.clone()));
+        }
         let deleting = plans.iter().filter(|p| matches!(p.rows.end, EndPlan::Delete));
         if pairs().any(|(a, b)| !never_one_row(a, b)) && deleting.count() > 1 {
             outcome.findings.push(
@@ -46,6 +61,18 @@ pub(super) fn judge(outcome: &mut PlanOutcome) {
                 ))
                 .hint("whichever source row goes first takes the whole target row with it: on_delete = \"ignore\" or { set = ... } for all but one"),
             );
+        }
+    }
+    order(outcome, &ordered);
+}
+
+/// Marks what must be written in the order of the log.
+fn order(outcome: &mut PlanOutcome, ordered: &HashSet<Arc<str>>) {
+    for plan in &mut outcome.mappings {
+        if ordered.contains(&plan.name)
+            && let Some(plan) = Arc::get_mut(plan)
+        {
+            plan.compact = false;
         }
     }
 }

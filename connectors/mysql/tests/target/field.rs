@@ -34,6 +34,7 @@ pub fn sink_spec() -> SinkSpec {
         config_hash: "h".into(),
         tables: vec![],
         routines: vec![],
+        lookups: Vec::new(),
     }
 }
 

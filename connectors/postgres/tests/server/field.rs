@@ -84,6 +84,7 @@ impl Field {
             config_hash: "c".into(),
             tables: Vec::new(),
             routines: Vec::new(),
+            lookups: Vec::new(),
         }
     }
 

@@ -1,0 +1,226 @@
+//! When a change is worth sending: edges, keys that rest, rows that others ask for, and windows of time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tidelock_scratch::wait_for;
+
+use super::daemon::{Daemon, command};
+use super::rows::equal;
+use super::snapshot::Side;
+use super::{SOON, soaking};
+
+const STOCK: &str =
+    "CREATE TABLE stock (product int NOT NULL PRIMARY KEY, qty int NOT NULL, safety int NOT NULL)";
+
+/// What the target has: the last states that were worth sending.
+#[derive(Default)]
+struct Expected {
+    low: BTreeMap<i32, bool>,
+    sent: BTreeMap<i32, i32>,
+}
+
+impl Expected {
+    fn update(&mut self, product: i32, qty: i32, safety: i32) {
+        let low = self.low.entry(product).or_default();
+        if qty < safety && !*low {
+            self.sent.insert(product, qty);
+        }
+        *low = qty < safety;
+    }
+
+    fn rows(&self) -> Vec<Vec<Option<String>>> {
+        let row = |(p, q): (&i32, &i32)| vec![Some(p.to_string()), Some(q.to_string())];
+        self.sent.iter().map(row).collect()
+    }
+}
+
+async fn wait_for_rows(daemon: &Daemon, b: &Side, expected: &Expected) {
+    let began = std::time::Instant::now();
+    loop {
+        let have = b.rows("SELECT product, qty FROM stock ORDER BY product").await;
+        if have == expected.rows() {
+            return;
+        }
+        assert!(began.elapsed() < SOON, "{have:?}\n{:?}\n{}", expected.rows(), daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The founding story: stock moves all the time and is sent when it falls below the safety line or a product is ordered.
+async fn stock(postgres_erp: bool) {
+    let (a, b) = (Side::new(postgres_erp).await, Side::new(!postgres_erp).await);
+    a.sql(STOCK).await;
+    b.sql("CREATE TABLE stock (product int NOT NULL PRIMARY KEY, qty int NOT NULL)").await;
+    for side in [&a, &b] {
+        side.sql("CREATE TABLE order_line (id int NOT NULL PRIMARY KEY, product_id int NOT NULL, qty int NOT NULL)").await;
+    }
+    let products = if soaking() { 5_000 } else { 20 };
+    let (updates, rounds) = if soaking() { (1_000_000, 10) } else { (600, 3) };
+    let mut expected = Expected::default();
+    let mut state: BTreeMap<i32, i32> = BTreeMap::new();
+    for product in 0..products {
+        a.sql(&format!("INSERT INTO stock VALUES ({product}, 50, 10)")).await;
+        state.insert(product, 50);
+        expected.sent.insert(product, 50);
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("erp", a.url()), ("crm", b.url())], &[])
+        + r#"
+[[mappings]]
+name = "stock"
+from = "erp.stock"
+to = "crm.stock"
+edge = "qty < safety"
+push_when = { "crm.order_line" = "product_id" }
+columns = { product = "product", qty = "qty" }
+[[mappings]]
+name = "orders"
+from = "crm.order_line"
+to = "erp.order_line"
+"#;
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, &text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{said}");
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    wait_for_rows(&daemon, &b, &expected).await;
+    let seed = 4_711 + u64::from(postgres_erp);
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut order = 0;
+    for round in 0..rounds {
+        let mut all = Vec::new();
+        for _ in 0..updates / rounds {
+            let product = random.random_range(0..products);
+            let qty = (state[&product] + random.random_range(-12..=12)).clamp(0, 60);
+            all.push(format!("UPDATE stock SET qty = {qty} WHERE product = {product}"));
+            state.insert(product, qty);
+            expected.update(product, qty, 10);
+        }
+        for some in all.chunks(500) {
+            a.sql(&some.join(";")).await;
+        }
+        wait_for_rows(&daemon, &b, &expected).await;
+        if round == 1 {
+            daemon.kill_and_start();
+            daemon.streaming().await;
+        }
+        // An order of a product asks for its stock, whatever it is.
+        for _ in 0..3 {
+            let product = random.random_range(0..products);
+            order += 1;
+            b.sql(&format!("INSERT INTO order_line VALUES ({order}, {product}, 1)")).await;
+            expected.sent.insert(product, state[&product]);
+        }
+        wait_for_rows(&daemon, &b, &expected).await;
+    }
+    a.sql("DELETE FROM stock WHERE product = 3").await;
+    expected.sent.remove(&3);
+    wait_for_rows(&daemon, &b, &expected).await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_is_pushed_from_postgres_when_it_gets_low_or_is_ordered() {
+    stock(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_is_pushed_from_mariadb_when_it_gets_low_or_is_ordered() {
+    stock(false).await;
+}
+
+/// However often a key changes, few of its states are sent, and the last is among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_rests_between_its_states_and_its_last_one_comes() {
+    let (a, b) = (Side::new(true).await, Side::new(true).await);
+    a.sql(STOCK).await;
+    b.sql(STOCK).await;
+    b.sql(
+        "CREATE TABLE seen (n bigserial, product int);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN INSERT INTO public.seen (product) VALUES (NEW.product); RETURN NULL; END $$;
+         CREATE TRIGGER t AFTER INSERT OR UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION note();",
+    )
+    .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nthrottle = \"3s\"\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let began = std::time::Instant::now();
+    a.sql("INSERT INTO stock VALUES (1, 0, 0), (2, 0, 0)").await;
+    for n in 1..=200 {
+        a.sql(&format!("UPDATE stock SET qty = {n} WHERE product = 1")).await;
+    }
+    // What is owed is owed by whoever comes next, too.
+    daemon.kill_and_start();
+    daemon.streaming().await;
+    let all = "SELECT product, qty, safety FROM stock ORDER BY product";
+    equal(&daemon, (&a, all), (&b, all)).await;
+    a.sql("UPDATE stock SET qty = 7 WHERE product = 2").await;
+    equal(&daemon, (&a, all), (&b, all)).await;
+    let periods = began.elapsed().as_secs() / 3 + 2;
+    let seen: u64 = b.one("SELECT count(*) FROM seen WHERE product = 1").await.parse().expect("n");
+    assert!(seen >= 2 && seen <= periods, "{seen} states in {periods} periods");
+    a.sql("UPDATE stock SET qty = 8 WHERE product = 2").await;
+    a.sql("DELETE FROM stock WHERE product = 2").await;
+    equal(&daemon, (&a, all), (&b, all)).await;
+    daemon.stop();
+}
+
+/// Rows enter and leave as time passes, though nothing changes.
+async fn window(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    let kind = |side: &Side| match side {
+        Side::Pg(_) => "timestamptz",
+        Side::My(_) => "timestamp(6)",
+    };
+    for side in [&a, &b] {
+        side.sql(&format!(
+            "CREATE TABLE shipment (id int NOT NULL PRIMARY KEY, due {} NOT NULL, note varchar(9))",
+            kind(side)
+        ))
+        .await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.shipment\"\nto = \"b.shipment\"\nrefresh = \"1s\"\n\
+           where = \"due > now() AND due < now() + interval '6 seconds'\"\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let at = |seconds: i32| match &a {
+        Side::Pg(_) => format!("now() + interval '{seconds} seconds'"),
+        Side::My(_) => format!("now(6) + interval {seconds} second"),
+    };
+    a.sql(&format!(
+        "INSERT INTO shipment VALUES (1, {}, 'past'), (2, {}, 'soon'), (3, {}, 'later'), (4, {}, 'far')",
+        at(-5), at(4), at(9), at(100)
+    ))
+    .await;
+    let ids = async || {
+        let rows = b.rows("SELECT id FROM shipment ORDER BY id").await;
+        rows.into_iter().flatten().flatten().collect::<Vec<_>>().join(",")
+    };
+    wait_for("the first", SOON, "2".to_owned(), &ids).await.expect("2");
+    daemon.kill_and_start();
+    wait_for("it leaves, another enters", SOON, "3".to_owned(), &ids).await.expect("3");
+    wait_for("all have left", SOON, String::new(), &ids).await.expect("none");
+    a.sql(&format!("UPDATE shipment SET due = {}", at(4))).await;
+    wait_for("all are moved into it", SOON, "1,2,3,4".to_owned(), &ids).await.expect("all");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_of_time_moves_over_postgres() {
+    window(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_of_time_moves_over_mariadb() {
+    window(false).await;
+}
