@@ -443,6 +443,7 @@ fn plan_table(
             problems.extend(refused(source_table, "source"));
         }
         problems.extend(usable(target_table, "target"));
+        view::misplaced(mapping, &mut problems);
         let target_tables = target_tables(flow, catalogs);
         let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
@@ -511,6 +512,13 @@ fn plan_table(
                 let made =
                     call::plan_call(config, called.routine, delete, columns, key, &mut problems);
                 plan.call = Some(Arc::new(made));
+                if plan.on_truncate == OnTruncate::Delete {
+                    plan.on_truncate = OnTruncate::Halt;
+                    problems.push(
+                        Finding::warning("on_truncate = \"delete\": no routine takes all rows away, so a truncate stops the mapping")
+                            .place(mapping.places.to.show()),
+                    );
+                }
             }
             if problems.iter().all(|f| f.severity == Severity::Warning) {
                 outcome.mappings.push(Arc::new(plan));

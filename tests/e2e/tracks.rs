@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::SOON;
 use super::daemon::{Daemon, command};
 use super::rows::equal;
 use super::snapshot::Side;
+use super::{SOON, soaking};
 
 /// Two servers and a daemon between them.
 struct World {
@@ -369,7 +369,7 @@ async fn much_at_once(postgres_source: bool) {
     world.a.sql("UPDATE good SET qty = 3 WHERE id = 1").await;
     world.equal(ALL_PLACED, ALL_PLACED).await;
     let before = world.daemon.peak_rss_kb();
-    world.a.sql(&goods(100_001, 300_000, 2)).await;
+    world.a.sql(&goods(100_001, if soaking() { 300_000 } else { 120_000 }, 2)).await;
     world
         .equal("SELECT count(*), sum(qty) FROM placed", "SELECT count(*), sum(qty) FROM placed")
         .await;
@@ -391,4 +391,57 @@ async fn much_at_once_from_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn much_at_once_from_mariadb() {
     much_at_once(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_of_views_and_of_tables_are_refused_where_they_would_be_passed_over() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    for sql in SHELVES {
+        a.sql(sql).await;
+    }
+    b.sql(PLACED).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let config = folder.path().join("tidelock.toml");
+    for (mapped, words) in [
+        (
+            PLACES.replacen("[mappings.tracks]", "on_change = [\"qty\"]\n[mappings.tracks]", 1),
+            "on_change is for tables",
+        ),
+        (
+            "[[mappings]]\nfrom = \"a.item\"\nto = \"b.item\"\nrow_key = [\"id\"]\n".to_owned(),
+            "row_key is for views",
+        ),
+        (
+            "[[mappings]]\nfrom = \"a.item\"\nto = \"b.item\"\nfrom_key = [\"id\"]\n".to_owned(),
+            "from_key is for views",
+        ),
+    ] {
+        std::fs::write(&config, configured(folder.path(), &a, &b, &mapped)).expect("config");
+        let (code, said) = command(&config, &["check"]);
+        assert!(code == 1 && said.contains(words) && said.contains("^^"), "{said}");
+    }
+}
+
+/// A routine cannot be told that all is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_emptied_stops_the_mapping_to_a_routine() {
+    let source = ["CREATE TABLE p (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)"];
+    let target = [
+        "CREATE TABLE o (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)",
+        "CREATE PROCEDURE put_o(p_id int, p_name varchar(20)) INSERT INTO o VALUES (p_id, p_name) ON DUPLICATE KEY UPDATE name = p_name",
+        "CREATE PROCEDURE remove_o(p_id int) DELETE FROM o WHERE id = p_id",
+    ];
+    let mapped = "[[mappings]]\nfrom = \"a.p\"\nto = { call = \"b.put_o\", delete = \"b.remove_o\" }\nkey = [\"id\"]\non_truncate = \"delete\"\n";
+    let world = World::new(true, &source, &target, mapped).await;
+    let (want, have) = ("SELECT id, name FROM p ORDER BY id", "SELECT id, name FROM o ORDER BY id");
+    world.a.sql("INSERT INTO p VALUES (1, 'a'), (2, 'b')").await;
+    world.equal(want, have).await;
+    world.a.sql("UPDATE p SET id = 3 WHERE id = 1").await;
+    world.equal(want, have).await;
+    world.a.sql("TRUNCATE p").await;
+    world.state("p", "stopped").await;
+    let flows = world.daemon.flows();
+    let error = &flows[0]["mappings"][0]["error"];
+    assert_eq!(error["code"], "TL0205", "{flows:#?}");
+    world.daemon.stop();
 }
