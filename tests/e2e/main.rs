@@ -4,6 +4,7 @@
 
 mod check;
 mod compact;
+mod company;
 mod continuity;
 mod daemon;
 mod echo;
@@ -23,6 +24,7 @@ mod schema;
 mod snapshot;
 mod soak;
 mod takeover;
+mod tracks;
 mod types;
 mod values;
 mod views;
