@@ -74,3 +74,21 @@ fn every_command_that_a_text_names_exists() {
     }
     assert!(checked > 30, "{checked}");
 }
+
+/// Each is put where a mapping stands, between the head of a file and its systems.
+#[test]
+fn every_example_of_a_mapping_is_taken() {
+    let text = include_str!("../docs/MAPPINGS.md");
+    let mut taken = 0;
+    for example in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        let file = format!(
+            "version = 1\nname = \"x\"\n{example}\n[systems.erp]\nurl = \"postgres://u@127.0.0.1/erp\"\n\
+             [systems.crm]\nurl = \"mariadb://u@127.0.0.1/crm\"\n"
+        );
+        if let Err(error) = tidelock::config::Config::parse(&file, "docs/MAPPINGS.md") {
+            panic!("{error}");
+        }
+        taken += 1;
+    }
+    assert!(taken >= 5, "{taken}");
+}

@@ -8,7 +8,9 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value as Json, json};
-use tidelock_core::{Code, Error, KeyRange, Result, Row, TableSchema, Value, form};
+use tidelock_core::{
+    Code, Error, KeyRange, Result, Row, StreamColumn, TableSchema, TargetColumn, Value, form,
+};
 
 use super::survey::{Chosen, chosen, may_have, survey};
 use super::{Cli, FINDINGS, Outcome, say};
@@ -29,8 +31,8 @@ struct Tried {
 
 /// What became of a row.
 enum After {
-    /// These cells, by the target's columns or parameters.
-    Sent(Vec<(String, Value)>),
+    /// These cells, by the target's columns or parameters; `None` is looked up at the target when it is written.
+    Sent(Vec<(String, Option<Value>)>),
     /// The filter leaves it out.
     Filtered,
     /// It cannot be sent.
@@ -93,7 +95,7 @@ async fn tried(
 }
 
 fn one_row(plan: &MappingPlan, bound: &BoundPlan, shape: &TableSchema, row: &Row) -> Tried {
-    let named = |(column, value): (&tidelock_core::StreamColumn, &Value)| {
+    let named = |(column, value): (&StreamColumn, &Value)| {
         let shown = plan.reads.contains(&column.name);
         shown.then(|| (column.name.clone(), value.clone()))
     };
@@ -103,14 +105,12 @@ fn one_row(plan: &MappingPlan, bound: &BoundPlan, shape: &TableSchema, row: &Row
             return Ok(After::Filtered);
         }
         let write = bound.loaded(row)?;
-        let mut cells = write.row.into_vec();
-        for wait in &write.waits {
-            if let Some(cell) = cells.get_mut(wait.column()) {
-                *cell = Value::Unchanged;
-            }
-        }
-        let names = plan.target.columns.iter().map(|c| c.name.clone());
-        Ok(After::Sent(names.zip(cells).collect()))
+        let waits = |at: usize| write.waits.iter().any(|wait| wait.column() == at);
+        let cells = plan.target.columns.iter().zip(&write.row).enumerate();
+        let cell = |(at, (column, value)): (usize, (&TargetColumn, &Value))| {
+            (column.name.clone(), (!waits(at)).then(|| value.clone()))
+        };
+        Ok(After::Sent(cells.map(cell).collect()))
     };
     Tried { before, after: became().unwrap_or_else(After::Failed) }
 }
@@ -160,7 +160,8 @@ fn lines(plan: &MappingPlan, row: &Tried) -> Vec<(String, String)> {
     let mut told: Vec<&String> = Vec::new();
     if let After::Sent(after) = &row.after {
         for (column, (name, value)) in plan.columns.iter().zip(after) {
-            let mut right = format!("{name} = {}", shown(value));
+            let value = value.as_ref().map_or("(looked up when it is written)".to_owned(), shown);
+            let mut right = format!("{name} = {value}");
             let reads = column.feed.reads();
             if let Feed::Computed(computed) = &column.feed {
                 let text = computed.text.text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -179,13 +180,7 @@ fn lines(plan: &MappingPlan, row: &Tried) -> Vec<(String, String)> {
 }
 
 /// A value for a terminal: it may hold anything, so signs that a terminal obeys are written out.
-/// In place of a value that only the target knows, when the row is written.
-const LOOKED_UP: &str = "(looked up when it is written)";
-
 fn shown(value: &Value) -> String {
-    if value.is_unchanged() {
-        return LOOKED_UP.to_owned();
-    }
     let Some(text) = form::text(value) else { return "NULL".to_owned() };
     let mut cut: String = text.chars().take(VALUE_CHARS).flat_map(visible).collect();
     if text.chars().nth(VALUE_CHARS).is_some() {
@@ -208,13 +203,7 @@ fn visible(sign: char) -> impl Iterator<Item = char> {
 
 fn as_json(one: &Chosen<'_>, tried: &[Tried]) -> Json {
     let cells = |cells: &[(String, Value)]| -> Map<String, Json> {
-        let cell = |(name, value): &(String, Value)| {
-            let text = match value {
-                Value::Unchanged => json!({ "looked_up": true }),
-                told => json!(form::text(told)),
-            };
-            (name.clone(), text)
-        };
+        let cell = |(name, value): &(String, Value)| (name.clone(), json!(form::text(value)));
         cells.iter().map(cell).collect()
     };
     let rows: Vec<Json> = tried
@@ -223,7 +212,15 @@ fn as_json(one: &Chosen<'_>, tried: &[Tried]) -> Json {
             let before = cells(&row.before);
             match &row.after {
                 After::Sent(after) => {
-                    json!({"outcome": "sent", "before": before, "after": cells(after)})
+                    let told = |(name, value): &(String, Option<Value>)| {
+                        Some((name.clone(), json!(form::text(value.as_ref()?))))
+                    };
+                    let looked_up = after.iter().filter(|(_, value)| value.is_none());
+                    json!({
+                        "outcome": "sent", "before": before,
+                        "after": after.iter().filter_map(told).collect::<Map<_, _>>(),
+                        "looked_up_when_written": looked_up.map(|(name, _)| name).collect::<Vec<_>>(),
+                    })
                 }
                 After::Filtered => json!({"outcome": "filtered", "before": before}),
                 After::Failed(error) => json!({

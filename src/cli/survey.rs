@@ -9,9 +9,10 @@ use tidelock_core::{
 };
 
 use crate::config::file::nearest;
-use crate::config::{Config, FlowConfig, TablePattern};
+use crate::config::{Config, FlowConfig, Placed, TablePattern};
+use crate::expr::Expr;
 use crate::flow::start::{self, Seen};
-use crate::mapping::computed::Origin;
+use crate::mapping::computed::{Origin, Wanted, compile_column};
 use crate::mapping::{MappingPlan, PlanOutcome};
 use crate::registry;
 
@@ -153,7 +154,23 @@ impl Surveyed<'_> {
 
     /// What expressions over a mapping's rows may name.
     pub fn origin<'a>(&'a self, plan: &'a MappingPlan) -> Result<Origin<'a>> {
-        Ok(Origin::new(self.source_of(plan)?, &plan.values).planned(&plan.lookups))
+        Ok(Origin::new(self.source_of(plan)?, &plan.values))
+    }
+
+    /// An expression of a mapping, compiled once more.
+    pub fn compiled(
+        plan: &MappingPlan,
+        origin: &Origin<'_>,
+        text: &Placed,
+        wanted: Wanted,
+    ) -> Result<Expr> {
+        let compiled = match wanted {
+            Wanted::Column => {
+                compile_column(&text.text, &origin.fields, &plan.values, &*plan.lookups).ok()
+            }
+            Wanted::Value | Wanted::Condition => origin.compile(text, wanted, "").ok(),
+        };
+        compiled.ok_or_else(|| Error::bug("a planned expression does not compile"))
     }
 
     /// Whether the target of a mapping is a table, a function or a procedure.

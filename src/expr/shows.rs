@@ -3,8 +3,8 @@
 //! A column counts as shown where anything of the result depends on it outside of `mask(...)`, if only as a condition
 //! of a `CASE`: a careful reader of many results could tell it. What was folded away at the start is in no result.
 
-use super::Expr;
 use super::plan::{Mask, Node, Special};
+use super::{Expr, Lookup};
 
 /// How much is shown, from nothing to all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,15 @@ pub fn shows(expr: &Expr) -> Vec<Shown> {
         look(arg, Veil::Open, &mut shown);
     }
     shown
+}
+
+impl Lookup {
+    /// How much of each column its table is asked for with, or gets where a missing row is inserted.
+    pub fn shows(&self) -> Vec<Shown> {
+        let mut shown = Vec::new();
+        self.args.iter().for_each(|arg| look(arg, Veil::Open, &mut shown));
+        shown
+    }
 }
 
 /// `through` is the thinnest part that a value has passed on its way to the result.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidelock_core::{Column, DataType, Finding, Instant, StreamColumn, Table, TableSchema};
 
-use super::lookups::{LookupPlans, TargetTables};
+use super::lookups::TargetTables;
 use crate::config::{Placed, Values};
 use crate::expr::{self, Env, Expr, Fault, Field, Lookups, NoLookups, Scope};
 use crate::mapping::MappingPlan;
@@ -20,8 +20,6 @@ pub struct Origin<'a> {
     pub values: &'a Arc<Values>,
     /// The tables of the target, where expressions may look something up in them.
     pub target: Option<&'a TargetTables<'a>>,
-    /// What of that was planned, once a mapping is.
-    pub planned: Option<&'a LookupPlans>,
 }
 
 /// What an expression must give.
@@ -39,13 +37,7 @@ impl<'a> Origin<'a> {
     /// Of this table.
     pub fn new(table: &'a Table, values: &'a Arc<Values>) -> Origin<'a> {
         let fields = table.columns.iter().map(field).collect();
-        Origin { table, fields, values, target: None, planned: None }
-    }
-
-    /// With the lookups of a mapping that is planned.
-    #[must_use]
-    pub fn planned(self, lookups: &'a LookupPlans) -> Origin<'a> {
-        Origin { planned: Some(lookups), ..self }
+        Origin { table, fields, values, target: None }
     }
 
     /// With the tables of the target.
@@ -56,12 +48,9 @@ impl<'a> Origin<'a> {
 
     /// Compiles an expression over the table's rows; the finding of a fault shows its place.
     pub fn compile(&self, text: &Placed, wanted: Wanted, what: &str) -> Result<Expr, Finding> {
-        let compiled = match (wanted, self.target, self.planned) {
-            (Wanted::Column, Some(target), _) => {
+        let compiled = match (wanted, self.target) {
+            (Wanted::Column, Some(target)) => {
                 compile_column(&text.text, &self.fields, self.values, target)
-            }
-            (Wanted::Column | Wanted::Value, None, Some(planned)) => {
-                compile_column(&text.text, &self.fields, self.values, planned)
             }
             _ => compile(&text.text, &self.fields, self.values, wanted),
         };

@@ -499,6 +499,7 @@ fn plan_table(
         }
         let found = usable(target_table, "target");
         problems.extend(found.into_iter().map(|f| f.place(mapping.places.to.show())));
+        view::misplaced(mapping, &mut problems);
         let target_tables = target_tables(flow, catalogs);
         let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
@@ -528,7 +529,8 @@ fn plan_table(
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
-            view::plan_view(mapping, &names, &origin, &columns, catalogs, &mut problems)
+            let also = &rows.reads;
+            view::plan_view(mapping, &names, &origin, &columns, also, catalogs, &mut problems)
                 .map_or((None, None), |(view, copy)| (Some(Arc::new(view)), Some(copy)))
         };
         let followed = source_table.kind != TableKind::View;
@@ -597,6 +599,13 @@ fn plan_table(
                     &mut problems,
                 );
                 plan.call = Some(Arc::new(made));
+                if plan.on_truncate == OnTruncate::Delete {
+                    plan.on_truncate = OnTruncate::Halt;
+                    problems.push(
+                        Finding::warning("on_truncate = \"delete\": no routine takes all rows away, so a truncate stops the mapping")
+                            .place(mapping.places.to.show()),
+                    );
+                }
             }
             if problems.iter().all(|f| f.severity == Severity::Warning) {
                 outcome.mappings.push(Arc::new(plan));

@@ -18,7 +18,7 @@ use crate::apply::gate::{Gates, Memories, Pass};
 use crate::apply::seek;
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::call::{self, calls};
-use crate::mapping::plan::{CallPlan, ViewPlan};
+use crate::mapping::plan::{CallPlan, EndPlan, ViewPlan};
 use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
@@ -91,6 +91,8 @@ struct Gone {
     group: Hash,
     /// The key of the view that told.
     told_by: Key,
+    /// Whether it has been removed already.
+    removed: bool,
 }
 
 /// A mapping's rows that are to be removed, when all that comes is there.
@@ -349,8 +351,8 @@ impl Rereads {
             for piece in &pieces {
                 found.take(self.bind(&plan, &piece.table)?, view, piece)?;
             }
-            // A key that a collation calls equal to one that was found is not for us to judge.
-            let mut absent: Vec<&Key> = Vec::new();
+            // A key that a collation of the source calls equal to one that was found: only what is remembered of it is gone.
+            let (mut absent, mut respelt): (Vec<&Key>, Vec<&Key>) = (Vec::new(), Vec::new());
             for key in some {
                 let exact = hash(&[], key.iter());
                 if found.groups.contains(&exact) {
@@ -360,6 +362,7 @@ impl Rereads {
                     let alone =
                         self.read(&table, &view.by, std::slice::from_ref(key), work).await?;
                     if alone.iter().any(|piece| !piece.rows.is_empty()) {
+                        respelt.push(key);
                         continue;
                     }
                 }
@@ -373,11 +376,52 @@ impl Rereads {
                 work.refused(&plan, refused, some.to_vec(), waited)?;
                 continue;
             }
-            let mut known = recall(sink, &scope, view, &found, &absent).await?;
+            let missed = absent.iter().chain(&respelt).copied();
+            let mut known = recall(sink, &scope, view, &found, missed).await?;
             self.keep_back(work.number, view, &mut found, &mut known, (force, owed));
+            let likely = std::mem::take(&mut found.likely);
             let changed = found.changed(&plan, &mut known, force)?;
+            // What is still known and was not found has vanished.
+            let mut vanished = Vec::new();
+            for (at, known) in known {
+                let mut group = Hash::default();
+                group.copy_from_slice(at.get(..16).unwrap_or(&[0; 16]));
+                let told_by = some
+                    .iter()
+                    .find(|key| hash(&[], key.iter()) == group)
+                    .cloned()
+                    .unwrap_or_default();
+                vanished.push(Gone {
+                    key: known.key,
+                    forget: Some(at),
+                    group,
+                    told_by,
+                    removed: false,
+                });
+            }
+            for key in absent {
+                let group = hash(&[], key.iter());
+                if view.groups || vanished.iter().any(|g| g.group == group) {
+                    continue;
+                }
+                let shape = match pieces.first() {
+                    Some(piece) => piece.table.clone(),
+                    None => return Err(Error::bug("a question for keys had no answer")),
+                };
+                if let Some(target) = self.bind(&plan, &shape)?.key_alone(&shape, &view.by, key)? {
+                    let told_by = key.clone();
+                    vanished.push(Gone {
+                        key: target,
+                        forget: None,
+                        group,
+                        told_by,
+                        removed: false,
+                    });
+                }
+            }
             let count = changed.writes.len();
-            let refused = put(sink, &plan, changed.writes).await?;
+            let refused =
+                instead(sink, &plan, view, changed.writes, &mut vanished, &likely).await?;
             if let Some(error) = refused {
                 work.refused(&plan, Some(error), some.to_vec(), waited)?;
                 continue;
@@ -392,30 +436,7 @@ impl Rereads {
                     sink.remember(&owner, &changed.owners, &[]).await?;
                 }
             }
-            // What is still known and was not found has vanished.
-            for (at, known) in known {
-                let mut group = Hash::default();
-                group.copy_from_slice(at.get(..16).unwrap_or(&[0; 16]));
-                let told_by = some
-                    .iter()
-                    .find(|key| hash(&[], key.iter()) == group)
-                    .cloned()
-                    .unwrap_or_default();
-                gone.push(Gone { key: known.key, forget: Some(at), group, told_by });
-            }
-            for key in absent {
-                let group = hash(&[], key.iter());
-                if view.groups || gone.iter().any(|g| g.group == group) {
-                    continue;
-                }
-                let shape = match pieces.first() {
-                    Some(piece) => piece.table.clone(),
-                    None => return Err(Error::bug("a question for keys had no answer")),
-                };
-                if let Some(target) = self.bind(&plan, &shape)?.key_alone(&shape, &view.by, key)? {
-                    gone.push(Gone { key: target, forget: None, group, told_by: key.clone() });
-                }
-            }
+            gone.append(&mut vanished);
         }
         Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, waited }))
     }
@@ -706,10 +727,10 @@ async fn recall(
     scope: &MemoryScope,
     view: &ViewPlan,
     found: &Found,
-    absent: &[&Key],
+    missed: impl Iterator<Item = &Key>,
 ) -> Result<HashMap<Bytes, Known>> {
     let mut groups: HashSet<Hash> = found.groups.clone();
-    groups.extend(absent.iter().map(|key| hash(&[], key.iter())));
+    groups.extend(missed.map(|key| hash(&[], key.iter())));
     let keys: Vec<Bytes> = groups.iter().map(|group| Bytes::copy_from_slice(group)).collect();
     let stored = match view.groups {
         true => sink.recall_prefix(scope, &keys).await?,
@@ -737,9 +758,12 @@ async fn remove(sink: &mut dyn Sink, removal: Removal, work: &mut Work<'_>) -> R
             }
         }
         let left: Vec<&Gone> = some.iter().filter(|g| !moved.contains(&own(g))).collect();
+        let ends = !matches!(plan.rows.end, EndPlan::Ignore);
+        let removed = left.iter().filter(|g| g.removed && ends).count() as u64;
+        let still = left.iter().filter(|g| !g.removed);
         let writes: Vec<Write> =
-            left.iter().filter_map(|g| plan.removal(&g.key).transpose()).collect::<Result<_>>()?;
-        let count = writes.len() as u64;
+            still.filter_map(|g| plan.removal(&g.key).transpose()).collect::<Result<_>>()?;
+        let count = removed + writes.len() as u64;
         if let Some(error) = put(sink, &plan, writes).await? {
             let keys = some.iter().map(|g| g.told_by.clone()).filter(|k| !k.is_empty()).collect();
             work.refused(&plan, Some(error), keys, waited)?;
@@ -756,6 +780,76 @@ async fn remove(sink: &mut dyn Sink, removal: Removal, work: &mut Work<'_>) -> R
         }
     }
     Ok(())
+}
+
+/// Writes rows of a view. What has vanished is removed when all rows of the batch are there, since some of them may still point to
+/// it; but before them goes a row whose key the target may hold equal to that of a new one. Where a unique index refuses the rows, because
+/// one of them or one that vanished has the value still, they and the removals go in whatever order is taken.
+async fn instead(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    view: &ViewPlan,
+    writes: Vec<Write>,
+    vanished: &mut [Gone],
+    likely: &HashSet<u64>,
+) -> Result<Option<Error>> {
+    if writes.is_empty() {
+        return Ok(None);
+    }
+    // A row that has moved to another group is the same row at the target.
+    let like = |gone: &Gone| !view.moves && likely.contains(&likeness(&gone.told_by));
+    let mut first = Vec::new();
+    for gone in vanished.iter().filter(|gone| like(gone)) {
+        first.extend(plan.removal(&gone.key)?);
+    }
+    first.extend(writes.iter().cloned());
+    let refused = put(sink, plan, first).await?;
+    let Some(error) = refused else {
+        vanished.iter_mut().for_each(|gone| gone.removed = like(gone));
+        return Ok(None);
+    };
+    if error.code() != Code::KeyConflict || plan.call.is_some() {
+        return Ok(Some(error));
+    }
+    let mut steps: Vec<(Option<usize>, Write)> = Vec::new();
+    for (at, gone) in vanished.iter().enumerate().filter(|_| !view.moves) {
+        steps.extend(plan.removal(&gone.key)?.map(|write| (Some(at), write)));
+    }
+    steps.extend(writes.into_iter().map(|write| (None, write)));
+    let left = in_any_order(sink, plan, steps, vanished).await?;
+    Ok(left.iter().any(|(gone, _)| gone.is_none()).then_some(error))
+}
+
+/// Writes what the target takes, again and again while it takes more; answers the rest.
+async fn in_any_order(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    steps: Vec<(Option<usize>, Write)>,
+    vanished: &mut [Gone],
+) -> Result<Vec<(Option<usize>, Write)>> {
+    let mut left = steps;
+    loop {
+        let before = left.len();
+        let mut parts = vec![std::mem::take(&mut left)];
+        while let Some(mut part) = parts.pop() {
+            let writes = part.iter().map(|(_, write)| write.clone()).collect();
+            if put(sink, plan, writes).await?.is_none() {
+                for at in part.iter().filter_map(|(gone, _)| *gone) {
+                    if let Some(gone) = vanished.get_mut(at) {
+                        gone.removed = true;
+                    }
+                }
+            } else if part.len() == 1 {
+                left.append(&mut part);
+            } else {
+                let second = part.split_off(part.len() / 2);
+                parts.extend([second, part]);
+            }
+        }
+        if left.is_empty() || left.len() == before {
+            return Ok(left);
+        }
+    }
 }
 
 /// Writes rows of one mapping, or calls its routine for them. What points to a row that is not there (yet) takes them all back.

@@ -4,6 +4,7 @@
 
 mod check;
 mod compact;
+mod company;
 mod continuity;
 mod daemon;
 mod dictionaries;
@@ -24,6 +25,7 @@ mod schema;
 mod snapshot;
 mod soak;
 mod takeover;
+mod tracks;
 mod types;
 mod values;
 mod views;

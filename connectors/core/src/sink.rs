@@ -247,7 +247,8 @@ pub trait Sink: Send {
     async fn call(&mut self, calls: &[Call]) -> Result<()>;
 
     /// Writes batches, then calls routines, below a savepoint. A row that points to one that is not there (yet), or is still
-    /// pointed to ([`crate::Code::ForeignKey`]), takes all of them back and is the answer; any other error is one.
+    /// pointed to ([`crate::Code::ForeignKey`]), or whose unique value another row has ([`crate::Code::KeyConflict`]), takes all of them
+    /// back and is the answer; any other error is one.
     async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>>;
 
     /// Finds a value for each key, whose cells are those of `target.by`. A key with NULL in it finds nothing. More

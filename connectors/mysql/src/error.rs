@@ -223,7 +223,7 @@ fn map_server(place: &str, error: &ServerError) -> Error {
                 .and_then(|(_, k)| k.strip_suffix('\''))
                 .filter(|k| !k.is_empty() && k.chars().count() <= 130)
                 .unwrap_or("?");
-            make(K::Data, C::Constraint, &format!("a row with the same unique key {key} exists"))
+            make(K::Data, C::KeyConflict, &format!("a row with the same unique key {key} exists"))
         }
         1690 if error.message.contains(upsert::GUARD) => make(
             K::Data,

@@ -933,7 +933,7 @@ impl Sink for MySqlSink {
             progress.source_commit_micros,
         );
         let result = match self.session.exec(sql, params).await {
-            Err(e) if e.code() == Code::Constraint => Err(Error::fenced(format!(
+            Err(e) if e.code() == Code::KeyConflict => Err(Error::fenced(format!(
                 "{}: flow {} already has a progress row",
                 self.session.place, self.spec.flow
             ))),

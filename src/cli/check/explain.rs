@@ -30,6 +30,10 @@ struct Explained {
     filter: Option<Expression>,
     validate: Vec<Rule>,
     on_change: Option<Vec<String>>,
+    edge: Vec<Rule>,
+    throttle_seconds: Option<f64>,
+    refresh_seconds: Option<f64>,
+    push_when: Vec<String>,
     snapshot: &'static str,
     dictionaries: Vec<Translated>,
     lookups: Vec<String>,
@@ -157,6 +161,7 @@ fn as_json(explained: &Explained) -> Result<serde_json::Value> {
 async fn explained(one: &Chosen<'_>, plan: &MappingPlan) -> Result<Explained> {
     let of = one.of;
     let origin = of.origin(plan)?;
+    let over = (plan, &origin);
     let mut used = Used::default();
     let columns = plan
         .columns
@@ -166,20 +171,33 @@ async fn explained(one: &Chosen<'_>, plan: &MappingPlan) -> Result<Explained> {
         .collect::<Result<Vec<_>>>()?;
     let filter = match &plan.rows.filter {
         None => None,
-        Some(filter) => Some(used.expression(filter, Wanted::Condition, &origin)?),
+        Some(filter) => Some(used.expression(filter, Wanted::Condition, over)?),
     };
     let validate = plan
         .rows
         .checks
         .iter()
         .map(|check| {
-            let rule = used.expression(&check.rule, Wanted::Condition, &origin)?;
+            let rule = used.expression(&check.rule, Wanted::Condition, over)?;
             Ok(Rule { says: check.says.clone(), rule })
         })
         .collect::<Result<Vec<_>>>()?;
     if let EndPlan::Set(set) = &plan.rows.end {
         for (_, computed) in set {
-            used.expression(&computed.text, Wanted::Value, &origin)?;
+            used.expression(&computed.text, Wanted::Value, over)?;
+        }
+    }
+    let mut edges = Vec::new();
+    if let Some(edge) = &plan.rows.edge {
+        let ends = [
+            ("rise", Some(&edge.rise)),
+            ("fall", edge.fall.as_ref()),
+            ("hysteresis", edge.hysteresis.as_ref()),
+        ];
+        for (says, text) in ends {
+            let Some(text) = text else { continue };
+            let rule = used.expression(text, Wanted::Condition, over)?;
+            edges.push(Rule { says: says.to_owned(), rule });
         }
     }
     let mut findings: Vec<Finding> = of.findings_of(&plan.name).into_iter().cloned().collect();
@@ -224,6 +242,10 @@ async fn explained(one: &Chosen<'_>, plan: &MappingPlan) -> Result<Explained> {
         filter,
         validate,
         on_change: plan.rows.on_change.clone(),
+        edge: edges,
+        throttle_seconds: plan.rows.throttle.map(|span| span.as_secs_f64()),
+        refresh_seconds: plan.rows.refresh.map(|span| span.as_secs_f64()),
+        push_when: plan.rows.pushes.iter().map(|(table, by)| format!("{table}.{by}")).collect(),
         snapshot: match plan.snapshot {
             SnapshotMode::Initial => "initial",
             SnapshotMode::Never => "never",
@@ -255,19 +277,22 @@ impl Used {
         &mut self,
         text: &Placed,
         wanted: Wanted,
-        origin: &Origin<'_>,
+        (plan, origin): (&MappingPlan, &Origin<'_>),
     ) -> Result<Expression> {
-        let expr = origin
-            .compile(text, wanted, "")
-            .map_err(|_| Error::bug("a planned expression does not compile"))?;
+        let expr = Surveyed::compiled(plan, origin, text, wanted)?;
         for name in expr.dictionaries() {
             if !self.dictionaries.contains(name) {
                 self.dictionaries.push(name.clone());
             }
         }
         for lookup in expr.lookups() {
-            let words =
-                format!("{} of {} by ({})", lookup.result, lookup.table, lookup.columns.join(", "));
+            let inserted = match &lookup.insert {
+                None => String::new(),
+                Some(with) if with.is_empty() => ", inserted if missing".to_owned(),
+                Some(with) => format!(", inserted with {} if missing", with.join(", ")),
+            };
+            let by = lookup.columns.join(", ");
+            let words = format!("{} of {} by ({by}){inserted}", lookup.result, lookup.table);
             if !self.lookups.contains(&words) {
                 self.lookups.push(words);
             }
@@ -292,7 +317,7 @@ fn fed(
             (Some(name.clone()), native, source.is_none_or(|c| c.nullable), None)
         }
         Feed::Computed(computed) => {
-            let expression = used.expression(&computed.text, Wanted::Value, origin)?;
+            let expression = used.expression(&computed.text, Wanted::Column, (plan, origin))?;
             let kind = expression.plan.lines().next().unwrap_or_default();
             let kind = kind.trim_end_matches(", never NULL").to_owned();
             (None, kind, computed.nullable, Some(expression))
@@ -508,6 +533,17 @@ fn render(explained: &Explained) -> String {
         let says = if rule.says == rule.rule.text { "" } else { &*rule.says };
         put(format!("  validate  {}  {says}", one_line(&rule.rule.text)));
         steps(&rule.rule.plan, &mut put);
+    }
+    for edge in &explained.edge {
+        put(format!("  edge      {}: {}", edge.says, one_line(&edge.rule.text)));
+        steps(&edge.rule.plan, &mut put);
+    }
+    let spans = [("throttle", explained.throttle_seconds), ("refresh", explained.refresh_seconds)];
+    for (word, span) in spans {
+        span.iter().for_each(|seconds| put(format!("  {word:<9} every {seconds} s")));
+    }
+    for push in &explained.push_when {
+        put(format!("  push_when {push}"));
     }
     for dictionary in &explained.dictionaries {
         let values = match dictionary.values_in_a_code {

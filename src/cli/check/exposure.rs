@@ -158,7 +158,7 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
         }
     }
     let condition = |text: &Placed| -> Result<Vec<String>> {
-        let expr = compiled(&origin, text, Wanted::Condition)?;
+        let expr = Surveyed::compiled(plan, &origin, text, Wanted::Condition)?;
         let mut names = origin.names(expr.fields());
         names.extend(origin.names(expr.old_fields()));
         Ok(names)
@@ -169,6 +169,12 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
     for check in &plan.rows.checks {
         condition(&check.rule)?.iter().for_each(|name| read.add(own(name), "validate"));
     }
+    if let Some(edge) = &plan.rows.edge {
+        let ends = [Some(&edge.rise), edge.fall.as_ref(), edge.hysteresis.as_ref()];
+        for text in ends.into_iter().flatten() {
+            condition(text)?.iter().for_each(|name| read.add(own(name), "edge"));
+        }
+    }
     for name in plan.rows.on_change.iter().flatten() {
         read.add(own(name), "on_change");
     }
@@ -178,11 +184,15 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
         track.reads.iter().for_each(|name| read.add(used(name), "tracks"));
         tables.push(&track.table);
     }
+    for (table, column) in &plan.rows.pushes {
+        read.add(field(table, column), "push_when");
+        tables.push(table);
+    }
     let mut kept = Fields::default();
     let meta = config.systems.get(&of.flow.target).map_or("tidelock", |s| &s.meta_schema);
     for name in plan.copy.iter().flat_map(|copy| &copy.key) {
         kept.add(own(name), &format!("how far a copy has come ({meta}.snapshot)"));
-        if plan.rereads() {
+        if plan.rereads() || plan.rows.is_gated() || !plan.rows.pushes.is_empty() {
             kept.add(own(name), &format!("rows that wait ({meta}.memory)"));
         }
     }
@@ -216,11 +226,6 @@ fn field(table: &TableName, column: &str) -> String {
     format!("{table}.{column}")
 }
 
-fn compiled(origin: &Origin<'_>, text: &Placed, wanted: Wanted) -> Result<crate::expr::Expr> {
-    let compiled = origin.compile(text, wanted, "");
-    compiled.map_err(|_| Error::bug("a planned expression does not compile"))
-}
-
 /// The fields that leave through an expression, and those that it only looks at.
 fn through(
     plan: &MappingPlan,
@@ -231,9 +236,18 @@ fn through(
     sent: &mut Vec<Sent>,
     read: &mut Fields,
 ) -> Result<()> {
-    let expr = compiled(origin, text, Wanted::Value)?;
+    let wanted = if why.is_empty() { Wanted::Column } else { Wanted::Value };
+    let expr = Surveyed::compiled(plan, origin, text, wanted)?;
     let words = text.text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for shown in expr.shows() {
+    let of_column = expr.shows().into_iter().map(|shown| (to.to_owned(), shown));
+    let of_lookups = expr.lookups().iter().flat_map(|lookup| {
+        let table = match lookup.insert {
+            None => format!("{} (asked for)", lookup.table),
+            Some(_) => format!("{} (asked for, inserted if missing)", lookup.table),
+        };
+        lookup.shows().into_iter().map(move |shown| (table.clone(), shown))
+    });
+    for (to, shown) in of_column.chain(of_lookups) {
         let Some(name) = origin.fields.get(shown.field).map(|f| &f.name) else { continue };
         let masked = match shown.veil {
             Veil::Open => None,
@@ -246,7 +260,7 @@ fn through(
         };
         sent.push(Sent {
             field: field(&plan.source, name),
-            to: to.to_owned(),
+            to,
             through: Some(format!("{why}{words}")),
             masked,
         });

@@ -137,12 +137,33 @@ pub(super) struct ViewKeyNames {
     moves: bool,
 }
 
-/// Compiles what a mapping says of a view.
+/// What a mapping says of views though its source is none, and of rows though it is one.
+pub(super) fn misplaced(mapping: &MappingConfig, problems: &mut Vec<Finding>) {
+    if !mapping.tracks.is_empty() {
+        if let Some(first) = mapping.on_change.iter().flatten().next() {
+            let finding =
+                Finding::problem("on_change is for tables: a view has no updates of its own")
+                    .hint("say it in the tracks, { column = \"...\", on_change = [...] }");
+            problems.push(placed(finding, &first.place));
+        }
+        return;
+    }
+    for (word, columns) in [("from_key", &mapping.from_key), ("row_key", &mapping.row_key)] {
+        if let Some(first) = columns.iter().flatten().next() {
+            let finding = Finding::problem(format!("{word} is for views, whose rows are read again by a key"))
+                .hint("name the tables that the view is made of by [mappings.tracks]; the key of a table's row is `key`");
+            problems.push(placed(finding, &first.place));
+        }
+    }
+}
+
+/// Compiles what a mapping says of a view. `also` is read for what the mapping says of rows.
 pub(super) fn plan_view(
     mapping: &MappingConfig,
     names: &ViewKeyNames,
     origin: &Origin<'_>,
     pairs: &[Pair<'_>],
+    also: &[String],
     catalogs: &Catalogs<'_>,
     problems: &mut Vec<Finding>,
 ) -> Option<(ViewPlan, CopyTable)> {
@@ -205,6 +226,7 @@ pub(super) fn plan_view(
     let mut key = plan.by.clone();
     key.extend(rows.iter().filter(|name| !plan.by.contains(name)).cloned());
     let mut columns: Vec<String> = pairs.iter().flat_map(|p| p.feed.reads()).cloned().collect();
+    columns.extend(also.iter().cloned());
     columns.extend(key.iter().cloned());
     let mut seen = std::collections::HashSet::new();
     columns.retain(|c| seen.insert(c.clone()));

@@ -1,4 +1,4 @@
-//! Writes that may be refused for what they point to, taken back without the rest of the transaction.
+//! Writes that may be refused for what they point to, or for what has their unique values still, taken back without the rest of the transaction.
 
 use tidelock_core::{Call, Code, Error, Result, Sink, WriteBatch};
 
@@ -24,7 +24,7 @@ impl MySqlSink {
                 self.session.run("RELEASE SAVEPOINT tidelock_attempt").await?;
                 Ok(None)
             }
-            Err(error) if error.code() == Code::ForeignKey => {
+            Err(error) if matches!(error.code(), Code::ForeignKey | Code::KeyConflict) => {
                 self.session.run("ROLLBACK TO SAVEPOINT tidelock_attempt").await?;
                 self.broken = false;
                 Ok(Some(error))

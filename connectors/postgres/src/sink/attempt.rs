@@ -1,4 +1,4 @@
-//! Writes that may be refused for what they point to, taken back without the rest of the transaction.
+//! Writes that may be refused for what they point to, or for what has their unique values still, taken back without the rest of the transaction.
 
 use tidelock_core::{Call, Code, Error, Result, Sink, WriteBatch};
 
@@ -28,7 +28,7 @@ impl PgSink {
         }
         let (end, refused) = match written {
             Ok(()) => ("RELEASE SAVEPOINT tidelock_attempt", None),
-            Err(error) if error.code() == Code::ForeignKey => {
+            Err(error) if matches!(error.code(), Code::ForeignKey | Code::KeyConflict) => {
                 let undo =
                     "ROLLBACK TO SAVEPOINT tidelock_attempt; RELEASE SAVEPOINT tidelock_attempt";
                 (undo, Some(error))
