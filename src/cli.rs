@@ -4,6 +4,7 @@ pub mod bars;
 pub mod check;
 pub mod demo;
 pub mod drop;
+pub mod init;
 pub mod map;
 pub mod plan;
 pub mod run;
@@ -121,6 +122,12 @@ pub enum Verb {
         /// The flow, as `crm:erp`; all if left out
         flow: Option<String>,
     },
+    /// Look at two live databases and write a commented first configuration
+    ///
+    /// Tables and columns are paired by names, types and keys. Doubts are marked, what cannot run is
+    /// written as a comment with the reason, what has no counterpart is listed. One direction is proposed;
+    /// nothing is written to the databases, and no password to the file.
+    Init(init::InitArgs),
     /// Work on one mapping
     Map {
         /// What to do with it
@@ -218,6 +225,7 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Verb::Resync { name } => steer::steer(&cli, Request::Resync { name: name.clone() }).await,
         Verb::Reload => steer::steer(&cli, Request::Reload).await,
         Verb::Drop { flow } => drop::drop(&cli, flow.as_deref()).await,
+        Verb::Init(args) => init::init(&cli, args).await,
         Verb::Map { verb: MapVerb::Test { mapping, rows } } => {
             map::test(&cli, mapping, usize::try_from(*rows).unwrap_or(usize::MAX)).await
         }

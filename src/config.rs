@@ -11,6 +11,7 @@ pub mod place;
 pub mod resolve;
 pub mod rows;
 pub mod sources;
+pub mod systems;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -22,6 +23,7 @@ pub use columns::{ColumnMap, ColumnRule, MappedColumn, OnUnrepresentable};
 pub use place::{Place, Placed, SourceText};
 pub use rows::{Check, Codes, Dictionary, DictionaryTable, Held, Known, OnDelete};
 pub use sources::{CallConfig, EdgeConfig, PushWhen, Track, TrackBy, TrackedTable};
+pub use systems::Systems;
 use tidelock_core::{DataType, Secret, SystemConfig, Value};
 
 use crate::expr::{Contents, Dictionaries, DictionaryShape, MaskKey, SoughtDictionary};
@@ -364,6 +366,11 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Whether a text alone names a column of that very name, without quotes.
+pub fn is_plain_column(name: &str) -> bool {
+    resolve::plain_column(name).is_some_and(|plain| plain == name)
+}
 
 impl Config {
     /// The file to use: the one given, `$TIDELOCK_CONFIG`, `./tidelock.toml`,

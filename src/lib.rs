@@ -21,6 +21,7 @@ pub mod engine;
 pub mod expr;
 pub mod flow;
 pub mod http;
+pub mod init;
 pub mod mapping;
 pub mod reader;
 pub mod registry;

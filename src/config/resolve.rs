@@ -51,10 +51,7 @@ pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
     }
     let name = parsed.name.get_ref();
     fits("the pipeline's name", name, PIPELINE_CHARS_MAX, parsed.name.span(), source)?;
-    let mut systems = BTreeMap::new();
-    for (key, system) in &parsed.systems {
-        systems.insert(key.clone(), resolve_system(key, system, source)?);
-    }
+    let systems = self::systems(&parsed, source)?;
     let inline_passwords = parsed
         .systems
         .iter()
@@ -79,6 +76,14 @@ pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
         inline_passwords,
         hash,
     })
+}
+
+/// How the file's systems are reached.
+pub(super) fn systems(parsed: &File, source: &Source) -> Result<BTreeMap<String, SystemConfig>> {
+    let system = |(name, system): (&String, &file::System)| {
+        Ok((name.clone(), resolve_system(name, system, source)?))
+    };
+    parsed.systems.iter().map(system).collect()
 }
 
 /// Where to listen, if it is an address and a port.

@@ -314,3 +314,32 @@ async fn rows_of_postgres_are_shown_before_and_after_and_nothing_is_written() {
 async fn rows_of_mariadb_are_shown_before_and_after_and_nothing_is_written() {
     tested(false).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_looked_up_is_named_and_left_open() {
+    let field = field(true).await;
+    field
+        .b
+        .sql("CREATE TABLE state (id int NOT NULL PRIMARY KEY, code varchar(20) NOT NULL UNIQUE)")
+        .await;
+    field.a.sql("INSERT INTO orders VALUES (1, 7, 'a', 'won', 100, NULL, 0)").await;
+    let text = std::fs::read_to_string(&field.config).expect("config").replace(
+        "active = \"1\"",
+        "active = \"coalesce(lookup('b.state', 'code', status, 'id'), 0)\"",
+    );
+    std::fs::write(&field.config, text).expect("config");
+    let (code, said) = command(&field.config, &["check", "--explain", "orders"]);
+    assert!(code == 0 && said.contains("  lookup    id of b.state by (code)\n"), "{said}");
+    assert!(said.contains("lookup in b.state\n"), "{said}");
+    let (code, said) = command(&field.config, &["map", "test", "orders"]);
+    assert!(code == 0 && said.contains("active = (looked up when it is written)"), "{said}");
+    let (code, said) = command(&field.config, &["map", "test", "orders", "--json"]);
+    let value: Value = serde_json::from_str(&said).expect("json");
+    let row = &value["mappings"][0]["rows"][0];
+    assert_eq!((code, &row["looked_up_when_written"][0]), (0, &"active".into()), "{said}");
+    assert_eq!(row["after"].get("active"), None, "{said}");
+    // The key of a lookup leaves the source.
+    let (code, said) = command(&field.config, &["check", "--exposure"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("-> b.state (asked for)"), "{said}");
+}

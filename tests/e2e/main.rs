@@ -13,6 +13,7 @@ mod explain;
 mod exposure;
 mod folder;
 mod hostile;
+mod init;
 mod lag;
 mod lookups;
 mod mappings;
