@@ -54,6 +54,7 @@ use crate::flow::FlowShared;
 use crate::flow::disposition::Care;
 use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
+use crate::mapping::dictionaries::Keeper;
 use crate::reader::Queue;
 use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
@@ -112,6 +113,8 @@ pub struct Begin {
     pub rows: HashMap<String, CopyRow>,
     /// The sessions that load pieces beside ours.
     pub loaders: Loaders,
+    /// The dictionaries that are tables of the source, by their names.
+    pub keepers: HashMap<String, Keeper>,
     /// What reads rows again.
     pub rereads: Rereads,
     /// The mappings of which keys may wait in the target's memory.
@@ -132,6 +135,8 @@ pub struct Applier {
     plans: Vec<Mapped>,
     /// Who follows which table.
     tables: HashMap<TableName, Arc<Followed>>,
+    /// The dictionaries that are tables of the source, by their names.
+    keepers: HashMap<String, Keeper>,
     /// Keys that the open transaction's changes touched.
     touched: Touched,
     /// What of the tables' rows is worth sending.
@@ -244,6 +249,7 @@ impl Applier {
             held_for: scope.held_for,
             tables: route::by_table(&scope.plans),
             plans: numbered(&scope.plans),
+            keepers: begin.keepers,
             touched: Touched::default(),
             waiting: Vec::new(),
             put_off: begin.put_off.into_iter().map(|number| (number, None)).collect(),

@@ -4,10 +4,12 @@ pub mod bars;
 pub mod check;
 pub mod demo;
 pub mod drop;
+pub mod map;
 pub mod plan;
 pub mod run;
 pub mod status;
 pub mod steer;
+mod survey;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -51,7 +53,20 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Look at both ends, read-only, and print every problem with the SQL that mends it
-    Check,
+    Check {
+        /// Show instead what was compiled of one mapping: what feeds each column, which rows go, and what a
+        /// change of which table does
+        #[arg(long, value_name = "MAPPING")]
+        explain: Option<String>,
+        /// Show instead which fields leave which system for which, masked or not, and which do not: the
+        /// paper that a data officer signs
+        #[arg(long, conflicts_with = "explain")]
+        exposure: bool,
+        /// Send so many rows of each table that goes both ways there and back, in memory, and tell the columns that
+        /// come back as something else
+        #[arg(long, value_name = "N", conflicts_with_all = ["explain", "exposure"])]
+        sample: Option<usize>,
+    },
     /// Print, or with --create run, the CREATE TABLE of each target table that is missing
     ///
     /// The output is SQL of the target, with comments: what a column loses or gains on the way, and what
@@ -106,11 +121,33 @@ pub enum Verb {
         /// The flow, as `crm:erp`; all if left out
         flow: Option<String>,
     },
+    /// Work on one mapping
+    Map {
+        /// What to do with it
+        #[command(subcommand)]
+        verb: MapVerb,
+    },
     /// Start a scratch PostgreSQL "ERP" and MariaDB "CRM", live orders both ways, and compare at the end
     Demo {
         /// End after this many seconds; until Ctrl-C if 0
         #[arg(long, env = "DEMO_SECONDS", default_value_t = 0)]
         seconds: u64,
+    },
+}
+
+/// What is done with one mapping.
+#[derive(Debug, Subcommand)]
+pub enum MapVerb {
+    /// Run real rows of the source through a mapping and show them before and after; writes nothing
+    ///
+    /// The rows are those that a first copy would read first. Rows that `where` leaves out and rows that
+    /// cannot be sent are shown as such; exit code 1 if there is one of the latter. This shows values of rows.
+    Test {
+        /// The mapping, a table of a wildcard, or FLOW/MAPPING
+        mapping: String,
+        /// How many rows
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rows: u32,
     },
 }
 
@@ -166,7 +203,9 @@ pub async fn execute(cli: Cli) -> ExitCode {
         if quiet { "warn" } else { "info" },
     );
     let outcome = match &cli.verb {
-        Verb::Check => check::check(&cli).await,
+        Verb::Check { exposure: true, .. } => check::exposure(&cli).await,
+        Verb::Check { explain: None, sample, .. } => check::check(&cli, *sample).await,
+        Verb::Check { explain: Some(mapping), .. } => check::explain(&cli, mapping).await,
         Verb::Plan { mappings, create } => plan::plan(&cli, mappings, *create).await,
         Verb::Run => run::run(&cli).await,
         Verb::Status { watch } => status::status(&cli, *watch).await,
@@ -179,6 +218,9 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Verb::Resync { name } => steer::steer(&cli, Request::Resync { name: name.clone() }).await,
         Verb::Reload => steer::steer(&cli, Request::Reload).await,
         Verb::Drop { flow } => drop::drop(&cli, flow.as_deref()).await,
+        Verb::Map { verb: MapVerb::Test { mapping, rows } } => {
+            map::test(&cli, mapping, usize::try_from(*rows).unwrap_or(usize::MAX)).await
+        }
         Verb::Demo { seconds } => demo::demo(*seconds).await,
     };
     match outcome {

@@ -12,7 +12,7 @@ pub mod resolve;
 pub mod rows;
 pub mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use std::time::Duration;
 
 pub use columns::{ColumnMap, ColumnRule, MappedColumn, OnUnrepresentable};
 pub use place::{Place, Placed, SourceText};
-pub use rows::{Check, Dictionary, OnDelete};
+pub use rows::{Check, Codes, Dictionary, DictionaryTable, Held, Known, OnDelete};
 pub use sources::{CallConfig, EdgeConfig, PushWhen, Track, TrackBy, TrackedTable};
-use tidelock_core::{Secret, SystemConfig, Value};
+use tidelock_core::{DataType, Secret, SystemConfig, Value};
 
-use crate::expr::{Contents, Dictionaries, DictionaryShape, MaskKey};
+use crate::expr::{Contents, Dictionaries, DictionaryShape, MaskKey, SoughtDictionary};
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -73,19 +73,21 @@ pub struct FlowConfig {
 impl FlowConfig {
     /// The tables and views of the source that the file names, those behind views among them.
     pub fn read(&self) -> impl Iterator<Item = &TableRef> {
-        self.mappings.iter().flat_map(|m| {
+        let named = self.mappings.iter().flat_map(|m| {
             let pushes = m.push_when.iter().map(|push| &push.table);
             std::iter::once(&m.from).chain(m.tracks.iter().map(|t| &t.table)).chain(pushes)
-        })
+        });
+        named.chain(self.values.tables_of(&self.source))
     }
 
-    /// The tables of the target that expressions of its columns name by lookups.
+    /// The tables of the target that expressions of its columns name by lookups, and those that are dictionaries.
     pub fn looked_up(&self) -> Vec<TableRef> {
         let columns = self.mappings.iter().flat_map(|m| m.columns.iter().flat_map(|c| &c.columns));
         columns
             .flat_map(|column| crate::expr::lookup_tables(&column.value.text))
             .filter_map(|written| TableRef::parse(&written))
             .filter(|table| table.system == self.target)
+            .chain(self.values.tables_of(&self.target).cloned())
             .collect()
     }
 }
@@ -94,6 +96,8 @@ impl FlowConfig {
 #[derive(Debug, Default)]
 pub struct Values {
     dictionaries: Vec<Dictionary>,
+    /// What a flow's catalogs tell of those that are tables, by their numbers.
+    known: HashMap<usize, Known>,
     /// The key that `mask(x, 'hash')` hashes with, as it was given and as it is used.
     mask_key: Option<(Secret, MaskKey)>,
 }
@@ -114,12 +118,35 @@ impl Values {
             let key = MaskKey::new(secret.expose().as_bytes());
             (secret, key)
         };
-        Values { dictionaries, mask_key: mask_key.map(key) }
+        Values { dictionaries, known: HashMap::new(), mask_key: mask_key.map(key) }
+    }
+
+    /// The same, with what catalogs tell of dictionaries that are tables.
+    #[must_use]
+    pub fn with(&self, known: HashMap<usize, Known>) -> Values {
+        let mask_key = self.mask_key.as_ref().map(|(secret, _)| secret.clone());
+        Values { known, ..Values::new(self.dictionaries.clone(), mask_key) }
+    }
+
+    /// The dictionaries that are tables: number, name and table.
+    pub fn tables(&self) -> impl Iterator<Item = (usize, &str, &DictionaryTable)> {
+        self.dictionaries.iter().enumerate().filter_map(|(at, d)| match &d.held {
+            Held::Table(table) => Some((at, d.name.as_str(), table)),
+            Held::Inline { .. } => None,
+        })
+    }
+
+    fn tables_of(&self, system: &str) -> impl Iterator<Item = &TableRef> {
+        self.tables().map(|(_, _, table)| &table.table).filter(move |table| table.system == system)
     }
 
     /// Every code of every dictionary, of those that are one value.
     pub fn codes(&self) -> impl Iterator<Item = String> {
-        self.dictionaries.iter().flat_map(|d| d.entries.keys()).filter_map(|code| match &code[..] {
+        let inline = self.dictionaries.iter().filter_map(|d| match &d.held {
+            Held::Inline { entries, .. } => Some(entries),
+            Held::Table(_) => None,
+        });
+        inline.flat_map(HashMap::keys).filter_map(|code| match &code[..] {
             [one] => Some(one.clone()),
             _ => None,
         })
@@ -135,23 +162,59 @@ impl Dictionaries for Values {
     fn get(&self, name: &str) -> Option<DictionaryShape> {
         let index = self.dictionaries.iter().position(|d| d.name == name)?;
         let found = self.dictionaries.get(index)?;
-        Some(DictionaryShape {
+        let mut shape = DictionaryShape {
             index,
             arity: found.arity,
-            result: found.result.clone(),
+            result: DataType::Bool,
             result_nullable: false,
-        })
+            types: Vec::new(),
+            sought: None,
+        };
+        match (&found.held, self.known.get(&index)) {
+            (Held::Inline { result, .. }, _) => shape.result = result.clone(),
+            (Held::Table(_), Some(Known::Kept { types, result, nullable, .. })) => {
+                (shape.result, shape.result_nullable) = (result.clone(), *nullable);
+                shape.types.clone_from(types);
+            }
+            (Held::Table(table), Some(Known::Sought { result, nullable })) => {
+                (shape.result, shape.result_nullable) = (result.clone(), *nullable);
+                shape.sought = Some(SoughtDictionary {
+                    table: table.written.clone(),
+                    columns: table.key.clone(),
+                    result: table.value.clone(),
+                });
+            }
+            (Held::Table(_), Some(Known::Fault { .. }) | None) => {}
+        }
+        Some(shape)
     }
 
     fn names(&self) -> Vec<String> {
         self.dictionaries.iter().map(|d| d.name.clone()).collect()
+    }
+
+    fn fault(&self, name: &str) -> Option<(String, String)> {
+        let index = self.dictionaries.iter().position(|d| d.name == name)?;
+        match (&self.dictionaries.get(index)?.held, self.known.get(&index)) {
+            (Held::Table(_), Some(Known::Fault { message, hint })) => {
+                Some((message.clone(), hint.clone()))
+            }
+            (Held::Table(_), None) => {
+                Some(("it is a table, and cannot be used here".to_owned(), String::new()))
+            }
+            _ => None,
+        }
     }
 }
 
 impl Contents for Values {
     fn get(&self, dictionary: usize, code: &[&str]) -> Option<Value> {
         let code: Vec<String> = code.iter().map(|&part| part.to_owned()).collect();
-        self.dictionaries.get(dictionary)?.entries.get(&code).cloned()
+        match (&self.dictionaries.get(dictionary)?.held, self.known.get(&dictionary)) {
+            (Held::Inline { entries, .. }, _) => entries.get(&code).cloned(),
+            (Held::Table(_), Some(Known::Kept { codes, .. })) => codes.get(&code),
+            (Held::Table(_), _) => None,
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod number;
 mod pattern;
 mod place;
 mod plan;
+mod shows;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -43,13 +44,14 @@ use std::ops::Range;
 
 use tidelock_core::{ByteString, DataType, Instant, Value};
 
-pub use compile::{compile, compile_condition, lookup_tables};
+pub use compile::{compile, compile_condition, dictionary_names, lookup_tables};
 pub use error::{EvalError, EvalErrorKind, Fault};
 
 use cell::Cell;
 use error::Fail;
 use kind::Kind;
 use plan::Node;
+pub use shows::{Shown, Veil};
 
 /// A column of the source, as expressions see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,21 @@ pub struct DictionaryShape {
     pub result: DataType,
     /// Whether a code may stand for NULL.
     pub result_nullable: bool,
+    /// The types that the values of a code must have; any, by their texts, if empty.
+    pub types: Vec<DataType>,
+    /// If it is looked up in the target: where.
+    pub sought: Option<SoughtDictionary>,
+}
+
+/// A dictionary that is a table of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoughtDictionary {
+    /// The table: `system.schema.table` or shorter.
+    pub table: String,
+    /// The columns that make up a code.
+    pub columns: Vec<String>,
+    /// The column of the meaning.
+    pub result: String,
 }
 
 /// The dictionaries that there are.
@@ -118,6 +135,10 @@ pub trait Dictionaries {
     fn get(&self, name: &str) -> Option<DictionaryShape>;
     /// All names, for hints.
     fn names(&self) -> Vec<String>;
+    /// Why a dictionary cannot be used, and what to do about it.
+    fn fault(&self, _name: &str) -> Option<(String, String)> {
+        None
+    }
 }
 
 /// No dictionaries.
@@ -403,9 +424,14 @@ impl Expr {
         &self.warnings
     }
 
-    /// The plan, indented, a step a line.
-    pub fn explain(&self) -> String {
-        explain::explain(self)
+    /// The plan, indented, a step a line, with the names of these columns, which it was compiled over.
+    pub fn explain(&self, fields: &[Field]) -> String {
+        explain::explain(self, fields)
+    }
+
+    /// How much of each column that it reads is in its result.
+    pub fn shows(&self) -> Vec<Shown> {
+        shows::shows(self)
     }
 
     /// Whether it is a lookup and nothing else.

@@ -19,6 +19,7 @@
 pub mod call;
 pub mod computed;
 pub mod convert;
+pub mod dictionaries;
 pub mod lookups;
 pub mod plan;
 pub mod roundtrip;

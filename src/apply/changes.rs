@@ -8,13 +8,14 @@ use tidelock_core::{
 };
 
 use super::gate::Pass;
-use super::route::{Mapped, Role};
+use super::route::{Followed, Mapped, Role};
 use super::tally::Fate;
 use super::{Applier, KEYS_MAX, now_micros};
 use crate::config::OnTruncate;
 use crate::copy::region::Meeting;
 use crate::flow::copies;
 use crate::mapping::call::calls;
+use crate::mapping::dictionaries::Keeper;
 use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, MappingPlan, Write};
 use crate::reread::put_off;
@@ -39,6 +40,7 @@ impl Applier {
             Role::Mapped(followed) => followed.clone(),
         };
         self.source.others_than_progress = true;
+        self.keep_dictionaries(&followed, |keeper| keeper.meet(&change))?;
         for (nth, (one, _, _)) in followed.tracked.iter().enumerate() {
             self.touch(one, (route, nth), &change).await?;
         }
@@ -50,6 +52,23 @@ impl Applier {
                 self.change_of(one, (route, nth), change.clone()).await?;
             }
             self.change_of(last, (route, others.len()), change).await?;
+        }
+        Ok(())
+    }
+
+    /// What a table's dictionaries make of a change, whoever made it. A fault is the first running mapping's that uses them.
+    fn keep_dictionaries(
+        &mut self,
+        followed: &Followed,
+        mut keep: impl FnMut(&mut Keeper) -> Result<()>,
+    ) -> Result<()> {
+        for (name, users) in &followed.dictionaries {
+            let user = users.iter().find(|user| !self.is_stopped(&user.plan.name));
+            let (Some(user), Some(keeper)) = (user, self.keepers.get_mut(name)) else { continue };
+            if let Err(error) = keep(keeper) {
+                self.blame = Some(user.plan.name.clone());
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -293,6 +312,10 @@ impl Applier {
         self.source.changes += 1;
         self.source.others_than_progress = true;
         let Some(followed) = self.tables.get(table).cloned() else { return Ok(()) };
+        self.keep_dictionaries(&followed, |keeper| {
+            keeper.clear();
+            Ok(())
+        })?;
         for Mapped { plan, .. } in &followed.mapped {
             self.truncate_of(plan, table).await?;
         }
@@ -357,6 +380,7 @@ impl Applier {
             }
             any = true;
         }
+        any |= !followed.dictionaries.is_empty();
         any |= followed.tracked.iter().any(|(mapped, _, _)| !self.is_stopped(&mapped.plan.name));
         if !any || (pending.is_empty() && !changed.replan) {
             return Ok(());

@@ -349,7 +349,7 @@ mod tests {
         let mut gates = Gates { gates: HashMap::from([(0, gate)]) };
         assert!(gates.due(59 * second).is_empty());
         let due = gates.due(60 * second);
-        assert_eq!(due[0].2, [source.clone()]);
+        assert_eq!(due[0].2, std::slice::from_ref(&source));
         assert!(gates.due(61 * second).is_empty(), "owed once");
         // What was written is what is taken up.
         let mut again = self::gate(Some(60));

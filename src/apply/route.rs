@@ -32,6 +32,8 @@ pub(super) struct Followed {
     pub(super) mapped: Vec<Mapped>,
     /// The mappings whose views are made of it, and which of the view's tracks it is.
     pub(super) tracked: Vec<(Mapped, Arc<ViewPlan>, usize)>,
+    /// The dictionaries that it is, and the mappings that use them.
+    pub(super) dictionaries: Vec<(String, Vec<Mapped>)>,
     /// The mappings whose keys its rows make worth sending, and the column that holds the key.
     pub(super) pushing: Vec<(Mapped, String)>,
 }
@@ -49,6 +51,13 @@ pub(super) fn by_table(plans: &[Arc<MappingPlan>]) -> HashMap<TableName, Arc<Fol
     let mut tables: HashMap<TableName, Followed> = HashMap::new();
     for (number, plan) in plans.iter().enumerate() {
         let mapped = Mapped { plan: plan.clone(), number };
+        for kept in &plan.kept {
+            let dictionaries = &mut tables.entry(kept.table().clone()).or_default().dictionaries;
+            match dictionaries.iter_mut().find(|(name, _)| *name == kept.name) {
+                Some((_, users)) => users.push(mapped.clone()),
+                None => dictionaries.push((kept.name.clone(), vec![mapped.clone()])),
+            }
+        }
         for (table, column) in &plan.rows.pushes {
             let followed = tables.entry(table.clone()).or_default();
             followed.pushing.push((mapped.clone(), column.clone()));
@@ -154,6 +163,8 @@ impl Applier {
     pub(super) fn running(&self, table: &TableName) -> Option<Mapped> {
         let followed = self.tables.get(table)?;
         let tracked = followed.tracked.iter().map(|(mapped, _, _)| mapped);
+        let users = followed.dictionaries.iter().flat_map(|(_, users)| users);
+        let tracked = tracked.chain(users);
         let mut all = followed.mapped.iter().chain(tracked);
         all.find(|mapped| !self.is_stopped(&mapped.plan.name)).cloned()
     }

@@ -1,13 +1,16 @@
 //! `tidelock check`: what would go wrong, before it does.
 
+mod explain;
+mod exposure;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
-use tidelock_core::{Connector, Error, Finding, Severity, SinkSpec};
+use tidelock_core::{Connector, CopyTable, Error, Finding, KeyRange, Severity, SinkSpec};
 
-use super::{Cli, FINDINGS, Outcome, say};
+use super::{Cli, FINDINGS, Outcome, say, survey};
 use crate::config::{Config, FlowConfig, SnapshotMode};
 use crate::flow::copies::Mirror;
 use crate::flow::{copies, start};
@@ -15,6 +18,11 @@ use crate::mapping::MappingPlan;
 use crate::mapping::plan::{NEW_TABLE, Unseen};
 use crate::mapping::roundtrip::{self, Verdict};
 use crate::registry;
+pub use explain::explain;
+pub use exposure::exposure;
+
+/// Memory that the rows of a sample may take.
+const SAMPLE_BYTES: usize = 64 << 20;
 
 /// Findings about one place.
 struct Report {
@@ -33,9 +41,9 @@ impl Report {
 }
 
 /// Looks at every system and every flow, read-only.
-pub async fn check(cli: &Cli) -> Outcome {
+pub async fn check(cli: &Cli, sample: Option<usize>) -> Outcome {
     let config = super::config(cli)?;
-    let reports = look(&config).await?;
+    let reports = look(&config, sample).await?;
     let problems = reports
         .iter()
         .flat_map(|r| &r.findings)
@@ -49,7 +57,7 @@ pub async fn check(cli: &Cli) -> Outcome {
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
-async fn look(config: &Config) -> Result<Vec<Report>, Error> {
+async fn look(config: &Config, sample: Option<usize>) -> Result<Vec<Report>, Error> {
     let mut reports = Vec::new();
     let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
     let mut ids = BTreeMap::new();
@@ -91,7 +99,7 @@ async fn look(config: &Config) -> Result<Vec<Report>, Error> {
         };
         let two_way = config.flows.iter().any(|other| other.source == flow.target);
         let mut report = check_flow(config, flow, source, target, two_way).await;
-        report.findings.extend(check_mirror(config, flow, source, target).await?);
+        report.findings.extend(check_mirror(config, flow, source, target, sample).await?);
         reports.push(report);
     }
     gather(&mut reports);
@@ -137,7 +145,11 @@ async fn check_flow(
         }
     };
     let ends = [(&*flow.source, source), (&*flow.target, target)];
-    report.findings.extend(explain(outcome.findings, &outcome.unseen, ends).await);
+    report.findings.extend(told_why(outcome.findings, &outcome.unseen, ends).await);
+    for plan in &outcome.mappings {
+        let costs = survey::costs(source, flow, plan).await;
+        report.findings.extend(costs.unwrap_or_else(|error| vec![finding(&error)]));
+    }
     let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
     let mut ends = |system: &String, answer: Result<Vec<Finding>, Error>| {
         let found = answer.unwrap_or_else(|error| vec![finding(&error)]);
@@ -158,7 +170,7 @@ async fn check_flow(
 }
 
 /// Says of tables that we do not see why that is, and what lets us see them, as far as their system knows.
-async fn explain(
+async fn told_why(
     mut findings: Vec<Finding>,
     unseen: &[Unseen],
     [source, target]: [(&str, &dyn Connector); 2],
@@ -196,6 +208,7 @@ async fn check_mirror(
     flow: &FlowConfig,
     source: &dyn Connector,
     target: &dyn Connector,
+    sample: Option<usize>,
 ) -> Result<Vec<Finding>, Error> {
     let mut later = config.flows.iter().skip_while(|f| f.name != flow.name).skip(1);
     let Some(reverse) =
@@ -207,17 +220,57 @@ async fn check_mirror(
     let theirs = start::plan(reverse, target, source, true).await?.mappings;
     let found = copies::mirrors_of(&ours, &theirs, &reverse.name);
     let mut findings = round_trips(&ours, &theirs, &found)?;
-    findings.extend(
-        found
-            .iter()
-            .filter(|mirror| {
-                mirror.snapshot == SnapshotMode::Initial
-                    && ours
-                        .iter()
-                        .any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
-            })
-            .map(|mirror| finding(&copies::both_initial(&mirror.ours, mirror))),
-    );
+    if let Some(rows) = sample {
+        findings.extend(sampled((&ours, source), (&theirs, target), &found, rows).await?);
+    }
+    let both = found.iter().filter(|mirror| {
+        mirror.snapshot == SnapshotMode::Initial
+            && ours.iter().any(|p| p.name == mirror.ours && p.snapshot == SnapshotMode::Initial)
+    });
+    findings.extend(both.map(|mirror| {
+        let own = flow.mappings.iter().find(|m| *m.name == *mirror.ours);
+        finding(&copies::both_initial(&mirror.ours, mirror))
+            .place(own.map_or_else(String::new, |m| m.places.from.show()))
+    }));
+    Ok(findings)
+}
+
+/// Columns of real rows that go both ways and do not come back as they went. No value is told.
+async fn sampled(
+    (ours, source): (&[Arc<MappingPlan>], &dyn Connector),
+    (theirs, target): (&[Arc<MappingPlan>], &dyn Connector),
+    mirrors: &[Mirror],
+    rows: usize,
+) -> Result<Vec<Finding>, Error> {
+    let mut findings = Vec::new();
+    for mirror in mirrors {
+        let one = ours.iter().find(|p| p.name == mirror.ours);
+        let other = theirs.iter().find(|p| p.name == mirror.theirs);
+        let (Some(one), Some(other)) = (one, other) else { continue };
+        for (there, back, system) in [(one, other, source), (other, one, target)] {
+            let Some(copy) = &there.copy else { continue };
+            let table = CopyTable { columns: there.reads.clone(), ..copy.clone() };
+            let mut copier = system.copier().await?;
+            let upto = copier.bound(&table, None, rows).await?;
+            let range = KeyRange { after: None, upto };
+            let piece = copier.read(&table, &range, SAMPLE_BYTES).await?;
+            let mut lost: BTreeMap<String, usize> = BTreeMap::new();
+            for row in &piece.rows {
+                for column in roundtrip::lost(there, back, row)? {
+                    *lost.entry(column).or_default() += 1;
+                }
+            }
+            findings.extend(lost.into_iter().map(|(column, count)| {
+                Finding::warning(format!(
+                    "mapping {} and mapping {} of the other direction: in {count} of {} rows {}.{column} does not come back as it went",
+                    there.name,
+                    back.name,
+                    piece.rows.len(),
+                    there.source
+                ))
+            }));
+        }
+    }
     Ok(findings)
 }
 
@@ -262,22 +315,7 @@ fn render(reports: &[Report], problems: usize) -> String {
         let mut findings: Vec<&Finding> = report.findings.iter().collect();
         findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
         for finding in findings {
-            let word = match finding.severity {
-                Severity::Problem => "problem",
-                Severity::Warning => "warning",
-            };
-            text.push_str(&format!("  {word}: {}\n", finding.message));
-            for line in finding.place.lines() {
-                text.push_str(&format!("    {line}\n"));
-            }
-            if !finding.hint.is_empty() {
-                text.push_str(&format!("    {}\n", finding.hint));
-            }
-            for sql in &finding.sql {
-                for line in sql.lines() {
-                    text.push_str(&format!("      {line}\n"));
-                }
-            }
+            put_finding(&mut text, finding);
         }
     }
     text.push_str(&match problems {
@@ -292,16 +330,32 @@ fn as_json(reports: &[Report]) -> String {
     let places: Vec<_> = reports
         .iter()
         .map(|r| {
-            let findings: Vec<_> = r
-                .findings
-                .iter()
-                .map(|f| {
-                    let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
-                    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql, "place": f.place})
-                })
-                .collect();
+            let findings: Vec<_> = r.findings.iter().map(finding_json).collect();
             json!({"place": r.place, "findings": findings})
         })
         .collect();
     json!({ "places": places }).to_string()
+}
+
+/// A finding for people.
+fn put_finding(text: &mut String, finding: &Finding) {
+    let word = match finding.severity {
+        Severity::Problem => "problem",
+        Severity::Warning => "warning",
+    };
+    text.push_str(&format!("  {word}: {}\n", finding.message));
+    for line in finding.place.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    if !finding.hint.is_empty() {
+        text.push_str(&format!("    {}\n", finding.hint));
+    }
+    for line in finding.sql.iter().flat_map(|sql| sql.lines()) {
+        text.push_str(&format!("      {line}\n"));
+    }
+}
+
+fn finding_json(f: &Finding) -> serde_json::Value {
+    let severity = if f.severity == Severity::Problem { "problem" } else { "warning" };
+    json!({"severity": severity, "message": f.message, "hint": f.hint, "sql": f.sql, "place": f.place})
 }

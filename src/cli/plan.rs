@@ -166,9 +166,10 @@ impl<'a> Planner<'a> {
             section.findings = long.into_iter().map(|f| (String::new(), f)).collect();
             return Ok(false);
         }
-        let source_tables =
-            self.tables(&flow.source, flow.mappings.iter().map(|m| &m.from)).await?;
-        let target_tables = self.tables(&flow.target, flow.mappings.iter().map(|m| &m.to)).await?;
+        let source_tables = self.tables(&flow.source, flow.read()).await?;
+        let looked_up = flow.looked_up();
+        let written = flow.mappings.iter().map(|m| &m.to).chain(&looked_up);
+        let target_tables = self.tables(&flow.target, written).await?;
         self.learn(&flow.target, &target).await?;
         let Some(dialect) = self.dialects.get_mut(flow.target.as_str()) else { return Ok(false) };
         let catalogs = Catalogs {

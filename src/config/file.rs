@@ -218,8 +218,20 @@ pub struct Mapping {
 pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let message = error.message();
     let mut words = without_texts(message.trim()).replace('\n', " ");
+    words = words.replace("expected a sequence", "expected a list such as [\"a\", \"b\"]");
     if let Some(near) = nearest_field(message) {
+        // With the name that was meant nobody reads a list of all.
+        if let Some((unknown, _)) = words.split_once(", expected ") {
+            words = unknown.to_owned();
+        }
         words.push_str(&format!("\nhint: did you mean `{near}`?"));
+    } else if let Some(field) = message.strip_prefix("missing field `") {
+        let field = field.split('`').next().unwrap_or_default();
+        words.push_str(&format!("\nhint: add `{field} = ...`"));
+    } else if message.contains("between array elements") {
+        words.push_str("\nhint: is the list before it closed by `]`?");
+    } else if message.starts_with("duplicate key") {
+        words.push_str("\nhint: it stands further up already");
     }
     match error.span() {
         Some(span) => at(file, text, &span, &words),

@@ -64,7 +64,7 @@ pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
     let dictionaries = parsed
         .dictionaries
         .iter()
-        .map(|(name, value)| rows::dictionary(name, value, source))
+        .map(|(name, value)| rows::dictionary(name, value, &systems, source))
         .collect::<Result<Vec<_>>>()?;
     let mask_key = parsed.mask_key.as_ref().map(|key| read_password(key, source)).transpose()?;
     let shared = Arc::new(Values::new(dictionaries, mask_key));
@@ -239,9 +239,7 @@ fn resolve_flows(
             None => {
                 flows.push(new_flow(
                     parsed.name.get_ref(),
-                    &flow_name,
-                    &from.system,
-                    &to.system,
+                    [&flow_name, &from.system, &to.system],
                     own,
                     &parsed.defaults,
                     values,
@@ -266,7 +264,11 @@ fn resolve_flows(
     }
     for (name, (_, span)) in settings {
         if !flows.iter().any(|f| f.name == name) {
-            let near = file::nearest(name, flows.iter().map(|f| f.name.as_str()));
+            let mut near = file::nearest(name, flows.iter().map(|f| f.name.as_str()));
+            if near.is_empty() {
+                let names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
+                near = format!("\nhint: the flows of this file are {}", names.join(", "));
+            }
             return Err(source.error(span, format!("no mapping belongs to a flow {name}{near}")));
         }
     }
@@ -321,9 +323,7 @@ fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
 
 fn new_flow(
     pipeline: &str,
-    name: &str,
-    from: &str,
-    to: &str,
+    [name, from, to]: [&str; 3],
     own: Option<&file::Flow>,
     defaults: &file::Settings,
     values: &Arc<Values>,
@@ -527,7 +527,10 @@ fn resolve_mapping(
         refresh: span(&mapping.refresh)?,
         places: MappingPlaces {
             from: source.place(mapping.from.span()),
-            to: source.place(mapping.to.span()),
+            to: source.place(match mapping.to.get_ref() {
+                To::Table(call) => call.call.span(),
+                To::Text(_) | To::List(_) => mapping.to.span(),
+            }),
             key: mapping
                 .key
                 .iter()
@@ -589,7 +592,7 @@ pub(super) fn plain_column(text: &str) -> Option<String> {
 }
 
 /// `system.table`, `system.schema.table`, with `"quoted"` parts and `*` for the table.
-fn table_ref(
+pub(super) fn table_ref(
     text: &str,
     span: Range<usize>,
     systems: &BTreeMap<String, SystemConfig>,
@@ -643,7 +646,7 @@ fn sourced(
         None => Vec::new(),
         Some(tables) => sources::tracks(tables, named, source)?,
     };
-    for tracked in tracks.iter().filter(|t| t.table.system != from.system) {
+    if let Some(tracked) = tracks.iter().find(|t| t.table.system != from.system) {
         return Err(source.error(
             tracked.place.span(),
             format!("a track is a table of the source, which is {}", from.system),

@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{MapAccess, Visitor};
 use serde_spanned::Spanned;
-use tidelock_core::{DataType, Repertoire, Value};
+use tidelock_core::{DataType, Repertoire, SystemConfig, Value};
 
-use super::Placed;
-use super::resolve::{Result, Source};
+use super::resolve::{Result, Source, table_ref};
+use super::{Placed, TablePattern, TableRef};
 
 /// A text without limits.
 const TEXT: DataType = DataType::Text {
@@ -57,10 +58,92 @@ pub struct Dictionary {
     pub name: String,
     /// How many values make up a code.
     pub arity: usize,
-    /// What its meanings are.
-    pub result: DataType,
-    /// Code and meaning.
-    pub entries: HashMap<Vec<String>, Value>,
+    /// Where they stand.
+    pub held: Held,
+}
+
+/// Where the codes of a dictionary stand.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Held {
+    /// In the file.
+    Inline {
+        /// What the meanings are.
+        result: DataType,
+        /// Code and meaning.
+        entries: HashMap<Vec<String>, Value>,
+    },
+    /// In a table of a system.
+    Table(DictionaryTable),
+}
+
+/// A table that is a dictionary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DictionaryTable {
+    /// The table.
+    pub table: TableRef,
+    /// As it is written.
+    pub written: String,
+    /// The columns that make up a code.
+    pub key: Vec<String>,
+    /// The column of the meaning.
+    pub value: String,
+    /// Which rows count.
+    pub filter: Option<String>,
+}
+
+/// The codes of a table as they are now, shared by all that reads them.
+#[derive(Debug, Default)]
+pub struct Codes(RwLock<HashMap<Vec<String>, Value>>);
+
+impl Codes {
+    /// What a code stands for.
+    pub fn get(&self, code: &[String]) -> Option<Value> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(code).cloned()
+    }
+
+    /// What a code stands for from now on, if it does for anything.
+    pub fn set(&self, code: &[String], value: Option<Value>) {
+        let mut codes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => codes.insert(code.to_vec(), value),
+            None => codes.remove(code),
+        };
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// What a flow's catalogs tell of a dictionary that is a table.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// A table of the source, kept current from its log.
+    Kept {
+        /// The types of the columns that make up a code.
+        types: Vec<DataType>,
+        /// What the meanings are.
+        result: DataType,
+        /// Whether a meaning may be NULL.
+        nullable: bool,
+        /// What it holds.
+        codes: Arc<Codes>,
+    },
+    /// A table of the target, looked up when a row is written.
+    Sought {
+        /// What the meanings are.
+        result: DataType,
+        /// Whether a meaning may be NULL.
+        nullable: bool,
+    },
+    /// It cannot be used in this flow.
+    Fault {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
 }
 
 /// `on_delete` as written.
@@ -210,18 +293,63 @@ pub struct Entry {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum DictionaryValue {
+    /// `table = "crm.code_map"`, `key = "code"`, `value = "meaning"`.
+    Table(TableValue),
     /// `won = "confirmed"`.
     Pairs(BTreeMap<String, Scalar>),
     /// `[[dictionaries.state]]` with `from` and `to`.
     Entries(Vec<Entry>),
 }
 
+/// A dictionary that is a table, as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableValue {
+    table: String,
+    key: Names,
+    value: String,
+    #[serde(rename = "where")]
+    filter: Option<String>,
+}
+
+/// One name or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Names {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
 pub(super) fn dictionary(
     name: &str,
     value: &Spanned<DictionaryValue>,
+    systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<Dictionary> {
     let entries: Vec<(Vec<String>, &Scalar)> = match value.get_ref() {
+        DictionaryValue::Table(table) => {
+            let named = table_ref(&table.table, value.span(), systems, source)?;
+            let key = match &table.key {
+                Names::One(name) => vec![name.clone()],
+                Names::Several(names) => names.clone(),
+            };
+            if key.is_empty() || named.table == TablePattern::All {
+                let words =
+                    format!("dictionary {name}: one table, and at least one column as `key`");
+                return Err(source.error(value.span(), words));
+            }
+            let table = DictionaryTable {
+                table: named,
+                written: table.table.clone(),
+                value: table.value.clone(),
+                filter: table.filter.clone(),
+                key,
+            };
+            let arity = table.key.len();
+            return Ok(Dictionary { name: name.to_owned(), arity, held: Held::Table(table) });
+        }
         DictionaryValue::Pairs(pairs) => {
             pairs.iter().map(|(code, to)| (vec![code.clone()], to)).collect()
         }
@@ -261,5 +389,6 @@ pub(super) fn dictionary(
             return refuse(words);
         }
     }
-    Ok(Dictionary { name: name.to_owned(), arity, result, entries: known })
+    let held = Held::Inline { result, entries: known };
+    Ok(Dictionary { name: name.to_owned(), arity, held })
 }

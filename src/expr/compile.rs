@@ -101,16 +101,26 @@ pub fn compile_condition(text: &str, scope: &Scope<'_>) -> Result<Expr> {
 
 /// The tables that the lookups of a text name, so that they can be looked at before it is compiled. A text that is none gives none.
 pub fn lookup_tables(text: &str) -> Vec<String> {
+    first_arguments(text, "lookup")
+}
+
+/// The dictionaries that a text names.
+pub fn dictionary_names(text: &str) -> Vec<String> {
+    first_arguments(text, "dictionary")
+}
+
+/// The texts that calls of a function begin with.
+fn first_arguments(text: &str, function: &str) -> Vec<String> {
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize() else {
         return Vec::new();
     };
     let words: Vec<Token> =
         tokens.into_iter().filter(|token| !matches!(token, Token::Whitespace(_))).collect();
     let named = words.windows(3).filter_map(|window| match window {
-        [Token::Word(word), Token::LParen, Token::SingleQuotedString(table)]
-            if word.value.eq_ignore_ascii_case("lookup") =>
+        [Token::Word(word), Token::LParen, Token::SingleQuotedString(named)]
+            if word.value.eq_ignore_ascii_case(function) =>
         {
-            Some(table.clone())
+            Some(named.clone())
         }
         _ => None,
     });

@@ -2,24 +2,29 @@
 
 use std::fmt::Write;
 
-use super::Expr;
 use super::cell::Cell;
 use super::plan::{Clock, Mask, Node, Special};
+use super::{Expr, Field};
 
 /// Longer literals are cut.
 const LITERAL_CHARS: usize = 60;
 
-pub fn explain(expr: &Expr) -> String {
-    let mut out = String::new();
-    let null = if expr.nullable { "" } else { ", never NULL" };
-    // Writing to a String cannot fail.
-    let _written = writeln!(out, "{}{null}", expr.kind);
-    node(&expr.root, 1, &mut out);
-    out
+/// The text as far as it is written, and what the columns are called.
+struct Out<'f> {
+    text: String,
+    fields: &'f [Field],
 }
 
-fn line(depth: usize, text: &str, out: &mut String) {
-    let _written = writeln!(out, "{:width$}{text}", "", width = depth * 2);
+pub fn explain(expr: &Expr, fields: &[Field]) -> String {
+    let null = if expr.nullable { "" } else { ", never NULL" };
+    let mut out = Out { text: format!("{}{null}\n", expr.kind), fields };
+    node(&expr.root, 1, &mut out);
+    out.text
+}
+
+fn line(depth: usize, text: &str, out: &mut Out<'_>) {
+    // Writing to a String cannot fail.
+    let _written = writeln!(out.text, "{:width$}{text}", "", width = depth * 2);
 }
 
 fn literal(cell: &Cell<'_>) -> String {
@@ -37,7 +42,7 @@ fn literal(cell: &Cell<'_>) -> String {
     }
 }
 
-fn all<'n>(name: &str, depth: usize, nodes: impl IntoIterator<Item = &'n Node>, out: &mut String) {
+fn all<'n>(name: &str, depth: usize, nodes: impl IntoIterator<Item = &'n Node>, out: &mut Out<'_>) {
     line(depth, name, out);
     for child in nodes {
         node(child, depth + 1, out);
@@ -48,12 +53,13 @@ fn not(negated: bool, name: &str) -> String {
     if negated { format!("NOT {name}") } else { name.to_owned() }
 }
 
-fn node(at: &Node, depth: usize, out: &mut String) {
+fn node(at: &Node, depth: usize, out: &mut Out<'_>) {
     match at {
         Node::Const(cell) => line(depth, &literal(cell), out),
         Node::Column { index, old, kind } => {
-            let row = if *old { "old column" } else { "column" };
-            line(depth, &format!("{row} {} ({kind})", index + 1), out);
+            let row = if *old { "old." } else { "" };
+            let name = out.fields.get(*index).map_or("?", |field| &field.name);
+            line(depth, &format!("{row}{name} ({kind})"), out);
         }
         Node::Clock(clock) => line(
             depth,

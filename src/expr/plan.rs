@@ -155,15 +155,28 @@ pub enum Node {
         kind: Kind,
         span: Range<usize>,
     },
-    /// The answer to a lookup; NULL without asking where an argument is NULL. `lenient`: a row that is missing is NULL.
+    /// The answer to a lookup; NULL without asking where an argument is NULL.
     Lookup {
         index: usize,
         table: String,
         args: Vec<Node>,
-        lenient: bool,
+        missing: Missing,
         kind: Kind,
         span: Range<usize>,
     },
+}
+
+/// What a lookup that finds no row is.
+#[derive(Debug, Clone)]
+pub(super) enum Missing {
+    /// An error.
+    Error,
+    /// NULL.
+    Null,
+    /// An error of the dictionary of this name.
+    Code(String),
+    /// The default of a dictionary.
+    Default(Box<Node>),
 }
 
 type Out<'a> = Result<Cell<'a>, Box<EvalError>>;
@@ -358,7 +371,7 @@ impl Node {
             })?
             .map_err(|fail| fail.at(name, span)),
             Node::Dictionary { .. } => self.dictionary(input),
-            Node::Lookup { index, table, args, lenient, kind, span } => {
+            Node::Lookup { index, table, args, missing, kind, span } => {
                 let unknown = with_args(args, input, |cells| {
                     if cells.iter().any(Cell::is_null) {
                         Some(Cell::Null)
@@ -371,12 +384,21 @@ impl Node {
                 }
                 match input.lookups.get(*index) {
                     Some(Answer::Found(value)) => Ok(Cell::load(value, *kind)),
-                    Some(Answer::Missing) if *lenient => Ok(Cell::Null),
-                    Some(Answer::Missing) => {
-                        let missing = EvalErrorKind::LookupMissing { table: table.clone() };
-                        Err(Fail::new(missing, format!("{table} has no row with this key"))
-                            .at("lookup", span))
-                    }
+                    Some(Answer::Missing) => match missing {
+                        Missing::Null => Ok(Cell::Null),
+                        Missing::Default(default) => default.eval(input),
+                        Missing::Code(name) => with_args(args, input, |cells| {
+                            let parts: Vec<Text<'_>> =
+                                cells.iter().filter_map(Cell::form).collect();
+                            let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+                            Err(no_code(name, hash(&parts)).at("dictionary", span))
+                        })?,
+                        Missing::Error => {
+                            let missing = EvalErrorKind::LookupMissing { table: table.clone() };
+                            Err(Fail::new(missing, format!("{table} has no row with this key"))
+                                .at("lookup", span))
+                        }
+                    },
                     Some(Answer::Open) | None => {
                         let open = EvalErrorKind::LookupOpen { lookup: *index };
                         Err(Fail::new(open, "the lookup was not answered").at("lookup", span))
@@ -405,14 +427,15 @@ impl Node {
         match (found, default) {
             (Ok(cell), _) => Ok(cell),
             (Err(_), Some(default)) => default.eval(input),
-            (Err(code_hash), None) => {
-                let message = format!("dictionary {name:?} lacks the code (hash {code_hash})");
-                let missing =
-                    EvalErrorKind::DictionaryMissing { dictionary: name.clone(), code_hash };
-                Err(Fail::new(missing, message).at("dictionary", span))
-            }
+            (Err(code_hash), None) => Err(no_code(name, code_hash).at("dictionary", span)),
         }
     }
+}
+
+fn no_code(name: &str, code_hash: String) -> Fail {
+    let message = format!("dictionary {name:?} lacks the code (hash {code_hash})");
+    let dictionary = name.to_owned();
+    Fail::new(EvalErrorKind::DictionaryMissing { dictionary, code_hash }, message)
 }
 
 fn hash(parts: &[&str]) -> String {

@@ -14,7 +14,14 @@ impl Dictionaries for World {
             "place" => (1, 2),
             _ => return None,
         };
-        Some(DictionaryShape { index, arity, result: kind::text(Some(9)), result_nullable: false })
+        Some(DictionaryShape {
+            index,
+            arity,
+            result: kind::text(Some(9)),
+            result_nullable: false,
+            types: Vec::new(),
+            sought: None,
+        })
     }
 
     fn names(&self) -> Vec<String> {
@@ -622,25 +629,51 @@ fn a_plan_is_shared_by_tasks() {
 
 #[test]
 fn the_plan_can_be_read() {
-    let plan = compiled("CASE WHEN upper(name) LIKE 'A%' THEN price * 2 ELSE dictionary('status', state)::numeric END").explain();
+    let plan = compiled("CASE WHEN upper(name) LIKE 'A%' THEN price * 2 ELSE dictionary('status', state)::numeric END").explain(&fields());
     let expected = "\
 numeric, never NULL
   CASE
     WHEN
       LIKE
         upper
-          column 4 (text)
+          Name (text)
         'A%'
     THEN
       * (numeric)
-        column 3 (numeric)
+        price (numeric)
         2
     ELSE
       cast text to numeric
         dictionary 'status'
-          column 6 (enum)
+          state (enum)
 ";
     assert_eq!(plan, expected);
+}
+
+#[test]
+fn a_column_is_masked_only_if_every_way_of_it_into_the_result_is() {
+    for (text, expected) in [
+        ("name", "Name Open"),
+        ("upper(name) || state", "Name Open, state Open"),
+        ("mask(name, 'hash')", "Name Hash"),
+        ("mask(upper(name), 'last4')", "Name Last4"),
+        ("mask(name, 'null')", "Name Nothing"),
+        ("mask(name, 'hash') || mask(name, 'last4')", "Name Last4"),
+        ("mask(mask(name, 'last4'), 'hash')", "Name Hash"),
+        ("mask(name, 'hash') || name", "Name Open"),
+        ("CASE WHEN qty > 5 THEN mask(name, 'hash') ELSE 'few' END", "qty Open, Name Hash"),
+        ("mask(old.name, 'hash')", "Name Hash"),
+        ("coalesce(mask(name, 'hash'), dictionary('status', state, '-'))", "Name Hash, state Open"),
+        ("CASE WHEN false THEN name ELSE 'x' END", "Name Nothing"),
+        ("lookup('crm.currency', 'code', name, 'id')", "Name Open"),
+        ("'x'", ""),
+    ] {
+        let fields = fields();
+        let shows = compiled(text).shows();
+        let told: Vec<String> =
+            shows.iter().map(|s| format!("{} {:?}", fields[s.field].name, s.veil)).collect();
+        assert_eq!(told.join(", "), expected, "{text}");
+    }
 }
 
 #[test]

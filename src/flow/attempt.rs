@@ -21,6 +21,7 @@ use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
+use crate::mapping::dictionaries::Keeper;
 use crate::reader;
 use crate::reread::Rereads;
 
@@ -133,6 +134,12 @@ pub async fn attempt(
         source = context.source.open_source(&spec, &progress.position) =>
             source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source)))?,
     };
+    let keepers = Keeper::read_all(&systems.plans, &*context.source, &progress.position);
+    let keepers = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Ended::Stopped),
+        keepers = keepers => keepers.map_err(|e| Failed::early(e.at(&context.config.source)))?,
+    };
     for row in &copies.settled {
         context.target.write_copy(row).await.map_err(Failed::early)?;
     }
@@ -194,6 +201,7 @@ pub async fn attempt(
     let of_views = Gates::recall(&mut *open.sink, &systems.plans, is_view);
     let of_views = of_views.await.map_err(Failed::early)?;
     let begin = Begin {
+        keepers,
         rereads: Rereads::new(&context.config.name, context.source.clone(), of_views),
         put_off: systems.plans.iter().enumerate().filter_map(rereads).collect(),
         gates,
@@ -237,7 +245,8 @@ pub async fn attempt(
     };
     let applier = Applier::new(open.sink, scope, begin, context.shared.clone(), committed);
     let copying = copy(copying, jobs);
-    match stream(context, &systems, applier, source, copying, commits, stop).await {
+    let streaming = stream(context, &systems, applier, source, copying, commits, stop);
+    match Box::pin(streaming).await {
         Ok(Ended::Stopped) if !asked.is_cancelled() => Ok(Ended::Replan),
         other => other,
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidelock_core::{
     Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Finding, Lease, Look, OpenSink,
-    PROGRESS_TABLE, Position, Progress, Result, SNAPSHOT_TABLE, Scope, Severity, SinkSpec,
+    PROGRESS_TABLE, Position, Progress, Result, Routine, SNAPSHOT_TABLE, Scope, Severity, SinkSpec,
     SourceSpec, SourceTable, StateRow, SystemId, Table, TableName, comparable,
 };
 
@@ -75,6 +75,17 @@ pub fn schemas<'a>(
     names
 }
 
+/// What the catalogs of both ends show of a flow.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The source's tables and views.
+    pub source: Vec<Table>,
+    /// The target's tables.
+    pub target: Vec<Table>,
+    /// The target's routines, where mappings call some.
+    pub routines: Vec<Routine>,
+}
+
 /// Reads both catalogs and compiles the flow's mappings.
 pub async fn plan(
     config: &FlowConfig,
@@ -82,10 +93,42 @@ pub async fn plan(
     target: &dyn Connector,
     target_is_read: bool,
 ) -> Result<PlanOutcome> {
+    Ok(plan_seen(config, source, target, target_is_read).await?.0)
+}
+
+/// As [`plan`], with what the catalogs showed.
+pub async fn plan_seen(
+    config: &FlowConfig,
+    source: &dyn Connector,
+    target: &dyn Connector,
+    target_is_read: bool,
+) -> Result<(PlanOutcome, Seen)> {
     let too_long = names::too_long(config, source.identifier_max(), target.identifier_max());
     if !too_long.is_empty() {
-        return Ok(PlanOutcome { findings: too_long, ..PlanOutcome::default() });
+        let outcome = PlanOutcome { findings: too_long, ..PlanOutcome::default() };
+        return Ok((outcome, Seen::default()));
     }
+    let seen = see(config, source, target).await?;
+    let mut outcome = plan_flow(
+        config,
+        &Catalogs {
+            source: &Catalog::new(&seen.source),
+            target: &Catalog::new(&seen.target),
+            routines: &seen.routines,
+            source_schema: source.default_schema(),
+            target_schema: target.default_schema(),
+            source_system: source,
+            target_system: target,
+            same_family: source.family() == target.family(),
+            two_way: target_is_read,
+        },
+    );
+    outcome.findings.extend(names::shared(&outcome));
+    judge_queries(source, &mut outcome).await?;
+    Ok((outcome, seen))
+}
+
+async fn see(config: &FlowConfig, source: &dyn Connector, target: &dyn Connector) -> Result<Seen> {
     let source_tables: Vec<Table> =
         source.catalog(&schemas(config.read(), source.default_schema())).await?;
     let looked_up = config.looked_up();
@@ -104,23 +147,7 @@ pub async fn plan(
         true => Vec::new(),
         false => target.routines(&schemas(called.into_iter(), target.default_schema())).await?,
     };
-    let mut outcome = plan_flow(
-        config,
-        &Catalogs {
-            source: &Catalog::new(&source_tables),
-            target: &Catalog::new(&target_tables),
-            routines: &routines,
-            source_schema: source.default_schema(),
-            target_schema: target.default_schema(),
-            source_system: source,
-            target_system: target,
-            same_family: source.family() == target.family(),
-            two_way: target_is_read,
-        },
-    );
-    outcome.findings.extend(names::shared(&outcome));
-    judge_queries(source, &mut outcome).await?;
-    Ok(outcome)
+    Ok(Seen { source: source_tables, target: target_tables, routines })
 }
 
 /// Has the source look at the queries of tracks: what it refuses, and what gives no keys of the view, stops its mapping.
@@ -133,7 +160,7 @@ async fn judge_queries(source: &dyn Connector, outcome: &mut PlanOutcome) -> Res
                 Err(error) if error.kind() == ErrorKind::Data => Some(error.message().to_owned()),
                 Err(error) => return Err(error),
                 Ok(columns) if columns.len() != view.by.len() => Some(format!(
-                    "it gives {} columns, and the view's key has {} ({})",
+                    "it gives {} columns, and the view's key has {}: select ({})",
                     columns.len(),
                     view.by.len(),
                     view.by.join(", ")

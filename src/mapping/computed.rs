@@ -136,9 +136,10 @@ pub fn sql_type(data_type: &DataType) -> Option<&'static str> {
 
 /// What expressions of a mapping look at besides the row.
 pub fn env(plan: &MappingPlan) -> Env<'_> {
-    Env {
-        now: Instant(crate::apply::now_micros()),
-        dictionaries: &*plan.values,
-        mask_key: plan.values.mask(),
-    }
+    env_of(&plan.values)
+}
+
+/// What expressions of these values look at besides the row.
+pub fn env_of(values: &Values) -> Env<'_> {
+    Env { now: Instant(crate::apply::now_micros()), dictionaries: values, mask_key: values.mask() }
 }

@@ -25,6 +25,7 @@ pub use self::call::CallPlan;
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
 pub(super) use self::pairs::json_form;
+pub(super) use self::pairs::no_column;
 use self::pairs::{Pair, pair_columns, unmapped};
 pub use self::rows::{EndPlan, RowPlan};
 pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
@@ -32,10 +33,11 @@ pub use self::wildcard::like;
 pub(super) use self::wildcard::{has_key, matching};
 use super::computed::Origin;
 use super::convert::Rule;
+use super::dictionaries::{self, KeptPlan};
 use super::lookups::{LookupPlans, TargetTables};
 use super::row::{self, BoundPlan, Write};
 use crate::config::{
-    CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Placed,
+    CallConfig, FlowConfig, MappingConfig, OnDelete, OnTruncate, OnUnrepresentable, Place, Placed,
     SchemaChanges, SnapshotMode, TablePattern, TableRef, Values,
 };
 
@@ -81,6 +83,8 @@ pub struct MappingPlan {
     pub copy_key_types: Vec<DataType>,
     /// The tables that the target's foreign keys point to.
     pub references: Vec<TableName>,
+    /// The tables of the source that its expressions use as dictionaries.
+    pub kept: Vec<Arc<KeptPlan>>,
     /// What its columns look up in the target.
     pub lookups: Arc<LookupPlans>,
     /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
@@ -167,6 +171,7 @@ impl MappingPlan {
             };
         let pushes = self.rows.pushes.iter();
         let pushes = pushes.map(|(name, column)| table(name, Vec::new(), vec![column.clone()]));
+        let pushes = pushes.chain(self.kept.iter().map(|kept| kept.source_table()));
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
@@ -198,6 +203,24 @@ impl MappingPlan {
             Some(view) => &view.by_types,
             None => &self.copy_key_types,
         }
+    }
+
+    /// The texts of its expressions.
+    pub fn expressions(&self) -> Vec<&str> {
+        let mut texts: Vec<&str> = Vec::new();
+        for column in &self.columns {
+            if let Feed::Computed(computed) = &column.feed {
+                texts.push(&computed.text.text);
+            }
+        }
+        if let EndPlan::Set(columns) = &self.rows.end {
+            texts.extend(columns.iter().map(|(_, computed)| computed.text.text.as_str()));
+        }
+        texts.extend(self.rows.conditions());
+        let tracks = self.view.iter().flat_map(|view| &view.tracks);
+        let ways = tracks.flat_map(|track| &track.ways);
+        texts.extend(ways.filter_map(|way| way.filter.as_ref()).map(|text| text.text.as_str()));
+        texts
     }
 
     /// Whether rows of it may have to be read again.
@@ -374,6 +397,8 @@ pub(super) static NEXT_PLAN: AtomicU64 = AtomicU64::new(1);
 /// Compiles the mappings of a flow. A mapping with a problem is left out of
 /// [`PlanOutcome::mappings`] and stands in [`PlanOutcome::findings`].
 pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
+    let (flow, kept) = with_dictionaries(flow, catalogs);
+    let flow = &*flow;
     let mut outcome = PlanOutcome::default();
     let named: Vec<TableName> =
         flow.mappings.iter().filter_map(|m| exact(&m.from, catalogs.source_schema)).collect();
@@ -393,9 +418,39 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
             ))),
         }
     }
-    shared::judge(&mut outcome);
+    keep_dictionaries(&mut outcome, &kept, catalogs);
+    shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
     outcome
+}
+
+/// The flow with what the catalogs tell of dictionaries that are tables, and those of them that are kept.
+pub(super) fn with_dictionaries<'a>(
+    flow: &'a FlowConfig,
+    catalogs: &Catalogs<'_>,
+) -> (Cow<'a, FlowConfig>, Vec<Arc<KeptPlan>>) {
+    match dictionaries::known(flow, catalogs) {
+        None => (Cow::Borrowed(flow), Vec::new()),
+        Some((values, kept)) => (Cow::Owned(FlowConfig { values, ..flow.clone() }), kept),
+    }
+}
+
+/// Gives each mapping the dictionaries that its expressions name.
+fn keep_dictionaries(outcome: &mut PlanOutcome, kept: &[Arc<KeptPlan>], catalogs: &Catalogs<'_>) {
+    if kept.is_empty() {
+        return;
+    }
+    let mut used: Vec<Arc<KeptPlan>> = Vec::new();
+    for plan in outcome.mappings.iter_mut().filter_map(Arc::get_mut) {
+        let names: Vec<String> =
+            plan.expressions().into_iter().flat_map(crate::expr::dictionary_names).collect();
+        let own = kept.iter().filter(|kept| names.contains(&kept.name)).cloned();
+        plan.kept = own.collect();
+        used.extend(plan.kept.iter().cloned());
+    }
+    used.sort_by(|a, b| a.name.cmp(&b.name));
+    used.dedup_by(|a, b| a.name == b.name);
+    outcome.findings.extend(dictionaries::judge(&used, catalogs));
 }
 
 /// The table that a mapping names, unless it takes all.
@@ -421,7 +476,7 @@ fn plan_table(
     outcome: &mut PlanOutcome,
 ) {
     let mut problems = Vec::new();
-    let source_table = find(catalogs.source, source, "source", &mut problems);
+    let source_table = find(catalogs.source, source, "source", &mapping.places.from, &mut problems);
     // The parameters of a routine are taken for the columns of a table.
     let mut called = None;
     let mut mapping = Cow::Borrowed(mapping);
@@ -442,7 +497,7 @@ fn plan_table(
     let mapping = &*mapping;
     let target_table = match &mapping.call {
         Some(_) => called.as_ref().map(|called| &called.table),
-        None => find(catalogs.target, target, "target", &mut problems),
+        None => find(catalogs.target, target, "target", &mapping.places.to, &mut problems),
     };
     for (missing, table, is_target) in [
         (source_table.is_none(), source, false),
@@ -466,14 +521,23 @@ fn plan_table(
         } else {
             problems.extend(refused(source_table, "source"));
         }
-        problems.extend(usable(target_table, "target"));
+        let found = usable(target_table, "target");
+        problems.extend(found.into_iter().map(|f| f.place(mapping.places.to.show())));
         view::misplaced(mapping, &mut problems);
         let target_tables = target_tables(flow, catalogs);
         let origin = Origin::new(source_table, &flow.values).with(&target_tables);
         let names = view::target_key(mapping, target_table);
         let mut keyed = Cow::Borrowed(mapping);
         if mapping.row_key.is_some() {
-            keyed.to_mut().key = Some(names.target_key.clone());
+            let place = |name: &String| {
+                let at = mapping.key.iter().flatten().position(|known| known == name);
+                let of_rows = mapping.row_key.iter().flatten().find(|known| known.text == *name);
+                let of_key = at.and_then(|at| mapping.places.key.get(at));
+                of_key.or(of_rows.map(|known| &known.place)).unwrap_or(&mapping.places.to).clone()
+            };
+            let keyed = keyed.to_mut();
+            keyed.places.key = names.target_key.iter().map(place).collect();
+            keyed.key = Some(names.target_key.clone());
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
@@ -484,7 +548,7 @@ fn plan_table(
             .filter(|m| m.name != name && m.call.is_none() && mapping.call.is_none())
             .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
             .collect();
-        let partial = unfilled(target_table, &columns, &others, &mut problems);
+        let partial = unfilled(&keyed, target_table, &columns, &others, &mut problems);
         rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
@@ -493,14 +557,19 @@ fn plan_table(
             view::plan_view(mapping, &names, &origin, &columns, also, catalogs, &mut problems)
                 .map_or((None, None), |(view, copy)| (Some(Arc::new(view)), Some(copy)))
         };
-        if copy.is_none() && mapping.tracks.is_empty() && mapping.snapshot == SnapshotMode::Initial
+        let followed = source_table.kind != TableKind::View;
+        if copy.is_none()
+            && followed
+            && mapping.tracks.is_empty()
+            && mapping.snapshot == SnapshotMode::Initial
         {
             problems.push(
                 Finding::problem(format!(
                     "{} has no key by which its rows could be copied in pieces",
                     source_table.name
                 ))
-                .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\""),
+                .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\"")
+                .place(mapping.places.from.show()),
             );
         }
         if mapping.snapshot == SnapshotMode::Initial
@@ -512,6 +581,17 @@ fn plan_table(
                     target_table.name
                 ))
                 .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
+            );
+        }
+        if mapping.snapshot == SnapshotMode::Initial
+            && target_tables.planned().tables().any(|table| *table == target_table.name)
+        {
+            outcome.findings.push(
+                Finding::warning(format!(
+                    "mapping {name}: its rows look each other up in {}",
+                    target_table.name
+                ))
+                .hint("a first copy may meet a row before the one it looks for: let what is missing be NULL by coalesce(lookup(...), NULL), and `tidelock backfill` it once"),
             );
         }
         if problems.iter().all(|f| f.severity == Severity::Warning) {
@@ -533,8 +613,15 @@ fn plan_table(
             if let (Some(config), Some(called)) = (&mapping.call, &called) {
                 let TargetTable { columns, key, .. } = &*plan.target;
                 let delete = called.delete;
-                let made =
-                    call::plan_call(config, called.routine, delete, columns, key, &mut problems);
+                let made = call::plan_call(
+                    config,
+                    called.routine,
+                    delete,
+                    columns,
+                    key,
+                    &mapping.places.to,
+                    &mut problems,
+                );
                 plan.call = Some(Arc::new(made));
                 if plan.on_truncate == OnTruncate::Delete {
                     plan.on_truncate = OnTruncate::Halt;
@@ -639,6 +726,7 @@ fn routines<'a>(
         ),
         (_, OnDelete::Set(_)) => problems.push(
             Finding::problem("on_delete = { set = ... } is for tables: a routine is called with the key")
+                .hint("name a routine for rows that are gone, to = { call = \"...\", delete = \"...\" }, or set on_delete = \"ignore\"")
                 .place(mapping.places.to.show()),
         ),
         _ => {}
@@ -662,25 +750,30 @@ fn find<'a>(
     catalog: &Catalog<'a>,
     name: &TableName,
     side: &str,
+    place: &Place,
     problems: &mut Vec<Finding>,
 ) -> Option<&'a Table> {
     let found = catalog.get(name);
     if found.is_none() {
-        let near = catalog
-            .tables()
-            .iter()
-            .map(|t| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), t))
-            .filter(|(score, _)| *score > 0.85)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let near = near_table(catalog, name);
         let make = if side == "target" { NEW_TABLE } else { "create it" };
         let hint = match near {
             None => format!("{make}, mend the name, or grant our role the right to see it"),
-            Some((_, t)) if side == "target" => format!("did you mean {}? Or {make}", t.name),
-            Some((_, t)) => format!("did you mean {}?", t.name),
+            Some(near) if side == "target" => format!("did you mean {near}? Or {make}"),
+            Some(near) => format!("did you mean {near}?"),
         };
-        problems.push(Finding::problem(not_seen(side, name)).hint(hint));
+        let finding = Finding::problem(not_seen(side, name)).hint(hint);
+        problems.push(finding.place(place.show()));
     }
     found
+}
+
+/// The table whose name is nearest to one that is not known.
+fn near_table<'a>(catalog: &Catalog<'a>, name: &TableName) -> Option<&'a TableName> {
+    let scored =
+        |t: &'a Table| (strsim::jaro_winkler(&t.name.to_string(), &name.to_string()), &t.name);
+    let near = catalog.tables().iter().map(scored).filter(|(score, _)| *score > 0.85);
+    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, near)| near)
 }
 
 fn not_seen(side: &str, name: &TableName) -> String {
@@ -702,7 +795,9 @@ pub(super) fn usable(table: &Table, side: &str) -> Vec<Finding> {
             Finding::problem(format!("the source {} is a view, which has no log", table.name))
                 .hint("name the tables that it is made of by [mappings.tracks]"),
         );
-    } else if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
+        return findings;
+    }
+    if !matches!(table.kind, TableKind::Table | TableKind::Partitioned) {
         findings
             .push(Finding::problem(format!("the {side} {} is not an ordinary table", table.name)));
     }
@@ -796,6 +891,7 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         references: target.references.clone(),
         before,
         lookups: Arc::new(lookups),
+        kept: Vec::new(),
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),

@@ -145,7 +145,10 @@ impl<'a> Trip<'a> {
 
     fn written(&self, plan: &BoundPlan, row: &Row) -> Option<Box<[Value]>> {
         match plan.now(row) {
-            Ok(Becomes::Write(write)) if write.row.len() >= plan.plan().columns.len() => {
+            // What is looked up is not known here.
+            Ok(Becomes::Write(write))
+                if write.row.len() >= plan.plan().columns.len() && write.waits.is_empty() =>
+            {
                 Some(write.row)
             }
             _ => None,

@@ -17,6 +17,7 @@ use tidelock_core::{
 use super::computed::{Origin, Wanted as Wanting};
 use super::plan::{
     Catalog, Catalogs, exact, has_key, matching, plan_flow, schema_of, target_tables, usable,
+    with_dictionaries,
 };
 use crate::config::{FlowConfig, MappedColumn, MappingConfig, TablePattern};
 
@@ -109,7 +110,8 @@ fn attempt(
     chosen: &dyn Fn(&str, &str) -> bool,
 ) -> TablePlan {
     let mut plan = TablePlan::default();
-    let outside = Outside { flow, catalogs };
+    let (known, _) = with_dictionaries(flow, catalogs);
+    let outside = Outside { flow: &known, catalogs };
     let wanted = wanted(flow, catalogs, chosen, &mut plan);
     let mut targets: HashMap<TableName, String> = HashMap::new();
     for one in parents_first(&wanted) {

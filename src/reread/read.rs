@@ -117,23 +117,21 @@ impl Rereads {
         touched: Touched,
         reached: &Position,
     ) -> std::result::Result<Reread, Blamed> {
-        let mut done = Reread::default();
         let Touched { mappings, delivered, .. } = touched;
-        let upto = self.snapshot(reached, &delivered).await?;
-        // Where nothing lies ahead of us, what a row points to does not lie there either.
-        let ahead = !self.source.compare(reached, &upto)?.reached();
+        let mut work = Work {
+            number: 0,
+            upto: reached.clone(),
+            ahead: false,
+            reached,
+            delivered: &delivered,
+            done: Reread::default(),
+        };
+        self.look(&mut work).await?;
         let (mut removals, mut waited) = (Vec::new(), Vec::new());
         for (number, mut by) in mappings {
             let mapping = by.plan.name.clone();
             waited.push((mapping.clone(), std::mem::take(&mut by.waited)));
-            let mut work = Work {
-                number,
-                upto: &upto,
-                ahead,
-                reached,
-                delivered: &delivered,
-                done: &mut done,
-            };
+            work.number = number;
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
                     let read = Box::pin(self.view(sink, &view, by, &mut work)).await;
@@ -145,14 +143,7 @@ impl Rereads {
         }
         for removal in removals.into_iter().rev() {
             let mapping = removal.plan.name.clone();
-            let mut work = Work {
-                number: removal.number,
-                upto: &upto,
-                ahead,
-                reached,
-                delivered: &delivered,
-                done: &mut done,
-            };
+            work.number = removal.number;
             remove(sink, removal, &mut work)
                 .await
                 .map_err(|error| Blamed { mapping: Some(mapping), error })?;
@@ -165,9 +156,17 @@ impl Rereads {
             sink.remember(&scope, &put, &gone).await?;
         }
         for (mapping, keys) in waited {
-            keep(sink, mapping, keys, &done.waiting).await?;
+            keep(sink, mapping, keys, &work.done.waiting).await?;
         }
-        Ok(done)
+        Ok(work.done)
+    }
+
+    /// Opens a snapshot that shows the whole batch, and takes note of what it may show beyond.
+    async fn look(&mut self, work: &mut Work<'_>) -> Result<()> {
+        work.upto = self.snapshot(work.reached, work.delivered).await?;
+        // Where nothing lies ahead of us, what a row points to does not lie there either.
+        work.ahead |= !self.source.compare(work.reached, &work.upto)?.reached();
+        Ok(())
     }
 
     /// Reads again all rows of a view that are remembered, so that those which have vanished unseen are removed; answers what waits.
@@ -243,7 +242,7 @@ impl Rereads {
         table: &CopyTable,
         by: &[String],
         keys: &[Key],
-        work: &Work<'_>,
+        work: &mut Work<'_>,
     ) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut parts: Vec<&[Key]> = vec![keys];
@@ -264,7 +263,7 @@ impl Rereads {
             let (first, second) = part.split_at(part.len() / 2);
             parts.extend([second, first]);
             // A later one shows the batch as well.
-            self.snapshot(work.reached, work.delivered).await?;
+            self.look(work).await?;
         }
         Ok(pieces)
     }
@@ -479,12 +478,13 @@ impl Rereads {
 /// What belongs to one run.
 struct Work<'a> {
     number: usize,
-    upto: &'a Position,
+    /// What the snapshot that was taken last shows.
+    upto: Position,
     /// Whether the rows that were read may be later than the flow.
     ahead: bool,
     reached: &'a Position,
     delivered: &'a [TransactionId],
-    done: &'a mut Reread,
+    done: Reread,
 }
 
 impl Work<'_> {

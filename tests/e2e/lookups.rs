@@ -458,3 +458,234 @@ async fn copies_views_and_routines_look_up_too_from_postgres_to_mariadb() {
 async fn copies_views_and_routines_look_up_too_from_mariadb_to_postgres() {
     everywhere(false, true).await;
 }
+
+const ORDERS: &str =
+    "CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(20), vat int NOT NULL)";
+const TRANSLATED: &str = r#"
+[[mappings]]
+from = "a.orders"
+to = "b.orders"
+where = "dictionary('state', status, 'none') <> 'hidden'"
+columns = { id = "id", state = "dictionary('state', status)", rate = "dictionary('rate', vat, -1)", place = "dictionary('place', (status, vat), 'nowhere')" }
+[dictionaries.state]
+table = "a.code_map"
+key = "code"
+value = "meaning"
+where = "kind = 'state'"
+[dictionaries.rate]
+table = "b.rate_map"
+key = "code"
+value = "rate"
+[dictionaries.place]
+table = "b.place_map"
+key = ["status", "vat"]
+value = "place"
+"#;
+
+async fn translated(postgres_source: bool, postgres_target: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(postgres_target).await);
+    a.sql(ORDERS).await;
+    a.sql("CREATE TABLE code_map (id int NOT NULL PRIMARY KEY, kind varchar(10) NOT NULL, code varchar(20) NOT NULL, meaning varchar(20) NOT NULL, UNIQUE (kind, code))").await;
+    b.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, state varchar(20), rate int, place varchar(20) NOT NULL)").await;
+    b.sql("CREATE TABLE rate_map (code int NOT NULL PRIMARY KEY, rate int NOT NULL)").await;
+    b.sql("CREATE TABLE place_map (status varchar(20) NOT NULL, vat int NOT NULL, place varchar(20) NOT NULL, PRIMARY KEY (status, vat))").await;
+    a.sql("INSERT INTO code_map VALUES (1, 'state', 'won', 'confirmed'), (2, 'state', 'lost', 'cancelled'), (3, 'other', 'open', 'no'), (4, 'state', 'secret', 'hidden')").await;
+    b.sql("INSERT INTO rate_map VALUES (1, 7), (2, 19)").await;
+    b.sql("INSERT INTO place_map VALUES ('won', 1, 'Berlin')").await;
+    a.sql(
+        "INSERT INTO orders VALUES (1, 'won', 1), (2, 'lost', 2), (3, NULL, 3), (4, 'secret', 1)",
+    )
+    .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let mut daemon = started(folder.path(), &(head(folder.path(), &a, &b) + TRANSLATED)).await;
+    let found = "SELECT id, state, rate, place FROM orders ORDER BY id";
+    let holds = async |daemon: &Daemon, rows: &[&str]| {
+        let want = format!("{} ORDER BY 1", rows.join(" UNION ALL SELECT "));
+        equal(daemon, (&a, &format!("SELECT {want}")), (&b, found)).await;
+    };
+    let mut rows =
+        vec!["1, 'confirmed', 7, 'Berlin'", "2, 'cancelled', 19, 'nowhere'", "3, NULL, -1, NULL"];
+    // A code that is NULL is NULL, whatever the default.
+    b.sql("ALTER TABLE orders ADD COLUMN unused int").await;
+    rows.truncate(2);
+    a.sql("DELETE FROM orders WHERE id = 3").await;
+    holds(&daemon, &rows).await;
+    // Each row has the meaning of its place in the transaction, and new codes are known at once.
+    together(
+        &a,
+        &[
+            "INSERT INTO orders VALUES (10, 'won', 1)",
+            "UPDATE code_map SET meaning = 'done' WHERE code = 'won'",
+            "INSERT INTO orders VALUES (11, 'won', 1)",
+            "INSERT INTO code_map VALUES (5, 'state', 'new', 'fresh')",
+            "INSERT INTO orders VALUES (12, 'new', 2)",
+            "UPDATE code_map SET code = 'newer' WHERE id = 5",
+            "INSERT INTO orders VALUES (13, 'newer', 5)",
+            "UPDATE code_map SET kind = 'state', code = 'was open' WHERE id = 3",
+            "INSERT INTO orders VALUES (14, 'was open', 5)",
+        ],
+    )
+    .await;
+    rows.extend([
+        "10, 'confirmed', 7, 'Berlin'",
+        "11, 'done', 7, 'Berlin'",
+        "12, 'fresh', 19, 'nowhere'",
+        "13, 'fresh', -1, 'nowhere'",
+        "14, 'no', -1, 'nowhere'",
+    ]);
+    holds(&daemon, &rows).await;
+    assert!(daemon.log().contains("the dictionary changed"), "{}", daemon.log());
+    // The target's table is asked as it is when the row is written.
+    b.sql("UPDATE rate_map SET rate = 20 WHERE code = 2").await;
+    a.sql("INSERT INTO orders VALUES (20, 'lost', 2)").await;
+    rows.push("20, 'cancelled', 20, 'nowhere'");
+    holds(&daemon, &rows).await;
+    // What changes while nobody looks is read at the start.
+    daemon.kill();
+    a.sql("UPDATE code_map SET meaning = 'gone' WHERE code = 'lost'").await;
+    a.sql("INSERT INTO orders VALUES (21, 'lost', 1)").await;
+    daemon.start_again();
+    rows.push("21, 'gone', 7, 'nowhere'");
+    holds(&daemon, &rows).await;
+    // A code that went away is missing from there on, and told by its dictionary and a hash.
+    together(
+        &a,
+        &[
+            "INSERT INTO orders VALUES (30, 'was open', 1)",
+            "DELETE FROM code_map WHERE code = 'was open'",
+            "INSERT INTO orders VALUES (31, 'was open', 1)",
+        ],
+    )
+    .await;
+    daemon
+        .wait("stopped", SOON, |flows| flows[0]["mappings"][0]["error"]["code"] == "TL0215")
+        .await;
+    let said = daemon.flows()[0]["mappings"][0]["error"].to_string();
+    assert!(
+        said.contains("state") && said.contains("hash") && !said.contains("was open"),
+        "{said}"
+    );
+    a.sql("INSERT INTO code_map VALUES (9, 'state', 'was open', 'back')").await;
+    // A backfill brings the meanings of now to all rows.
+    assert_eq!(daemon.command(&["resync", "orders"]).0, 0);
+    let rows = [
+        "1, 'done', 7, 'Berlin'",
+        "2, 'gone', 20, 'nowhere'",
+        "10, 'done', 7, 'Berlin'",
+        "11, 'done', 7, 'Berlin'",
+        "13, 'fresh', -1, 'nowhere'",
+        "14, 'back', -1, 'nowhere'",
+        "20, 'gone', 20, 'nowhere'",
+        "21, 'gone', 7, 'nowhere'",
+        "30, 'back', 7, 'nowhere'",
+        "31, 'back', 7, 'nowhere'",
+    ];
+    a.sql("DELETE FROM orders WHERE id = 12").await;
+    holds(&daemon, &rows).await;
+    daemon.streaming().await;
+    // Emptied, it has no codes.
+    a.sql("TRUNCATE TABLE code_map").await;
+    a.sql("INSERT INTO orders VALUES (40, 'won', 1)").await;
+    daemon
+        .wait("stopped again", SOON, |flows| flows[0]["mappings"][0]["error"]["code"] == "TL0215")
+        .await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_that_are_tables_are_current_from_postgres_to_mariadb() {
+    translated(true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_that_are_tables_are_current_from_mariadb_to_postgres() {
+    translated(false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_table_of_codes_is_told_before_a_row_moves() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql(ORDERS).await;
+    a.sql("CREATE TABLE code_map (code varchar(20) NOT NULL PRIMARY KEY, meaning varchar(20), at double precision)").await;
+    a.sql("CREATE TABLE keyless (code varchar(20), meaning varchar(20))").await;
+    a.sql("CREATE TABLE loose (id int PRIMARY KEY, code varchar(20), meaning varchar(20))").await;
+    a.sql("CREATE VIEW codes AS SELECT * FROM code_map").await;
+    b.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, state varchar(20))").await;
+    b.sql("CREATE TABLE code_map (code varchar(20) NOT NULL PRIMARY KEY, meaning varchar(20))")
+        .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let config = folder.path().join("tidelock.toml");
+    let used = "dictionary('state', status)";
+    for (table, key, value, more, expression, words) in [
+        ("a.code_map", "\"code\"", "meaning", "", used, ""),
+        (
+            "a.code_mop",
+            "\"code\"",
+            "meaning",
+            "",
+            used,
+            "dictionary state: its table a.code_mop does not exist",
+        ),
+        ("a.code_map", "\"coda\"", "meaning", "", used, "did you mean code?"),
+        ("a.code_map", "\"code\"", "mening", "", used, "did you mean meaning?"),
+        ("a.code_map", "\"at\"", "meaning", "", used, "codes are texts and whole numbers"),
+        (
+            "a.code_map",
+            "[\"code\", \"at\"]",
+            "meaning",
+            "",
+            used,
+            "codes are texts and whole numbers",
+        ),
+        ("a.code_map", "[\"code\", \"meaning\"]", "meaning", "", used, "a tuple of 2 values"),
+        (
+            "a.code_map",
+            "\"code\"",
+            "meaning",
+            "",
+            "dictionary('state', vat)",
+            "value 1 of a code is text",
+        ),
+        (
+            "a.code_map",
+            "\"code\"",
+            "meaning",
+            "where = \"kind = 'x'\"",
+            used,
+            "dictionary state: where:",
+        ),
+        ("a.keyless", "\"code\"", "meaning", "", used, "has no key whose old values its log tells"),
+        ("a.loose", "\"code\"", "meaning", "", used, "has no unique index over (code)"),
+        ("a.codes", "\"code\"", "meaning", "", used, "is not an ordinary table"),
+        (
+            "b.code_map",
+            "\"code\"",
+            "meaning",
+            "where = \"code > ''\"",
+            used,
+            "there is no `where` for it",
+        ),
+        (
+            "b.code_map",
+            "\"code\"",
+            "meaning",
+            "",
+            "dictionary('state', status) || lookup('b.code_map', 'code', dictionary('state', status), 'meaning')",
+            "cannot stand inside a lookup",
+        ),
+    ] {
+        let text = head(folder.path(), &a, &b)
+            + &format!(
+                "[[mappings]]\nfrom = \"a.orders\"\nto = \"b.orders\"\n[mappings.columns]\nid = \"id\"\nstate = \"{expression}\"\n[dictionaries.state]\ntable = \"{table}\"\nkey = {key}\nvalue = \"{value}\"\n{more}\n"
+            );
+        std::fs::write(&config, text).expect("config");
+        let (code, said) = command(&config, &["check"]);
+        assert!(said.contains(words), "{table} {key} {value} {more} {expression}: {said}");
+        assert_eq!(code == 0, words.is_empty() || table == "a.loose", "{table} {key}: {said}");
+    }
+    let text = head(folder.path(), &a, &b)
+        + "[[mappings]]\nfrom = \"a.orders\"\nto = \"b.orders\"\nwhere = \"dictionary('state', status) = 'x'\"\ncolumns = { id = \"id\" }\n[dictionaries.state]\ntable = \"b.code_map\"\nkey = \"code\"\nvalue = \"meaning\"\n";
+    std::fs::write(&config, text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert!(code == 1 && said.contains("dictionary state is a table of the target"), "{said}");
+}

@@ -8,6 +8,8 @@ mod company;
 mod continuity;
 mod daemon;
 mod echo;
+mod explain;
+mod exposure;
 mod folder;
 mod hostile;
 mod lag;

@@ -33,7 +33,8 @@ lost = "done"
         );
     let config = folder.path().join("tidelock.toml");
     std::fs::write(&config, &text).expect("config");
-    command(&config, &["check"])
+    a.sql("INSERT INTO party VALUES (1, 'Ada', 1.25, 'won'), (2, 'BOB', 1, 'lost')").await;
+    command(&config, &["check", "--sample", "10"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +54,8 @@ async fn what_does_not_come_back_is_told_with_a_value_that_shows_it() {
         text.contains("'won' comes back as 'done'") || text.contains("comes back as"),
         "{text}"
     );
+    assert!(text.contains("in 1 of 2 rows public.party.name does not come back"), "{text}");
+    assert!(!text.contains("Ada"), "{text}");
     // Each other's inverse, where they have an answer at all.
     let (_, text) = said(
         "name = \"name\", price = \"price * 2\", state = \"dictionary('there', state)\"",

@@ -74,6 +74,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         copy_key_types: Vec::new(),
         references: parent.map(table).into_iter().collect(),
         lookups: Arc::default(),
+        kept: Vec::new(),
         before: parent.map(table).into_iter().collect(),
         after: Vec::new(),
         referenced,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use sqlparser::ast::Expr as Ast;
+use tidelock_core::DataType;
 
 use super::operators::{chars, wider};
 use super::{Compiler, Result, Typed};
@@ -10,8 +11,8 @@ use crate::expr::cast::Target;
 use crate::expr::cell::Cell;
 use crate::expr::error::Fault;
 use crate::expr::kind::{self, Kind};
-use crate::expr::plan::{Mask, Node, Special};
-use crate::expr::{Lookup, LookupNames, LookupPart};
+use crate::expr::plan::{Mask, Missing, Node, Special};
+use crate::expr::{Lookup, LookupNames, LookupPart, SoughtDictionary};
 
 impl Compiler<'_> {
     /// One value or a tuple of them.
@@ -38,8 +39,16 @@ impl Compiler<'_> {
             );
             return Err(Fault::new(place, format!("there is no dictionary {name}")).hint(hint));
         };
+        if let Some((why, hint)) = self.scope.dictionaries.fault(&name) {
+            return Err(Fault::new(place, format!("dictionary {name}: {why}")).hint(hint));
+        }
         let code_span = self.span(code);
-        let mut parts = self.parts(code)?;
+        let within = self.in_lookup;
+        // What is looked up is asked for by values that are known.
+        self.in_lookup |= shape.sought.is_some();
+        let parts = self.parts(code);
+        self.in_lookup = within;
+        let mut parts = parts?;
         if parts.len() != shape.arity {
             let wanted = if shape.arity == 1 {
                 "1 value".to_owned()
@@ -51,10 +60,16 @@ impl Compiler<'_> {
                 format!("a code of dictionary {name} is {wanted}, not {}", parts.len()),
             ));
         }
+        if !shape.types.is_empty() {
+            parts = self.matched(parts, &shape.types, &[])?;
+        }
         for part in &mut parts {
-            if part.kind == Kind::Unknown {
+            if part.kind == Kind::Unknown && shape.sought.is_none() {
                 *part = self.coerce(part.clone(), Kind::Text)?;
             }
+        }
+        if let Some(sought) = &shape.sought {
+            return self.sought_dictionary(name, place, sought, parts, default.copied(), span);
         }
         let kind = match Kind::of(&shape.result) {
             Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
@@ -172,9 +187,126 @@ impl Compiler<'_> {
             };
             Fault::new(place, error.message).hint(error.hint)
         })?;
+        let matched = self.matched(parts, &shape.columns, &columns)?;
+        let missing = if self.lenient && insert.is_none() { Missing::Null } else { Missing::Error };
+        let added: Vec<Typed> = inserted.into_iter().flatten().map(|(_, _, typed)| typed).collect();
+        let lookup = Lookup {
+            table,
+            columns,
+            result,
+            data_type: shape.result.clone(),
+            nullable: shape.result_nullable,
+            insert: names,
+            given: Vec::new(),
+            span,
+            args: Vec::new(),
+        };
+        Ok(self.asked(lookup, matched, added, missing))
+    }
+
+    /// A lookup with these values, which are matched and inserted.
+    fn asked(
+        &mut self,
+        mut lookup: Lookup,
+        matched: Vec<Typed>,
+        added: Vec<Typed>,
+        missing: Missing,
+    ) -> Typed {
+        let kind = Kind::of(&lookup.data_type);
+        let nullable = lookup.nullable
+            || matches!(missing, Missing::Null)
+            || matched.iter().any(|p| p.nullable);
+        lookup.given = matched.iter().chain(&added).map(|typed| typed.data_type.clone()).collect();
+        let nodes: Vec<Node> = matched.into_iter().map(|p| p.node).collect();
+        lookup.args = nodes.iter().cloned().chain(added.into_iter().map(|p| p.node)).collect();
+        let (index, span) = (self.lookups.len(), lookup.span.clone());
+        let (data_type, table) = (lookup.data_type.clone(), lookup.table.clone());
+        self.lookups.push(lookup);
+        let node = Node::Lookup { index, table, args: nodes, missing, kind, span: span.clone() };
+        let kind = match kind {
+            Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
+            kind => kind,
+        };
+        Typed { data_type, ..self.made(node, kind, nullable, span) }
+    }
+
+    /// A dictionary that is a table of the target.
+    fn sought_dictionary(
+        &mut self,
+        name: String,
+        place: Range<usize>,
+        sought: &SoughtDictionary,
+        parts: Vec<Typed>,
+        default: Option<&Ast>,
+        span: Range<usize>,
+    ) -> Result<Typed> {
+        if self.in_lookup {
+            let words = format!(
+                "dictionary {name} is looked up in the target, and cannot stand inside a lookup"
+            );
+            return Err(Fault::new(span, words));
+        }
+        let SoughtDictionary { table, columns, result } = sought;
+        let wanted = LookupNames { table, columns, result, insert: None };
+        let shape = self.scope.lookups.shape(wanted).map_err(|fault| {
+            Fault::new(
+                place,
+                format!("dictionary {name} is a table of the target: {}", fault.message),
+            )
+            .hint(fault.hint)
+        })?;
+        let matched = self.matched(parts, &shape.columns, columns)?;
+        if !self.dictionaries.contains(&name) {
+            self.dictionaries.push(name.clone());
+        }
+        let kind = match Kind::of(&shape.result) {
+            Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
+            kind => kind,
+        };
+        let default = match default {
+            None => None,
+            Some(default) => {
+                let within = std::mem::replace(&mut self.in_lookup, true);
+                let typed = self.expr(default);
+                self.in_lookup = within;
+                let typed = typed?;
+                Some(self.coerce(typed, kind)?)
+            }
+        };
+        let nullable = shape.result_nullable || default.as_ref().is_some_and(|d| d.nullable);
+        let missing = match &default {
+            Some(default) => Missing::Default(Box::new(default.node.clone())),
+            None => Missing::Code(name),
+        };
+        let lookup = Lookup {
+            table: table.clone(),
+            columns: columns.clone(),
+            result: result.clone(),
+            data_type: shape.result,
+            nullable,
+            insert: None,
+            given: Vec::new(),
+            span,
+            args: Vec::new(),
+        };
+        let asked = self.asked(lookup, matched, Vec::new(), missing);
+        let data_type = match &default {
+            Some(default) => wider(kind, &asked, default),
+            None => asked.data_type.clone(),
+        };
+        Ok(Typed { data_type, ..asked })
+    }
+
+    /// Values brought to the types of the columns that they are matched with.
+    fn matched(
+        &mut self,
+        parts: Vec<Typed>,
+        types: &[DataType],
+        columns: &[String],
+    ) -> Result<Vec<Typed>> {
         let mut matched = Vec::with_capacity(parts.len());
         for (at, part) in parts.into_iter().enumerate() {
-            let Some(want) = shape.columns.get(at) else { continue };
+            let Some(want) = types.get(at) else { continue };
             let want_kind = match Kind::of(want) {
                 Kind::Label | Kind::Char | Kind::Bits => Kind::Text,
                 kind => kind,
@@ -183,10 +315,13 @@ impl Compiler<'_> {
             let fits =
                 part.kind.becomes(want_kind) || (part.kind.is_number() && want_kind.is_number());
             if !fits {
-                let column = columns.get(at).map(String::as_str).unwrap_or_default();
+                let what = columns.get(at).map_or_else(
+                    || format!("value {} of a code", at + 1),
+                    |c| format!("column {c}"),
+                );
                 return Err(Fault::new(
                     part.span.clone(),
-                    format!("this is {}, column {column} is {want_kind}", part.shown()),
+                    format!("this is {}, {what} is {want_kind}", part.shown()),
                 ));
             }
             matched.push(
@@ -205,30 +340,7 @@ impl Compiler<'_> {
                 },
             );
         }
-        let kind = Kind::of(&shape.result);
-        let lenient = self.lenient && insert.is_none();
-        let nullable = lenient || shape.result_nullable || matched.iter().any(|p| p.nullable);
-        let added: Vec<Typed> = inserted.into_iter().flatten().map(|(_, _, typed)| typed).collect();
-        let given = matched.iter().chain(&added).map(|typed| typed.data_type.clone()).collect();
-        let nodes: Vec<Node> = matched.into_iter().map(|p| p.node).collect();
-        let index = self.lookups.len();
-        self.lookups.push(Lookup {
-            table: table.clone(),
-            columns,
-            result,
-            data_type: shape.result.clone(),
-            nullable: shape.result_nullable,
-            insert: names,
-            given,
-            span: span.clone(),
-            args: nodes.iter().cloned().chain(added.into_iter().map(|typed| typed.node)).collect(),
-        });
-        let node = Node::Lookup { index, table, args: nodes, lenient, kind, span: span.clone() };
-        let kind = match kind {
-            Kind::Label | Kind::Bits | Kind::Char => Kind::Text,
-            kind => kind,
-        };
-        Ok(Typed { data_type: shape.result, ..self.made(node, kind, nullable, span) })
+        Ok(matched)
     }
 
     pub(super) fn mask(&mut self, args: &[&Ast], span: Range<usize>) -> Result<Typed> {

@@ -139,6 +139,9 @@ impl Compiler<'_> {
             Some(near) if ident.quote_style == Some('"') && near.eq_ignore_ascii_case(name) => {
                 format!("the table spells it \"{near}\"")
             }
+            Some(near) if ident.quote_style == Some('"') => {
+                format!("did you mean {near}? Or write text in single quotes")
+            }
             Some(near) => format!("did you mean {near}?"),
             None if ident.quote_style == Some('"') => "write text in single quotes".to_owned(),
             None => String::new(),

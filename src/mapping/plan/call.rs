@@ -10,7 +10,7 @@ use tidelock_core::{
 
 use super::rows::placed;
 use super::{NEXT_PLAN, schema_of};
-use crate::config::{CallConfig, MappedColumn, MappingConfig, TablePattern, TableRef};
+use crate::config::{CallConfig, MappedColumn, MappingConfig, Place, TablePattern, TableRef};
 use crate::mapping::computed::{Origin, Wanted};
 
 /// The routines of a mapping, ready to be called.
@@ -203,6 +203,7 @@ pub(super) fn plan_call(
     delete: Option<&Routine>,
     columns: &[TargetColumn],
     key: &[usize],
+    place: &Place,
     problems: &mut Vec<Finding>,
 ) -> CallPlan {
     let rows = call.rows.as_ref().map(|rows| bare(&rows.text));
@@ -213,11 +214,32 @@ pub(super) fn plan_call(
             Finding::problem(format!(
                 "the routine {} has no parameter {}",
                 routine.name, placed_rows.text
+            ))
+            .hint(format!(
+                "it has {}",
+                routine.parameters.iter().map(|p| &*p.name).collect::<Vec<_>>().join(", ")
             )),
             &placed_rows.place,
         ));
     }
     let (target, arguments) = target_of(routine, columns, rows);
+    let given = |p: &&Parameter| target.parameters.iter().any(|known| known.name == p.name);
+    let lacking: Vec<&str> = routine
+        .parameters
+        .iter()
+        .filter(|p| p.mode != ParameterMode::Out && !p.has_default && !given(p))
+        .map(|p| p.name.as_str())
+        .collect();
+    let rows_known =
+        rows.is_none_or(|rows| routine.parameters.iter().any(|p| bare(&p.name) == rows));
+    if !lacking.is_empty() && rows_known {
+        let finding = Finding::problem(format!(
+            "the routine {} wants {}, and nothing is mapped to it",
+            routine.name,
+            lacking.join(", ")
+        ));
+        problems.push(placed(finding.hint("add it to [mappings.columns]"), place));
+    }
     let members = rows.map(|_| {
         let parameter = |name: &str| routine.parameters.iter().any(|p| bare(&p.name) == name);
         columns
@@ -244,7 +266,8 @@ pub(super) fn plan_call(
                 routine.name,
                 lacking.join(", "),
                 names.join(", ")
-            ));
+            ))
+            .hint("give those parameters defaults where the server has such, or name a routine that takes the key alone");
             problems.push(match &call.delete {
                 Some((_, place)) => placed(finding, place),
                 None => finding,

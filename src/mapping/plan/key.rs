@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tidelock_core::{CopyTable, Finding, Generated, Index, RowIdentity, Table, TableKind};
 
 use super::Catalogs;
-use super::pairs::{Pair, no_column};
+use super::pairs::{Pair, no_column, target_side};
 use crate::config::{MappingConfig, Place};
 
 pub(super) fn key_of(
@@ -25,14 +25,15 @@ pub(super) fn key_of(
                     .hint(format!(
                         "name a unique, immediate, NOT NULL index by `key`{}",
                         usable_keys(target).map_or(String::new(), |keys| format!(": {keys}"))
-                    )),
+                    ))
+                    .place(mapping.places.to.show()),
             );
             return Vec::new();
         }
     };
     let known = |column: &&String| target.column(column).is_some();
     for (at, column) in key.iter().enumerate().filter(|(_, c)| !known(c)) {
-        let mut finding = no_column(target, column, "target");
+        let mut finding = no_column(target, column, target_side(mapping));
         finding.message.push_str(", which `key` names");
         let place = mapping.places.key.get(at).map(Place::show);
         problems.push(finding.place(place.unwrap_or_default()));
@@ -42,7 +43,8 @@ pub(super) fn key_of(
             "key ({}) is no unique, immediate, NOT NULL index of {}",
             key.join(", "),
             target.name
-        ));
+        ))
+        .place(place_of_key(mapping, 0));
         let finding = catalogs.target_system.mend_key(target, &key, finding);
         problems.push(match usable_keys(target) {
             Some(keys) => finding.also(format!("or choose a key that is unique already: {keys}")),
@@ -53,10 +55,19 @@ pub(super) fn key_of(
     for column in key.iter().filter(known) {
         match pairs.iter().position(|p| &p.target.name == column) {
             Some(index) => indexes.push(index),
-            None => problems.push(Finding::problem(format!(
-                "the key column {}.{column} is not mapped",
-                target.name
-            ))),
+            // One whose expression is at fault is told there.
+            None if lists(mapping, column) => {}
+            None => {
+                let at = key.iter().position(|name| name == column).unwrap_or_default();
+                problems.push(
+                    Finding::problem(format!(
+                        "the key column {}.{column} is not mapped",
+                        target.name
+                    ))
+                    .hint("add it to [mappings.columns]")
+                    .place(place_of_key(mapping, at)),
+                );
+            }
         }
     }
     if let RowIdentity::Columns(identity) = &source.identity
@@ -69,12 +80,23 @@ pub(super) fn key_of(
                         "{}.{feeds} feeds the key, but the source's log does not carry its old value",
                         source.name
                     ))
-                    .hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"),
+                    .hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)")
+                    .place(place_of_key(mapping, 0)),
                 );
             }
         }
     }
     indexes
+}
+
+/// Whether the mapping's list names a column, rightly or not.
+fn lists(mapping: &MappingConfig, column: &str) -> bool {
+    mapping.columns.iter().flat_map(|c| &c.columns).any(|c| c.target == column)
+}
+
+/// The place of a column of the key in the file; where it names none, of the target.
+fn place_of_key(mapping: &MappingConfig, at: usize) -> String {
+    mapping.places.key.get(at).unwrap_or(&mapping.places.to).show()
 }
 
 /// The keys that a table has, as a person would write them.
@@ -91,16 +113,22 @@ fn usable_keys(table: &Table) -> Option<String> {
 /// Target columns that must have a value, get none from us and have no default. Those that other mappings of the same rows
 /// (`others`) write are theirs to fill; whether there are any.
 pub(super) fn unfilled(
+    mapping: &MappingConfig,
     target: &Table,
     pairs: &[Pair<'_>],
     others: &[&MappingConfig],
     problems: &mut Vec<Finding>,
 ) -> bool {
+    let key = mapping.key.as_deref().or(target.primary_key()).unwrap_or_default();
     let theirs = |name: &str| {
         others.iter().flat_map(|m| &m.columns).flat_map(|c| &c.columns).any(|c| c.target == name)
     };
     let mut partial = false;
     for column in &target.columns {
+        // Those are told elsewhere.
+        if key.contains(&column.name) || lists(mapping, &column.name) {
+            continue;
+        }
         let filled = pairs.iter().any(|p| p.target.name == column.name)
             || column.nullable
             || column.has_default
@@ -113,7 +141,8 @@ pub(super) fn unfilled(
                     "{}.{} is NOT NULL without a default and nothing is mapped to it",
                     target.name, column.name
                 ))
-                .hint("map a column to it or give it a default"),
+                .hint("map a column to it or give it a default")
+                .place(mapping.places.to.show()),
             );
         }
     }

@@ -70,8 +70,12 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
             let known = outcome.mappings.iter().any(|p| *p.name == *name.text)
                 || outcome.failed.iter().any(|(failed, _)| *failed == name.text);
             if !known {
-                let near = flow.mappings.iter().map(|m| m.name.as_str());
-                let near = crate::config::file::nearest(&name.text, near);
+                let others = flow.mappings.iter().filter(|m| m.name != mapping.name);
+                let names: Vec<&str> = others.map(|m| m.name.as_str()).collect();
+                let near = match names.is_empty() {
+                    true => "this flow has no other mapping".to_owned(),
+                    false => crate::config::file::nearest(&name.text, names.into_iter()),
+                };
                 let finding = Finding::problem(format!(
                     "mapping {}: `after` names {}, which is no mapping of this flow",
                     mapping.name, name.text
@@ -85,14 +89,17 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
         }
     }
     for plan in &outcome.mappings {
+        let own = flow.mappings.iter().find(|m| *m.name == *plan.name);
         for before in outcome.mappings.iter().filter(|p| plan.after.contains(&p.name)) {
+            let place = own.and_then(|m| m.after.iter().find(|a| *a.text == *before.name));
             if before.before.contains(&plan.target.name) {
                 outcome.findings.push(
                     Finding::warning(format!(
                         "mapping {}: it comes after {}, but {} points to {} by foreign keys or lookups",
                         plan.name, before.name, before.target.name, plan.target.name
                     ))
-                    .hint("rows that point to one that is not there yet wait for it, which costs a second reading"),
+                    .hint("rows that point to one that is not there yet wait for it, which costs a second reading")
+                    .place(place.map_or_else(String::new, |a| a.place.show())),
                 );
             }
         }

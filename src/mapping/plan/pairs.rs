@@ -76,12 +76,15 @@ pub(super) fn pair_columns<'a>(
     let listed = mapping.columns.as_ref();
     for column in listed.iter().flat_map(|c| &c.columns) {
         let Some(to) = target.column(&column.target) else {
-            problems.push(placed(no_column(target, &column.target, "target"), &column.place));
+            let finding = no_column(target, &column.target, target_side(mapping));
+            problems.push(placed(finding, &column.place));
             continue;
         };
         let whole = &mapping.rule;
         let Some((feed, from, plain)) = feed_of(column, to, origin, problems) else { continue };
-        let rule = rule_of(&column.rule, whole, (&from, to), in_key(to), problems);
+        let mut amiss = Vec::new();
+        let rule = rule_of(&column.rule, whole, (&from, to), in_key(to), &mut amiss);
+        problems.extend(amiss.into_iter().map(|f| placed(f, &column.value.place)));
         pairs.push(Pair { feed, source: plain, from, target: to, rule });
         if let Some(pair) = pairs.last() {
             let mut found = faults(pair, source, target);
@@ -379,16 +382,30 @@ fn rule_of(
     Rule { policy: policy.unwrap_or(OnUnrepresentable::Error), zone }
 }
 
-pub(super) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
+/// What the target of a mapping is called.
+pub(super) fn target_side(mapping: &MappingConfig) -> &'static str {
+    if mapping.call.is_some() { ROUTINE } else { "target" }
+}
+
+const ROUTINE: &str = "routine";
+/// More columns than these are not counted up.
+const COLUMNS_TOLD: usize = 12;
+
+pub(in crate::mapping) fn no_column(table: &Table, name: &str, side: &str) -> Finding {
     let near = table
         .columns
         .iter()
         .map(|c| (strsim::jaro_winkler(&c.name, name), &c.name))
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    let finding = Finding::problem(format!("the {side} table {} has no column {name}", table.name));
+    let finding = Finding::problem(match side {
+        ROUTINE => format!("the routine {} has no parameter {name}", table.name),
+        _ => format!("the {side} table {} has no column {name}", table.name),
+    });
+    let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
     match near {
         Some((_, near)) => finding.hint(format!("did you mean {near}?")),
+        None if names.len() <= COLUMNS_TOLD => finding.hint(format!("it has {}", names.join(", "))),
         None => finding,
     }
 }

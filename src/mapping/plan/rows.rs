@@ -62,6 +62,16 @@ impl RowPlan {
         self.edge.is_some() || self.throttle.is_some()
     }
 
+    /// The texts of its conditions.
+    pub fn conditions(&self) -> impl Iterator<Item = &str> {
+        let edges = self
+            .edge
+            .iter()
+            .flat_map(|edge| std::iter::once(&edge.rise).chain(&edge.fall).chain(&edge.hysteresis));
+        let checks = self.checks.iter().map(|check| &check.rule);
+        self.filter.iter().chain(checks).chain(edges).map(|text| text.text.as_str())
+    }
+
     /// Whether every row goes as it is.
     pub fn takes_all(&self) -> bool {
         self.filter.is_none() && self.checks.is_empty()
@@ -145,7 +155,8 @@ pub(super) fn plan_rows(
                 };
                 if let Err(why) = compatible(&from, &to.data_type, &Default::default()) {
                     problems.push(placed(
-                        Finding::problem(format!("{what}: {why}")),
+                        Finding::problem(format!("{what}: {why}"))
+                            .hint(format!("cast it to what {} is: {}", to.name, to.native)),
                         &column.value.place,
                     ));
                 }
@@ -155,7 +166,7 @@ pub(super) fn plan_rows(
                             "on_delete sets {}.{}, and nothing sets it back when the row comes again",
                             target.name, to.name
                         ))
-                        .hint(format!("map it too, such as {} = \"true\" in [mappings.columns]", to.name)),
+                        .hint(format!("map {} too in [mappings.columns]", to.name)),
                         &column.target.place,
                     ));
                 }

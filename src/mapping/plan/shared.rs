@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use tidelock_core::{Finding, TableName};
 
+use crate::config::FlowConfig;
+
 use super::{EndPlan, Feed, MappingPlan, PlanOutcome};
 use crate::config::OnTruncate;
 
 /// Refuses mappings of one target table that could write the same cell, and marks those that share one.
-pub(super) fn judge(outcome: &mut PlanOutcome) {
+pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
     let mut by_target: HashMap<TableName, Vec<Arc<MappingPlan>>> = HashMap::new();
     for plan in &outcome.mappings {
         by_target.entry(plan.target.name.clone()).or_default().push(plan.clone());
@@ -35,6 +37,8 @@ pub(super) fn judge(outcome: &mut PlanOutcome) {
             let finding =
                 Finding::problem(format!("mappings {} all write to {target}", names.join(", ")))
                     .hint("several mappings may write one table if each lists other columns beside the same key, or if a column of the key is another constant in each");
+            let last = flow.mappings.iter().rfind(|m| names.contains(&&*m.name));
+            let finding = finding.place(last.map_or_else(String::new, |m| m.places.to.show()));
             outcome.failed.extend(names.iter().map(|name| ((*name).to_owned(), finding.clone())));
             outcome.findings.push(finding);
             outcome.mappings.retain(|m| m.target.name != target);

@@ -173,14 +173,18 @@ pub(super) fn plan_view(
     let fed = |targets: &[String], problems: &mut Vec<Finding>| -> Vec<String> {
         let mut found = Vec::new();
         for name in targets {
-            match pairs.iter().find(|p| p.target.name == *name).and_then(Pair::plain) {
-                Some(column) => found.push(column.to_owned()),
-                None => problems.push(
+            let pair = pairs.iter().find(|p| p.target.name == *name);
+            match (pair, pair.and_then(Pair::plain)) {
+                (_, Some(column)) => found.push(column.to_owned()),
+                // That is told already.
+                (None, None) => {}
+                (Some(_), None) => problems.push(
                     Finding::problem(format!(
                         "the key column {name} is not fed by a column of the view {}",
                         view.name
                     ))
-                    .hint("map it to a column of the view as it is, or name the view's key by from_key"),
+                    .hint("map it to a column of the view as it is, or name the view's key by from_key")
+                    .place(mapping.places.to.show()),
                 ),
             }
         }
@@ -196,6 +200,10 @@ pub(super) fn plan_view(
         None => fed(&names.group, problems),
     };
     let rows = fed(&names.rows, problems);
+    let known = mapping.from_key.is_some() || by.len() == names.group.len();
+    if by.is_empty() || !known || rows.len() < names.rows.len() {
+        return None;
+    }
     let types = |columns: &[String]| -> Vec<DataType> {
         columns.iter().filter_map(|c| Some(view.column(c)?.data_type.clone())).collect()
     };
@@ -244,6 +252,10 @@ impl ViewPlan {
             problems.push(placed(
                 Finding::problem(format!(
                     "the tracked table {name} does not exist or may not be seen"
+                ))
+                .hint(super::near_table(catalogs.source, &name).map_or_else(
+                    || "mend the name, or grant our role the right to see it".to_owned(),
+                    |near| format!("did you mean {near}?"),
                 )),
                 &tracked.place,
             ));
@@ -265,6 +277,7 @@ impl ViewPlan {
             };
             let by = match &track.by {
                 TrackBy::Columns(columns) => {
+                    let before = problems.len();
                     if columns.len() != self.by.len() {
                         let place = columns.first().map_or(&tracked.place, |c| &c.place);
                         problems.push(placed(
@@ -286,13 +299,16 @@ impl ViewPlan {
                                 Finding::problem(format!(
                                     "{}.{} has no values in common with the view's key",
                                     table.name, column.text
-                                )),
+                                ))
+                                .hint("track by a column that holds the key, or by a query: { keys = \"SELECT ...\" }"),
                                 &column.place,
                             ));
                         }
                     }
                     let names: Vec<String> = columns.iter().map(|c| c.text.clone()).collect();
-                    told(table, &names, catalogs, tracked, problems);
+                    if problems.len() == before {
+                        told(table, &names, catalogs, tracked, problems);
+                    }
                     plan.key_reads.extend(names.iter().cloned());
                     plan.reads.extend(names.iter().cloned());
                     WayBy::Columns(names)
