@@ -166,7 +166,13 @@ impl Applier {
         for row in &piece.rows {
             by.key(places.iter().filter_map(|&at| row.0.get(at).cloned()).collect());
         }
+        let first = self.regions.is_at_first(&plan.name);
         let hands = self.session.hands()?;
+        if first && row.reason == CopyReason::Resync && !row.sweep {
+            // Nobody looks for rows that only the target has: what is remembered tells which were ours.
+            let gone = hands.rereads.gone(&mut *hands.sink, *number, plan, &self.reached).await;
+            self.waiting.append(&mut gone.map_err(|blamed| blamed.error)?);
+        }
         if begins {
             // Of a mapping of this name that was before.
             hands.sink.forget_memory(&plan.name).await?;

@@ -213,6 +213,13 @@ impl Regions {
         })
     }
 
+    /// Whether no piece of a mapping's copy has been written yet.
+    pub fn is_at_first(&self, mapping: &str) -> bool {
+        self.regions
+            .get(mapping)
+            .is_some_and(|region| region.row.phase == CopyPhase::Rows && region.is_untouched())
+    }
+
     /// How far the copy of a mapping has come; `None` if it has ended.
     pub fn row(&self, mapping: &str) -> Option<&CopyRow> {
         self.regions.get(mapping).map(|region| &region.row)

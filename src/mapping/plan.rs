@@ -245,6 +245,30 @@ impl MappingPlan {
         Ok(cells)
     }
 
+    /// The key of a view that a remembered key of the target comes from; `None` where it cannot be told.
+    pub fn view_key(
+        &self,
+        view: &ViewPlan,
+        remembered: &[Value],
+    ) -> Result<Option<tidelock_core::Key>> {
+        let fed = |at: usize, name: &String| matches!(self.columns.get(at).map(|c| &c.feed), Some(Feed::Column(feed)) if feed == name);
+        // Of a group that goes as a whole, the cells that hold the view's key are remembered.
+        let places: Vec<usize> = match self.call.as_ref().is_some_and(|call| call.rows.is_some()) {
+            true => {
+                (0..self.columns.len()).filter(|&at| view.by.iter().any(|b| fed(at, b))).collect()
+            }
+            false => self.target.key.clone(),
+        };
+        let cell = |name: &String| {
+            let nth = places.iter().position(|&at| fed(at, name))?;
+            remembered.get(nth).cloned()
+        };
+        match view.by.iter().map(cell).collect::<Option<Vec<Value>>>() {
+            Some(cells) => view.key(&cells),
+            None => Ok(None),
+        }
+    }
+
     /// What becomes of a row of which only the target's key is known.
     pub fn removal(&self, key: &[Value]) -> Result<Option<Write>> {
         match &self.rows.end {

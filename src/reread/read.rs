@@ -134,7 +134,8 @@ impl Rereads {
             work.number = number;
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
-                    self.view(sink, &view, by, &mut work).await.map(|r| removals.extend(r))
+                    let read = Box::pin(self.view(sink, &view, by, &mut work)).await;
+                    read.map(|removal| removals.extend(removal))
                 }
                 None => self.rows(sink, by, &mut work).await,
             };
@@ -166,6 +167,38 @@ impl Rereads {
         // Where nothing lies ahead of us, what a row points to does not lie there either.
         work.ahead |= !self.source.compare(work.reached, &work.upto)?.reached();
         Ok(())
+    }
+
+    /// Reads again all rows of a view that are remembered, so that those which have vanished unseen are removed; answers what waits.
+    pub async fn gone(
+        &mut self,
+        sink: &mut dyn Sink,
+        number: usize,
+        plan: &Arc<MappingPlan>,
+        reached: &Position,
+    ) -> std::result::Result<Vec<Waiting>, Blamed> {
+        let Some(view) = &plan.view else {
+            return Err(Error::bug("a table was taken for a view").into());
+        };
+        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+        let (mut after, mut waiting) = (None, Vec::new());
+        loop {
+            let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
+            let mut touched = Touched::default();
+            let by = touched.of(number, plan);
+            for known in stored.iter().filter_map(|(_, bytes)| Known::decode(bytes)) {
+                if let Some(key) = plan.view_key(view, &known.key)? {
+                    by.key(key);
+                }
+            }
+            if !by.keys.is_empty() {
+                waiting.append(&mut self.run(sink, touched, reached).await?.waiting);
+            }
+            if stored.len() < KEYS_A_READ {
+                return Ok(waiting);
+            }
+            after = stored.last().map(|(at, _)| at.clone());
+        }
     }
 
     /// Opens a snapshot that shows the whole batch.
