@@ -158,7 +158,6 @@ impl Applier {
     async fn read_again(&mut self, mapped: &Mapped, piece: &Piece, row: &CopyRow) -> Result<()> {
         let Mapped { plan, number } = mapped;
         let Some(view) = &plan.view else { return Err(Error::bug("a table was taken for a view")) };
-        let begins = self.regions.begins(&plan.name) && row.reason != CopyReason::Backfill;
         let places = view.places(&piece.table)?;
         let mut touched = Touched::default();
         let by = touched.of(*number, plan);
@@ -173,8 +172,8 @@ impl Applier {
             let gone = hands.rereads.gone(&mut *hands.sink, *number, plan, &self.reached).await;
             self.waiting.append(&mut gone.map_err(|blamed| blamed.error)?);
         }
-        if begins {
-            // Of a mapping of this name that was before.
+        if first && (row.reason == CopyReason::Initial || row.sweep) {
+            // Of a mapping of this name that was before, or of rows that are about to be swept away.
             hands.sink.forget_memory(&plan.name).await?;
         }
         let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;
