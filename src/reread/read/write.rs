@@ -1,0 +1,214 @@
+//! Writing what was read: rows and calls, and what has vanished.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidelock_core::{Code, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value};
+
+use super::found::likeness;
+use super::{Gone, Group, Removal, Work};
+use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::seek;
+use crate::apply::tally::Fate;
+use crate::mapping::call::{self, calls};
+use crate::mapping::plan::{CallPlan, EndPlan, ViewPlan};
+use crate::mapping::{MappingPlan, Write};
+use crate::reread::memory::{Known, hash};
+
+/// Calls a routine for each group that is another one than when it was last sent.
+pub(super) async fn call_groups(
+    sink: &mut dyn Sink,
+    scope: &MemoryScope,
+    (plan, call): (&Arc<MappingPlan>, &CallPlan),
+    groups: Vec<Group>,
+    force: bool,
+    work: &mut Work<'_>,
+) -> Result<Option<Error>> {
+    let at = |group: &Group| Bytes::copy_from_slice(&group.hash);
+    let places: Vec<Bytes> = groups.iter().map(at).collect();
+    let known: HashMap<Bytes, Known> = sink
+        .recall(scope, &places)
+        .await?
+        .into_iter()
+        .filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?)))
+        .collect();
+    let (mut all, mut put, mut gone, mut same) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut changed = Vec::new();
+    for group in groups {
+        let sent = hash(plan.rule.as_bytes(), group.rows.iter().flat_map(Write::made_of));
+        let at = at(&group);
+        if known.get(&at).is_some_and(|known| known.sent == sent) && !force {
+            same += 1;
+            continue;
+        }
+        changed.push((group, sent, at));
+    }
+    for (mut group, sent, at) in changed {
+        if let Err(error) = seek::answer_writes(sink, plan, &mut group.rows).await {
+            return missing(error).map(Some);
+        }
+        let rows: Vec<Box<[Value]>> = group.rows.into_iter().map(|write| write.row).collect();
+        all.push(call::group(plan, call, &group.key, &rows)?);
+        if rows.is_empty() {
+            gone.push(at);
+        } else {
+            let key = group.key.into_iter().map(|(_, value)| value).collect();
+            put.push((at, Known { sent, key }.encode()?));
+        }
+    }
+    if let Some(error) = sink.attempt(&[], &all).await? {
+        return Ok(Some(error));
+    }
+    let deleted = gone.len() as u64;
+    let tally = &mut work.done.tally;
+    tally.add_many(work.number, OpKind::Update, Fate::Filtered, same);
+    tally.add_many(work.number, OpKind::Update, Fate::Applied, put.len() as u64);
+    tally.add_many(work.number, OpKind::Delete, Fate::Applied, deleted);
+    if !put.is_empty() || !gone.is_empty() {
+        sink.remember(scope, &put, &gone).await?;
+    }
+    Ok(None)
+}
+
+/// Removes rows that have vanished, but for those that are another group's by now.
+pub(super) async fn remove(
+    sink: &mut dyn Sink,
+    removal: Removal,
+    work: &mut Work<'_>,
+) -> Result<()> {
+    let Removal { number, plan, gone, waited } = removal;
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+    let moves = plan.view.as_ref().is_some_and(|view| view.moves);
+    for some in gone.chunks(ROWS_A_BATCH_MAX) {
+        let mut moved: HashSet<Bytes> = HashSet::new();
+        let owner = MemoryScope { kind: MemoryKind::Owner, ..scope.clone() };
+        let own = |g: &Gone| Bytes::copy_from_slice(&hash(&[], g.key.iter()));
+        if moves {
+            let keys: Vec<Bytes> = some.iter().map(own).collect();
+            for (key, group) in sink.recall(&owner, &keys).await? {
+                let theirs = |g: &&Gone| own(g) == key && *group != g.group[..];
+                if some.iter().any(|g| theirs(&g)) {
+                    moved.insert(key);
+                }
+            }
+        }
+        let left: Vec<&Gone> = some.iter().filter(|g| !moved.contains(&own(g))).collect();
+        let ends = !matches!(plan.rows.end, EndPlan::Ignore);
+        let removed = left.iter().filter(|g| g.removed && ends).count() as u64;
+        let still = left.iter().filter(|g| !g.removed);
+        let writes: Vec<Write> =
+            still.filter_map(|g| plan.removal(&g.key).transpose()).collect::<Result<_>>()?;
+        let count = removed + writes.len() as u64;
+        if let Some(error) = put(sink, &plan, writes).await? {
+            let keys = some.iter().map(|g| g.told_by.clone()).filter(|k| !k.is_empty()).collect();
+            work.refused(&plan, Some(error), keys, waited)?;
+            continue;
+        }
+        work.done.tally.add_many(number, OpKind::Delete, Fate::Applied, count);
+        let forget: Vec<Bytes> = some.iter().filter_map(|g| g.forget.clone()).collect();
+        if !forget.is_empty() {
+            sink.remember(&scope, &[], &forget).await?;
+        }
+        if moves {
+            let gone: Vec<Bytes> = left.iter().map(|g| own(g)).collect();
+            sink.remember(&owner, &[], &gone).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows of a view. What has vanished is removed when all rows of the batch are there, since some of them may still point to
+/// it; but before them goes a row whose key the target may hold equal to that of a new one. Where a unique index refuses the rows, because
+/// one of them or one that vanished has the value still, they and the removals go in whatever order is taken.
+pub(super) async fn instead(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    view: &ViewPlan,
+    writes: Vec<Write>,
+    vanished: &mut [Gone],
+    likely: &HashSet<u64>,
+) -> Result<Option<Error>> {
+    if writes.is_empty() {
+        return Ok(None);
+    }
+    // A row that has moved to another group is the same row at the target.
+    let like = |gone: &Gone| !view.moves && likely.contains(&likeness(&gone.told_by));
+    let mut first = Vec::new();
+    for gone in vanished.iter().filter(|gone| like(gone)) {
+        first.extend(plan.removal(&gone.key)?);
+    }
+    first.extend(writes.iter().cloned());
+    let refused = put(sink, plan, first).await?;
+    let Some(error) = refused else {
+        vanished.iter_mut().for_each(|gone| gone.removed = like(gone));
+        return Ok(None);
+    };
+    if error.code() != Code::KeyConflict || plan.call.is_some() {
+        return Ok(Some(error));
+    }
+    let mut steps: Vec<(Option<usize>, Write)> = Vec::new();
+    for (at, gone) in vanished.iter().enumerate().filter(|_| !view.moves) {
+        steps.extend(plan.removal(&gone.key)?.map(|write| (Some(at), write)));
+    }
+    steps.extend(writes.into_iter().map(|write| (None, write)));
+    let left = in_any_order(sink, plan, steps, vanished).await?;
+    Ok(left.iter().any(|(gone, _)| gone.is_none()).then_some(error))
+}
+
+/// Writes what the target takes, again and again while it takes more; answers the rest.
+pub(super) async fn in_any_order(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    steps: Vec<(Option<usize>, Write)>,
+    vanished: &mut [Gone],
+) -> Result<Vec<(Option<usize>, Write)>> {
+    let mut left = steps;
+    loop {
+        let before = left.len();
+        let mut parts = vec![std::mem::take(&mut left)];
+        while let Some(mut part) = parts.pop() {
+            let writes = part.iter().map(|(_, write)| write.clone()).collect();
+            if put(sink, plan, writes).await?.is_none() {
+                for at in part.iter().filter_map(|(gone, _)| *gone) {
+                    if let Some(gone) = vanished.get_mut(at) {
+                        gone.removed = true;
+                    }
+                }
+            } else if part.len() == 1 {
+                left.append(&mut part);
+            } else {
+                let second = part.split_off(part.len() / 2);
+                parts.extend([second, part]);
+            }
+        }
+        if left.is_empty() || left.len() == before {
+            return Ok(left);
+        }
+    }
+}
+
+/// Writes rows of one mapping, or calls its routine for them. What points to a row that is not there (yet) takes them all back.
+pub(super) async fn put(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    mut writes: Vec<Write>,
+) -> Result<Option<Error>> {
+    if writes.is_empty() {
+        return Ok(None);
+    }
+    if let Err(error) = seek::answer_writes(sink, plan, &mut writes).await {
+        return missing(error).map(Some);
+    }
+    let Some(call) = &plan.call else { return sink.attempt(&batches_of(plan, writes), &[]).await };
+    let mut all = Vec::with_capacity(writes.len());
+    for write in &writes {
+        all.extend(calls(plan, call, write)?);
+    }
+    sink.attempt(&[], &all).await
+}
+
+/// A row that is looked up may be ahead of the flow, as one that a foreign key points to.
+pub(super) fn missing(error: Error) -> Result<Error> {
+    if error.code() == Code::LookupMissing { Ok(error) } else { Err(error) }
+}
