@@ -13,7 +13,7 @@ pub mod rows;
 pub mod sources;
 pub mod systems;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -142,16 +142,19 @@ impl Values {
         self.tables().map(|(_, _, table)| &table.table).filter(move |table| table.system == system)
     }
 
-    /// Every code of every dictionary, of those that are one value.
-    pub fn codes(&self) -> impl Iterator<Item = String> {
+    /// Every code of every dictionary, of those that are one value: each once and in order, so that what is said of them is the same at every run.
+    pub fn codes(&self) -> BTreeSet<String> {
         let inline = self.dictionaries.iter().filter_map(|d| match &d.held {
             Held::Inline { entries, .. } => Some(entries),
             Held::Table(_) => None,
         });
-        inline.flat_map(HashMap::keys).filter_map(|code| match &code[..] {
-            [one] => Some(one.clone()),
-            _ => None,
-        })
+        inline
+            .flat_map(HashMap::keys)
+            .filter_map(|code| match &code[..] {
+                [one] => Some(one.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The key of masks.

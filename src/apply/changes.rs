@@ -323,6 +323,7 @@ impl Applier {
             if self.source.echo
                 || self.is_stopped(&plan.name)
                 || plan.on_truncate == OnTruncate::Ignore
+                || self.regions.begins_anew(&plan.name)
             {
                 continue;
             }
@@ -356,6 +357,7 @@ impl Applier {
                 self.batcher.delete_all(plan);
                 Ok(())
             }
+            OnTruncate::Halt if self.regions.begins_anew(&plan.name) => Ok(()),
             OnTruncate::Halt => {
                 self.blame = Some(plan.name.clone());
                 Err(Error::data(Code::Truncated, format!("{table} was truncated at the source"))

@@ -215,9 +215,7 @@ impl Regions {
 
     /// Whether no piece of a mapping's copy has been written yet.
     pub fn is_at_first(&self, mapping: &str) -> bool {
-        self.regions
-            .get(mapping)
-            .is_some_and(|region| region.row.phase == CopyPhase::Rows && region.is_untouched())
+        self.regions.get(mapping).is_some_and(Region::is_at_first)
     }
 
     /// How far the copy of a mapping has come; `None` if it has ended.
@@ -370,6 +368,20 @@ impl Regions {
         region.row.phase != CopyPhase::Held
     }
 
+    /// Every row of a table went away that a mapping is made of, and nobody knows which of its rows with it. Answers whether
+    /// its copy shows what is left: one of which no piece is written yet, and that removes or marks what it does not find.
+    /// What was read is read again.
+    pub fn begins_anew(&mut self, mapping: &str) -> bool {
+        let Some(region) = self.regions.get_mut(mapping) else { return false };
+        if !region.is_at_first() || region.row.reason == CopyReason::Backfill {
+            return false;
+        }
+        for watched in region.courses.iter_mut().flat_map(|course| &mut course.watched) {
+            watched.spoiled = true;
+        }
+        true
+    }
+
     /// The next piece whose place in the log has come.
     pub fn rows_ready(&mut self, reached: &Position) -> Result<Option<RowsReady>> {
         let source = self.source.clone();
@@ -515,6 +527,12 @@ impl Region {
     /// Whether every key is copied.
     fn is_whole(&self) -> bool {
         self.courses.iter().all(|course| course.part.reach == Reach::All)
+    }
+
+    /// Whether no piece has been written; some may be on their way.
+    fn is_at_first(&self) -> bool {
+        let nothing = |course: &Course| course.part.reach == Reach::Nothing;
+        self.row.phase == CopyPhase::Rows && self.courses.iter().all(nothing)
     }
 
     /// Whether no key is copied or being read.

@@ -164,7 +164,7 @@ impl<'a> Trip<'a> {
             .collect();
         let mut tried = self.ours.read_types.get(at).map(samples).unwrap_or_default();
         // Codes are what a dictionary changes.
-        tried.extend(self.ours.values.codes().map(|code| Value::Text(code.into())));
+        tried.extend(self.ours.values.codes().into_iter().map(|code| Value::Text(code.into())));
         for value in tried {
             let mut cells = base.clone();
             let Some(cell) = cells.get_mut(at) else { break };

@@ -51,7 +51,7 @@ async fn what_does_not_come_back_is_told_with_a_value_that_shows_it() {
         assert!(text.contains(&format!("public.party.{column} does not come back")), "{text}");
     }
     assert!(
-        text.contains("'won' comes back as 'done'") || text.contains("comes back as"),
+        text.contains("public.party.state does not come back as it went: 'a' comes back as 'open'"),
         "{text}"
     );
     assert!(text.contains("in 1 of 2 rows public.party.name does not come back"), "{text}");
