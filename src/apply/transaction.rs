@@ -60,6 +60,12 @@ impl Applier {
         };
         self.tally.absorb(&mut reread.tally);
         self.waiting.append(&mut reread.waiting);
+        // A row that was read later than the sweep's own look is not to be swept away: it may be remembered as sent.
+        for (mapping, rows) in &reread.wrote {
+            for keys in rows {
+                self.regions.wrote(mapping, *keys);
+            }
+        }
         if !self.session.is_awaited()
             && let Some(mut done) = self.committing.take()
         {

@@ -55,6 +55,8 @@ pub struct Reread {
     pub tally: Tally,
     /// Keys that wait for what their rows point to.
     pub waiting: Vec<Waiting>,
+    /// The target keys that were written, by mapping: a sweep must know them.
+    pub wrote: Vec<(Arc<str>, Vec<[u64; 2]>)>,
 }
 
 /// Keys of a mapping that the target refused for now.
@@ -310,6 +312,7 @@ impl Rereads {
                     }
                 }
             }
+            work.done.wrote.push((plan.name.clone(), keys_of(&writes)));
             let refused = put(sink, &plan, writes).await?;
             work.refused(&plan, refused, some.to_vec(), by.waited_since)?;
         }
@@ -457,6 +460,7 @@ impl Rereads {
                 }
             }
             let count = changed.writes.len();
+            let wrote = keys_of(&changed.writes);
             let refused =
                 instead(sink, &plan, view, changed.writes, &mut vanished, &likely).await?;
             if let Some(error) = refused {
@@ -467,6 +471,7 @@ impl Rereads {
                 work.done.tally.add_many(work.number, kind, fate, rows);
             }
             if count > 0 {
+                work.done.wrote.push((plan.name.clone(), wrote));
                 sink.remember(&scope, &changed.put, &[]).await?;
                 if view.moves {
                     let owner = MemoryScope { kind: MemoryKind::Owner, ..scope.clone() };
@@ -477,6 +482,10 @@ impl Rereads {
         }
         Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, waited }))
     }
+}
+
+fn keys_of(writes: &[Write]) -> Vec<[u64; 2]> {
+    writes.iter().map(|write| write.keys).collect()
 }
 
 /// What belongs to one run.
