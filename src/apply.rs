@@ -26,6 +26,7 @@
 
 pub mod batch;
 mod changes;
+mod delayed;
 pub mod gate;
 pub mod loaders;
 mod pieces;
@@ -36,12 +37,11 @@ pub mod session;
 pub mod tally;
 mod transaction;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tidelock_core::{
     Code, CopyRow, Error, HopList, LogEvent, Position, Result, Sink, StateRow, StoredState,
     SystemId, TableName, TransactionId,
@@ -58,6 +58,7 @@ use crate::mapping::dictionaries::Keeper;
 use crate::reader::Queue;
 use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
+use delayed::Delayed;
 use gate::Gates;
 use loaders::Loaders;
 use place::Places;
@@ -143,8 +144,8 @@ pub struct Applier {
     gates: Gates,
     /// Keys that wait for the flow to come to what their rows point to.
     waiting: Vec<Waiting>,
-    /// The mappings with keys that wait in the target's memory, and up to where these were taken up.
-    put_off: BTreeMap<usize, Option<Bytes>>,
+    /// The mappings with keys that wait in the target's memory.
+    delayed: Delayed,
     places: Arc<Places>,
     routes: Routes,
     shared: Arc<FlowShared>,
@@ -252,7 +253,7 @@ impl Applier {
             keepers: begin.keepers,
             touched: Touched::default(),
             waiting: Vec::new(),
-            put_off: begin.put_off.into_iter().map(|number| (number, None)).collect(),
+            delayed: Delayed::new(&scope.plans, begin.put_off),
             gates: begin.gates,
             batcher: Batcher::new(places.clone(), careful > 0),
             places,
@@ -327,6 +328,7 @@ impl Applier {
             // At once: the position stands right before what it cannot apply.
             self.save().await?;
         }
+        self.retry().await?;
         loop {
             let awaited = self.session.is_awaited();
             tokio::select! {
@@ -336,9 +338,10 @@ impl Applier {
                     self.settle(outcome)?;
                     // What was collected meanwhile, and what waited for it.
                     if !self.source.inside {
+                        // Before what was collected makes the session busy again.
+                        self.retry().await?;
                         self.finish().await?;
                         self.copy().await?;
-                        self.retry().await?;
                     }
                 }
                 // Before the log: a few questions, and a copy that waits keeps nothing back.

@@ -38,5 +38,5 @@ pub mod memory;
 mod read;
 mod touched;
 
-pub use read::{Blamed, Reread, Rereads, Waiting, put_off, waiting};
-pub use touched::{Touched, TouchedBy, Trace};
+pub use read::{Blamed, Left, PutOff, Reread, Rereads, Waiting, all_but_refused, put_off, waiting};
+pub use touched::{Refused, Touched, TouchedBy, Trace};

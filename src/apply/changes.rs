@@ -18,7 +18,7 @@ use crate::mapping::call::calls;
 use crate::mapping::dictionaries::Keeper;
 use crate::mapping::rules::Signs;
 use crate::mapping::{Becomes, MappingPlan, Write};
-use crate::reread::put_off;
+use crate::reread::{Refused, put_off};
 
 impl Applier {
     pub(super) async fn change(&mut self, change: Change) -> Result<()> {
@@ -148,13 +148,20 @@ impl Applier {
         }
         self.blame = Some(plan.name.clone());
         let gated = self.gates.has(number);
+        let loose = self.is_loose(number);
         let bound = self.bound(route, &change.table)?;
         let (signs, source) = match gated {
             true => bound.signs(&change.op)?,
             false => (None, None),
         };
+        let later = match (loose, &meeting) {
+            (true, Meeting::Apply) => bound.later(&change.op)?,
+            (true, Meeting::Insert(insert)) => bound.later(&Op::Insert(insert.clone()))?,
+            (true, Meeting::Again | Meeting::Erase | Meeting::Later) | (false, _) => None,
+        };
         let becomes = match (meeting, change.op) {
             (Meeting::Later, _) => return Ok(()),
+            (Meeting::Apply | Meeting::Insert(_), _) if let Some(later) = later => later,
             (Meeting::Insert(insert), _) => bound.write(Op::Insert(insert))?,
             (Meeting::Erase, Op::Update(update)) => {
                 Becomes::Write(bound.erase(&update.old, &update.new)?)
@@ -173,7 +180,11 @@ impl Applier {
                 self.blame = None;
                 self.tally.add(number, kind, Fate::Applied);
                 self.touching().await?;
-                self.touched.of(number, plan).row(key);
+                let by = self.touched.of(number, plan);
+                by.row(key);
+                if loose {
+                    by.refused = by.refused.max(Refused::PutOff);
+                }
                 match moved {
                     Some(write) => write,
                     None => return Ok(()),
@@ -257,7 +268,7 @@ impl Applier {
         self.direct().await?;
         for (number, plan, keys) in self.touched.take_keys() {
             put_off(self.session.sink()?, &plan, keys).await?;
-            self.put_off.insert(number, None);
+            self.delayed.add(number);
         }
         Ok(())
     }

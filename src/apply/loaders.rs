@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Connector, Error, HopList, Load, LoadRows, Mark, Piece, Result, Row, Sink, SinkSpec, Value,
+    Code, Connector, Error, HopList, Load, LoadRows, Mark, Piece, Result, Row, Sink, SinkSpec,
+    Value,
 };
 
 use super::batch::batches_of;
@@ -12,6 +13,7 @@ use super::seek;
 use crate::mapping::call::calls;
 use crate::mapping::plan::EndPlan;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
+use crate::reread::{Left, all_but_refused, put_off};
 
 /// How long a session waits for its next piece before it is let go; the server ends it after 30 seconds.
 const IDLE: Duration = Duration::from_secs(10);
@@ -51,13 +53,14 @@ impl LoadRows for Loading {
     }
 }
 
-/// Puts the rows of a piece into the open transaction of a session. `known`: the target may hold rows of before.
+/// Puts the rows of a piece into the open transaction of a session. `known`: the target may hold rows of before. Answers
+/// whether some of them wait for what they point to.
 pub(super) async fn put(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     piece: Piece,
     known: bool,
-) -> Result<()> {
+) -> Result<bool> {
     let Piece { table, rows, lines, .. } = piece;
     let mut loading = Loading { bound: BoundPlan::new(plan, &table)?, rows };
     if let Some(lines) = lines {
@@ -72,7 +75,7 @@ pub(super) async fn put(
         write(sink, plan, gone).await?;
     }
     if loading.rows.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     if plan.call.is_some() {
         let mut writes = Vec::with_capacity(loading.rows.len());
@@ -81,7 +84,8 @@ pub(super) async fn put(
                 writes.push(write);
             }
         }
-        return write(sink, plan, writes).await;
+        write(sink, plan, writes).await?;
+        return Ok(false);
     }
     let columns = loading.bound.columns().clone();
     let (mapping, table) = (plan.name.clone(), plan.target.clone());
@@ -93,9 +97,43 @@ pub(super) async fn put(
         }
         seek::answer_writes(sink, plan, &mut writes).await?;
         let rows: Vec<Box<[Value]>> = writes.into_iter().map(|write| write.row).collect();
-        return sink.load(&Load { mapping, table, columns, rows: &rows }).await;
+        let load = Load { mapping, table, columns, rows: &rows };
+        return loaded(sink, plan, &loading, load).await;
     }
-    sink.load(&Load { mapping, table, columns, rows: &loading }).await
+    let load = Load { mapping, table, columns, rows: &loading };
+    loaded(sink, plan, &loading, load).await
+}
+
+/// Loads rows. Those that point to what a copy has not brought yet wait for it: their keys are left to the target's memory.
+async fn loaded(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    loading: &Loading,
+    load: Load<'_>,
+) -> Result<bool> {
+    if !plan.points {
+        sink.load(&load).await?;
+        return Ok(false);
+    }
+    let Some(refused) = sink.attempt_load(&load).await? else { return Ok(false) };
+    if refused.code() != Code::ForeignKey {
+        return Err(refused);
+    }
+    let mut steps = Vec::with_capacity(loading.rows.len());
+    for (at, row) in loading.rows.iter().enumerate() {
+        steps.push((Some(at), loading.bound.loaded(row)?));
+    }
+    let Left { steps, error } = all_but_refused(sink, plan, steps, refused).await?;
+    if let Some(error) = error.filter(|error| error.code() != Code::ForeignKey) {
+        return Err(error);
+    }
+    let mut keys = Vec::with_capacity(steps.len());
+    for row in steps.iter().filter_map(|(at, _)| loading.rows.get((*at)?)) {
+        keys.push(loading.bound.source_key(row)?);
+    }
+    let waits = !keys.is_empty();
+    put_off(sink, plan, keys).await?;
+    Ok(waits)
 }
 
 /// Writes rows, or calls the routine for them.
@@ -164,7 +202,8 @@ impl Loaders {
         self.free.extend(self.idle.drain(..).map(|loader| loader.lane));
     }
 
-    /// A load, to run beside others: it ends with the rows in the open transaction of the session.
+    /// A load, to run beside others: it ends with the rows in the open transaction of the session. Answers also whether some of
+    /// them wait for what they point to.
     pub(super) fn load(
         &self,
         mut loader: Loader,
@@ -172,7 +211,7 @@ impl Loaders {
         piece: Piece,
         hops: HopList,
         known: bool,
-    ) -> impl Future<Output = Result<Loader>> + Send + 'static {
+    ) -> impl Future<Output = Result<(Loader, bool)>> + Send + 'static {
         let (target, spec, epoch) = (self.target.clone(), self.spec.clone(), self.epoch);
         async move {
             let mut sink = match loader.sink.take() {
@@ -181,9 +220,9 @@ impl Loaders {
             };
             loader.seq += 1;
             sink.begin(&Mark { epoch, seq: loader.seq, hops }).await?;
-            put(&mut *sink, &plan, piece, known).await?;
+            let waits = put(&mut *sink, &plan, piece, known).await?;
             loader.sink = Some(sink);
-            Ok(loader)
+            Ok((loader, waits))
         }
     }
 }

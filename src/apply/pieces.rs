@@ -36,7 +36,7 @@ struct Shot {
     mapping: Arc<str>,
     step: Step,
     reply: oneshot::Sender<Outcome>,
-    loaded: Result<Loader>,
+    loaded: Result<(Loader, bool)>,
 }
 
 impl Applier {
@@ -123,7 +123,9 @@ impl Applier {
             true => self.read_again(&mapped, &piece, &row).await?,
             false => {
                 self.settle_gates(&mapped, &piece)?;
-                self.load(&mapped.plan, piece, &row).await?;
+                if self.load(&mapped.plan, piece, &row).await? {
+                    self.delayed.add(mapped.number);
+                }
             }
         }
         self.wrote_copy();
@@ -242,7 +244,7 @@ impl Applier {
     /// Loads a piece, and commits it with the cursor and the position. The copier is answered
     /// meanwhile, so that the next piece is read while this one is written: the flow stands still
     /// until then, and its position is what this transaction commits.
-    async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<()> {
+    async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<bool> {
         let memories = self.gates.take();
         let Applier { session, regions, requests, reached, blame, .. } = self;
         let sink = session.sink()?;
@@ -250,11 +252,12 @@ impl Applier {
             for Memories { scope, put, gone } in &memories {
                 sink.remember(scope, put, gone).await?;
             }
-            put(sink, plan, piece, row.reason != CopyReason::Initial).await?;
+            let waits = put(sink, plan, piece, row.reason != CopyReason::Initial).await?;
             // What fails from here on is not about the rows.
             *blame = None;
             sink.record_copy(row).await?;
-            sink.commit(reached, 0).await
+            sink.commit(reached, 0).await?;
+            Ok(waits)
         };
         answering(regions, requests, reached, written).await
     }
@@ -318,7 +321,7 @@ impl Applier {
         let Shot { mapping, step, reply, loaded } =
             shot.map_err(|panic| Error::bug(format!("loading ended in a panic: {panic}")))?;
         let committed = async {
-            let mut loader = loaded?;
+            let (mut loader, waits) = loaded?;
             let row = self.regions.after(&mapping, &step)?;
             let Applier { regions, requests, reached, .. } = &mut *self;
             let sink = loader.sink()?;
@@ -327,9 +330,14 @@ impl Applier {
                 sink.commit(reached, 0).await
             };
             answering(regions, requests, reached, written).await?;
-            Ok((loader, row))
+            Ok((loader, row, waits))
         };
-        let (loader, row) = committed.await.map_err(|error| self.refused(&mapping, error))?;
+        let (loader, row, waits) =
+            committed.await.map_err(|error| self.refused(&mapping, error))?;
+        if waits {
+            let number = self.plan_of(&mapping)?.number;
+            self.delayed.add(number);
+        }
         self.loaders.give(loader);
         self.stepped(&mapping, &step, row, reply);
         Ok(())
@@ -353,8 +361,11 @@ impl Applier {
             self.loaders.end();
             self.shared.copy_alone.store(false, Ordering::Relaxed);
         }
-        let state =
-            if self.regions.is_empty() { FlowState::Streaming } else { FlowState::Snapshotting };
+        // Rows that wait for others are a part of what is copied.
+        let state = match self.regions.is_empty() && !self.delayed.goes_in_rounds() {
+            true => FlowState::Streaming,
+            false => FlowState::Snapshotting,
+        };
         self.shared.set_state(state, None);
     }
 }

@@ -15,7 +15,7 @@ use super::{
     ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
-use crate::reread::{self, Reread, Touched};
+use crate::reread::{Reread, Touched};
 
 pub(super) struct OpenTransaction {
     pub(super) hops: HopList,
@@ -60,6 +60,7 @@ impl Applier {
         };
         self.tally.absorb(&mut reread.tally);
         self.waiting.append(&mut reread.waiting);
+        self.put_off_again(&reread.put_off);
         // A row that was read later than the sweep's own look is not to be swept away: it may be remembered as sent.
         for (mapping, rows) in &reread.wrote {
             for keys in rows {
@@ -90,70 +91,6 @@ impl Applier {
             }
         }
         Ok(())
-    }
-
-    /// Reads again a part of the keys that were put off.
-    async fn take_up(&mut self) -> Result<()> {
-        while let Some((number, mut after)) = self.put_off.pop_first() {
-            let Some(mapped) = self.plans.get(number).cloned() else { continue };
-            if self.is_stopped(&mapped.plan.name) {
-                continue;
-            }
-            let sink = self.session.sink()?;
-            let (keys, more) =
-                reread::waiting(sink, &mapped.plan, &mut after, KEYS_A_TRANSACTION).await?;
-            if more {
-                self.put_off.insert(number, after);
-            }
-            if keys.is_empty() {
-                continue;
-            }
-            self.open_transaction().await?;
-            if let Some(open) = &mut self.open {
-                open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
-            }
-            self.touched.of(number, &mapped.plan).again(keys, Instant::now(), 0);
-            return self.finish().await;
-        }
-        Ok(())
-    }
-
-    /// Reads again what waited for a place in the log that has come.
-    pub(super) async fn retry(&mut self) -> Result<()> {
-        if self.source.inside || self.session.is_awaited() {
-            return Ok(());
-        }
-        self.take_up().await?;
-        if self.waiting.is_empty() || self.session.is_awaited() {
-            return Ok(());
-        }
-        let mut due = Vec::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let come = match &waiting.upto {
-                Some(upto) => self.regions.is_past(&self.reached, upto)?,
-                None => true,
-            };
-            if self.is_stopped(&waiting.plan.name) {
-                continue;
-            }
-            if come { due.push(waiting) } else { self.waiting.push(waiting) }
-        }
-        if !self.waiting.is_empty() {
-            // A log at rest is asked for its end.
-            self.shared.nudge.notify_one();
-        }
-        if due.is_empty() {
-            return Ok(());
-        }
-        self.open_transaction().await?;
-        if let Some(open) = &mut self.open {
-            open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
-        }
-        for waiting in due {
-            let by = self.touched.of(waiting.number, &waiting.plan);
-            by.again(waiting.keys, waiting.since, waiting.refusals);
-        }
-        self.finish().await
     }
 
     /// Sends the latest states of keys that were held, when their time has come.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidelock_core::{Code, Error, ErrorKind, Position, Result, StoredState};
+use tidelock_core::{Code, Error, ErrorKind, Position, Result, Sink, StoredState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
 use crate::mapping::dictionaries::Keeper;
 use crate::reader;
-use crate::reread::Rereads;
+use crate::reread::{self, Rereads};
 
 /// How long a reader that has closed its queue may take to end.
 const READER_END: Duration = Duration::from_secs(10);
@@ -194,16 +194,16 @@ pub async fn attempt(
     let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let refreshing = refresh(copies.refresh_at, stop.clone());
     let _refreshing = AbortOnDropHandle::new(tokio::spawn(refreshing));
-    let rereads = |(number, plan): (usize, &Arc<MappingPlan>)| plan.rereads().then_some(number);
     let is_view = |plan: &MappingPlan| plan.view.is_some();
     let gates = Gates::recall(&mut *open.sink, &systems.plans, |plan| !is_view(plan));
     let gates = gates.await.map_err(Failed::early)?;
     let of_views = Gates::recall(&mut *open.sink, &systems.plans, is_view);
     let of_views = of_views.await.map_err(Failed::early)?;
+    let put_off = put_off(&mut *open.sink, &systems.plans).await.map_err(Failed::early)?;
     let begin = Begin {
         keepers,
         rereads: Rereads::new(&context.config.name, context.source.clone(), of_views),
-        put_off: systems.plans.iter().enumerate().filter_map(rereads).collect(),
+        put_off,
         gates,
         regions: Regions::new(
             context.source.clone(),
@@ -435,4 +435,16 @@ async fn keep_checkpoint(
         }
     }
     Ok(())
+}
+
+/// The mappings of which keys may wait in the target's memory.
+async fn put_off(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for (number, plan) in plans.iter().enumerate() {
+        // Most tables have none, and their changes are written another way while they may have.
+        let any = plan.rereads()
+            || (plan.points && !reread::waiting(sink, plan, &mut None, 1).await?.0.is_empty());
+        numbers.extend(any.then_some(number));
+    }
+    Ok(numbers)
 }

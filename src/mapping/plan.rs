@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
-    RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
-    Value, comparable,
+    Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, LookupTarget, Reference,
+    Result, Routine, RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn,
+    TargetTable, Value, comparable,
 };
 
 pub use self::call::CallPlan;
@@ -85,6 +85,13 @@ pub struct MappingPlan {
     pub references: Vec<TableName>,
     /// The tables of the source that its expressions use as dictionaries.
     pub kept: Vec<Arc<KeptPlan>>,
+    /// Whether its rows may wait for rows that they point to: foreign keys of the target lead to tables that the flow writes, and
+    /// a row can be read again by its key.
+    pub points: bool,
+    /// The columns that may be NULL until that row is there: indexes into the target's.
+    pub loosable: Vec<usize>,
+    /// The foreign keys over one column, so that it can be asked whether that row is there.
+    pub pointers: Vec<Pointer>,
     /// What its columns look up in the target.
     pub lookups: Arc<LookupPlans>,
     /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
@@ -104,6 +111,17 @@ pub struct MappingPlan {
     pub keyed: bool,
     /// Source columns of a mapping of all same-named columns that the target does not have.
     pub unmapped: Vec<Column>,
+}
+
+/// A foreign key over one column.
+#[derive(Debug)]
+pub struct Pointer {
+    /// The column: an index into the target's.
+    pub column: usize,
+    /// Where it points.
+    pub to: Arc<LookupTarget>,
+    /// If that is in the same table: the column it points to, an index into the target's.
+    pub own: Option<usize>,
 }
 
 /// What feeds a target column.
@@ -345,7 +363,7 @@ impl<'a> Catalog<'a> {
         Catalog {
             tables,
             by_name: tables.iter().map(|t| (&t.name, t)).collect(),
-            referenced: tables.iter().flat_map(|t| &t.references).collect(),
+            referenced: tables.iter().flat_map(|t| &t.references).map(|r| &r.table).collect(),
         }
     }
 
@@ -421,6 +439,7 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
     keep_dictionaries(&mut outcome, &kept, catalogs);
     shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
+    order::point(&mut outcome.mappings);
     outcome
 }
 
@@ -570,17 +589,6 @@ fn plan_table(
                 ))
                 .hint("give it a primary key that its replica identity holds, or copy the rows yourself and set snapshot = \"never\"")
                 .place(mapping.places.from.show()),
-            );
-        }
-        if mapping.snapshot == SnapshotMode::Initial
-            && target_table.references.contains(&target_table.name)
-        {
-            outcome.findings.push(
-                Finding::warning(format!(
-                    "mapping {name}: {} has a foreign key to itself",
-                    target_table.name
-                ))
-                .hint("a first copy of more than one piece may meet a row before its parent; drop that constraint until the copy has ended"),
             );
         }
         if mapping.snapshot == SnapshotMode::Initial
@@ -844,6 +852,33 @@ pub(super) fn target_column(column: &Column) -> TargetColumn {
     }
 }
 
+/// The foreign keys of a table that are over one of these columns.
+fn pointers(target: &Table, columns: &[TargetColumn], catalog: &Catalog<'_>) -> Vec<Pointer> {
+    let place = |name: &String| columns.iter().position(|column| column.name == *name);
+    let pointer = |reference: &Reference| {
+        let ([name], [to]) = (&reference.columns[..], &reference.to[..]) else { return None };
+        let found = target_column(catalog.get(&reference.table)?.column(to)?);
+        let own = (reference.table == target.name).then(|| place(to)).flatten();
+        let lookup = LookupTarget {
+            id: NEXT_PLAN.fetch_add(1, Ordering::Relaxed),
+            table: reference.table.clone(),
+            by: vec![found.clone()],
+            result: found,
+            with: Vec::new(),
+        };
+        Some(Pointer { column: place(name)?, to: Arc::new(lookup), own })
+    };
+    target.references.iter().filter_map(pointer).collect()
+}
+
+/// The columns of foreign keys that take NULL, of these.
+fn loosable(target: &Table, columns: &[TargetColumn]) -> Vec<usize> {
+    let points = |name: &String| target.references.iter().any(|r| r.columns.contains(name));
+    let may = |column: &&Column| column.nullable && points(&column.name);
+    let names: HashSet<&String> = target.columns.iter().filter(may).map(|c| &c.name).collect();
+    (0..columns.len()).filter(|&at| names.contains(&columns[at].name)).collect()
+}
+
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     let Parts {
         mapping,
@@ -859,7 +894,13 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         values,
         lookups,
     } = parts;
-    let mut before = target.references.clone();
+    let mut references: Vec<TableName> = Vec::new();
+    for reference in &target.references {
+        if !references.contains(&reference.table) {
+            references.push(reference.table.clone());
+        }
+    }
+    let mut before = references.clone();
     for table in lookups.tables() {
         if !before.contains(table) {
             before.push(table.clone());
@@ -878,6 +919,8 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     reads.extend(rows.reads.iter().cloned());
     let mut seen = HashSet::new();
     reads.retain(|c| seen.insert(c.clone()));
+    let loosable = loosable(target, &columns);
+    let pointers = pointers(target, &columns, catalogs.target);
     MappingPlan {
         name: Arc::from(name),
         source: source.name.clone(),
@@ -888,10 +931,13 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             && !rows.is_gated()
             && view.is_none(),
         copy_key_types,
-        references: target.references.clone(),
+        references,
         before,
         lookups: Arc::new(lookups),
         kept: Vec::new(),
+        points: false,
+        loosable,
+        pointers,
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),

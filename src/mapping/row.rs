@@ -479,6 +479,24 @@ impl BoundPlan {
         })
     }
 
+    /// What a change that is no delete becomes where rows are read again, because they may have to wait for others.
+    pub fn later(&self, op: &Op) -> Result<Option<Becomes>> {
+        match op {
+            Op::Insert(insert) => self.unknown(&insert.new, None).map(Some),
+            Op::Update(update) => self.unknown(&update.new, update.old.row()).map(Some),
+            Op::Delete(_) => Ok(None),
+        }
+    }
+
+    /// The key at the source by which a whole row is read again.
+    pub fn source_key(&self, row: &Row) -> Result<Key> {
+        let cells = self.copy_key.iter().flatten().map(|&at| row.0.get(at).cloned());
+        match cells.collect::<Option<Key>>() {
+            Some(key) if !key.is_empty() => Ok(key),
+            Some(_) | None => Err(self.identity_missing()),
+        }
+    }
+
     /// The row is to be read again by its key.
     fn unknown(&self, new: &Row, old: Option<&Row>) -> Result<Becomes> {
         let Some(places) = &self.copy_key else {

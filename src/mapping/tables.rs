@@ -206,11 +206,9 @@ fn parents_first<'a>(wanted: &'a [Wanted<'a>]) -> Vec<&'a Wanted<'a>> {
         if !seen.insert(at) {
             return;
         }
-        for (parent, _) in wanted
-            .iter()
-            .enumerate()
-            .filter(|(_, other)| wanted[at].source.references.contains(&other.source.name))
-        {
+        for (parent, _) in wanted.iter().enumerate().filter(|(_, other)| {
+            wanted[at].source.references.iter().any(|r| r.table == other.source.name)
+        }) {
             visit(parent, wanted, seen, order);
         }
         order.push(&wanted[at]);

@@ -1,6 +1,7 @@
 //! Reading the rows of touched keys and writing what they are now, in the target session's own task.
 
 mod found;
+mod ready;
 mod wait;
 mod write;
 
@@ -17,9 +18,10 @@ use tidelock_core::{
 use self::found::{likeness, recall};
 use self::wait::keep;
 pub use self::wait::{put_off, waiting};
-use self::write::{call_groups, instead, put, remove};
+pub use self::write::{Left, all_but_refused};
+use self::write::{Steps, as_many_as_can_be, call_groups, instead, put, remove};
 use super::memory::{Hash, Known, hash};
-use super::touched::{Touched, TouchedBy};
+use super::touched::{Refused, Touched, TouchedBy};
 use crate::apply::gate::{Gates, Memories, Pass};
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::plan::ViewPlan;
@@ -55,6 +57,8 @@ pub struct Reread {
     pub tally: Tally,
     /// Keys that wait for what their rows point to.
     pub waiting: Vec<Waiting>,
+    /// Keys that were left to the target's memory, for the same.
+    pub put_off: Vec<PutOff>,
     /// The target keys that were written, by mapping: a sweep must know them.
     pub wrote: Vec<(Arc<str>, Vec<[u64; 2]>)>,
 }
@@ -73,6 +77,18 @@ pub struct Waiting {
     pub since: Instant,
     /// How often they have been refused.
     pub refusals: u32,
+}
+
+/// Keys of a table whose rows were to be written now if they could.
+pub struct PutOff {
+    /// The number of the mapping.
+    pub number: usize,
+    /// The mapping.
+    pub plan: Arc<MappingPlan>,
+    /// The keys that could not.
+    pub keys: Vec<Key>,
+    /// Whether any could.
+    pub progressed: bool,
 }
 
 /// What went wrong, and at which mapping.
@@ -162,7 +178,7 @@ impl Rereads {
             sink.remember(&scope, &put, &gone).await?;
         }
         for (mapping, keys) in waited {
-            keep(sink, mapping, keys, &work.done.waiting).await?;
+            keep(sink, mapping, keys, &work.done).await?;
         }
         Ok(work.done)
     }
@@ -300,21 +316,52 @@ impl Rereads {
             return Err(Error::bug("a row is to be read again that has no key to be read by"));
         };
         let keys: Vec<Key> = by.rows.into_values().collect();
+        let mut put_off = Vec::new();
+        let mut progressed = false;
         for some in keys.chunks(KEYS_A_READ) {
-            let mut writes = Vec::new();
+            let (mut steps, mut read) = (Vec::new(), Vec::new());
             for piece in self.read(&table, &table.key, some, work).await? {
                 let bound = self.bind(&plan, &piece.table)?;
                 for row in &piece.rows {
                     // One that is gone by now has its delete still ahead, or had it in this batch.
                     match bound.now(row)? {
-                        Becomes::Write(write) => writes.push(write),
+                        Becomes::Write(write) => {
+                            steps.push((Some(read.len()), write));
+                            read.push(bound.source_key(row)?);
+                        }
                         Becomes::Nothing | Becomes::Unknown { .. } => {}
                     }
                 }
             }
-            work.done.wrote.push((plan.name.clone(), keys_of(&writes)));
-            let refused = put(sink, &plan, writes).await?;
-            work.refused(&plan, refused, some.to_vec(), by.waited_since)?;
+            let wrote = steps.iter().map(|(_, write)| write.keys).collect();
+            work.done.wrote.push((plan.name.clone(), wrote));
+            let count = steps.len();
+            let Left { steps, error } = match plan.call.is_some() {
+                // Calls are made in the order of the log.
+                true => {
+                    let writes = steps.into_iter().map(|(_, write)| write).collect();
+                    let refused = put(sink, &plan, writes).await?;
+                    work.refused(&plan, refused, some.to_vec(), by.waited_since)?;
+                    continue;
+                }
+                false => as_many_as_can_be(sink, &plan, steps).await?,
+            };
+            progressed |= steps.len() < count;
+            let left = steps.iter().filter_map(|(at, _)| read.get((*at)?).cloned());
+            match by.refused {
+                Refused::Told => work.refused(&plan, error, left.collect(), by.waited_since)?,
+                Refused::PutOff => put_off.extend(left),
+                Refused::Loosened => {
+                    put_off.extend(left);
+                    let count = steps.len();
+                    let steps = loosened(&plan, steps);
+                    let left = as_many_as_can_be(sink, &plan, steps).await?;
+                    progressed |= left.steps.len() < count;
+                }
+            }
+        }
+        if by.refused != Refused::Told {
+            work.done.put_off.push(PutOff { number: work.number, plan, keys: put_off, progressed });
         }
         Ok(())
     }
@@ -484,6 +531,17 @@ impl Rereads {
     }
 }
 
+/// The same rows, pointing to nothing where they may.
+fn loosened(plan: &MappingPlan, mut steps: Steps) -> Steps {
+    for (_, write) in &mut steps {
+        let cells = write.columns.iter().zip(write.row.iter_mut());
+        for (_, cell) in cells.filter(|(column, _)| plan.loosable.contains(column)) {
+            *cell = Value::Null;
+        }
+    }
+    steps
+}
+
 fn keys_of(writes: &[Write]) -> Vec<[u64; 2]> {
     writes.iter().map(|write| write.keys).collect()
 }
@@ -513,7 +571,7 @@ impl Work<'_> {
         let (since, refusals) = waited.unwrap_or((Instant::now(), 0));
         let for_long = refusals >= REFUSALS_MAX && since.elapsed() > REFUSED_MAX;
         // What waits must be found again after a restart.
-        if !self.ahead || for_long || keys.is_empty() || !plan.rereads() {
+        if !self.ahead || for_long || keys.is_empty() || !(plan.rereads() || plan.points) {
             return Err(error);
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));

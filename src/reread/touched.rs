@@ -43,8 +43,22 @@ pub struct TouchedBy {
     pub force: bool,
     /// Whether rows are sent whatever gate the mapping has: they are owed, or were asked for.
     pub owed: bool,
+    /// What becomes of rows that the target refuses for what they point to.
+    pub refused: Refused,
     /// Under what the keys that waited are remembered.
     pub waited: Vec<Bytes>,
+}
+
+/// What becomes of rows that the target refuses for what they point to; the later counts where several are asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refused {
+    /// They wait for the log, or it is an error.
+    #[default]
+    Told,
+    /// They are put off.
+    PutOff,
+    /// The same, and meanwhile they are written without what they point to, where that may be NULL: rows may point to each other in a circle.
+    Loosened,
 }
 
 /// The values of one parameter, each once.
@@ -117,6 +131,7 @@ impl TouchedBy {
             waited_since: None,
             force: false,
             owed: false,
+            refused: Refused::Told,
             waited: Vec::new(),
         }
     }

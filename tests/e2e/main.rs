@@ -31,6 +31,7 @@ mod types;
 mod values;
 mod views;
 mod visibility;
+mod waits;
 
 use std::path::Path;
 use std::time::Duration;

@@ -12,6 +12,10 @@ async fn backfills(daemon: &Daemon, target: impl AsyncFn() -> String, release: i
     let arrived = wait_for("the change", SOON, "2".to_owned(), async || target().await).await;
     assert!(arrived.is_ok(), "{arrived:?}\n{}", daemon.log());
     assert_eq!(daemon.command(&["backfill", "item"]).0, 0);
+    // It may take a moment until it is taken up.
+    daemon
+        .wait("taken up", SOON, |flows| flows[0]["mappings"][0]["snapshot"]["reason"] == "backfill")
+        .await;
     // It says that it waits, or it goes on only once the change can be seen: the row never goes back.
     for _ in 0..20 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -59,8 +59,8 @@ pub use progress::{
 };
 pub use routine::{Call, CallTarget, Parameter, ParameterMode, Routine, RoutineKind};
 pub use schema::{
-    Column, ColumnDefault, DataType, Generated, Index, Repertoire, RowIdentity, StreamColumn,
-    Table, TableKind, TableName, TableSchema,
+    Column, ColumnDefault, DataType, Generated, Index, Reference, Repertoire, RowIdentity,
+    StreamColumn, Table, TableKind, TableName, TableSchema,
 };
 pub use shape::{Look, Scope, ShapeChange};
 pub use sink::{

@@ -284,6 +284,17 @@ pub enum TableKind {
     Other,
 }
 
+/// A foreign key of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The table that it points to.
+    pub table: TableName,
+    /// The columns that point.
+    pub columns: Vec<String>,
+    /// The columns that they point to, in the same order.
+    pub to: Vec<String>,
+}
+
 /// A table of a server's catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
@@ -297,8 +308,8 @@ pub struct Table {
     pub unique_indexes: Vec<Index>,
     /// What the log tells of old rows.
     pub identity: RowIdentity,
-    /// The tables that its foreign keys point to.
-    pub references: Vec<TableName>,
+    /// Its foreign keys.
+    pub references: Vec<Reference>,
     /// Whether triggers fire for the rows that are written, as far as our role may see them: they may count or record each change.
     pub triggers: bool,
     /// Why this table cannot be followed or written safely, in the server's terms; empty if it can

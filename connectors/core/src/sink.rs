@@ -3,8 +3,8 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | lookup | lookup_or_insert | remember | forget_memory
-//!                                                | record | record_copy } ─> commit | save_position | ping }
+//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | attempt_load | lookup | lookup_or_insert
+//!                                                | remember | forget_memory | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
 //! `recall`, `recall_prefix`, `recall_all` and `lookup` may be called at any time; inside a transaction they see what it
@@ -250,6 +250,9 @@ pub trait Sink: Send {
     /// pointed to ([`crate::Code::ForeignKey`]), or whose unique value another row has ([`crate::Code::KeyConflict`]), takes all of them
     /// back and is the answer; any other error is one.
     async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>>;
+
+    /// [`Sink::load`] as [`Sink::attempt`] writes: what is refused so takes all rows back and is the answer.
+    async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>>;
 
     /// Finds a value for each key, whose cells are those of `target.by`. A key with NULL in it finds nothing. More
     /// than one row is [`crate::Code::LookupAmbiguous`].

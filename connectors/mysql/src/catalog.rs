@@ -6,8 +6,8 @@ use std::sync::Arc;
 use mysql_async::Row;
 use mysql_async::prelude::FromValue;
 use tidelock_core::{
-    Column, ColumnDefault, DataType, Error, Generated, Index, Result, RowIdentity, Table,
-    TableKind, TableName,
+    Column, ColumnDefault, DataType, Error, Generated, Index, Reference, Result, RowIdentity,
+    Table, TableKind, TableName,
 };
 
 use crate::charset::Charset;
@@ -259,17 +259,32 @@ async fn read_references(
     found: &mut [CatalogTable],
     at: &HashMap<(String, String), usize>,
 ) -> Result<()> {
-    let rows: Vec<(String, String, String, String)> = session
+    let rows: Vec<(String, String, String, String, String, String, String)> = session
         .query(&format!(
-            "SELECT DISTINCT table_schema, table_name, referenced_table_schema, \
-             referenced_table_name FROM information_schema.key_column_usage \
-             WHERE table_schema IN ({list}) AND referenced_table_name IS NOT NULL"
+            "SELECT table_schema, table_name, constraint_name, column_name, \
+             referenced_table_schema, referenced_table_name, referenced_column_name \
+             FROM information_schema.key_column_usage \
+             WHERE table_schema IN ({list}) AND referenced_table_name IS NOT NULL \
+             ORDER BY table_schema, table_name, constraint_name, ordinal_position"
         ))
         .await?;
-    for (schema, name, to_schema, to_name) in rows {
-        if let Some(table) = at.get(&(schema, name)).and_then(|i| found.get_mut(*i)) {
-            table.table.references.push(TableName::new(to_schema, to_name));
+    let mut before = None;
+    for (schema, name, constraint, column, to_schema, to_name, to) in rows {
+        let Some(table) = at.get(&(schema, name)).and_then(|i| found.get_mut(*i)) else { continue };
+        let this = (table.table.name.clone(), constraint);
+        let references = &mut table.table.references;
+        match references.last_mut().filter(|_| before.as_ref() == Some(&this)) {
+            Some(reference) => {
+                reference.columns.push(column);
+                reference.to.push(to);
+            }
+            None => references.push(Reference {
+                table: TableName::new(to_schema, to_name),
+                columns: vec![column],
+                to: vec![to],
+            }),
         }
+        before = Some(this);
     }
     Ok(())
 }

@@ -986,6 +986,11 @@ impl Sink for MySqlSink {
         self.guarded(result).await
     }
 
+    async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
+        let result = self.load_attempted(load).await;
+        self.guarded(result).await
+    }
+
     async fn lookup(
         &mut self,
         target: &Arc<LookupTarget>,

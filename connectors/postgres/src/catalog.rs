@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tidelock_core::{
-    Column, ColumnDefault, Generated, Index, Result, RowIdentity, Table, TableKind, TableName,
+    Column, ColumnDefault, Generated, Index, Reference, Result, RowIdentity, Table, TableKind,
+    TableName,
 };
 use tokio_postgres::Row;
 
@@ -43,7 +44,11 @@ WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indisvalid AND i.indisready \
 ORDER BY i.indrelid, i.indisprimary DESC, c.relname";
 
 const REFERENCES_SQL: &str = "\
-SELECT DISTINCT k.conrelid, n.nspname::text, c.relname::text \
+SELECT k.conrelid, n.nspname::text, c.relname::text, \
+  ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u (n, i) \
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.i), \
+  ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u (n, i) \
+    JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY u.i) \
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid \
 JOIN pg_namespace n ON n.oid = c.relnamespace \
 WHERE k.contype = 'f' AND k.conrelid = ANY($1)";
@@ -88,10 +93,11 @@ pub(crate) async fn read(
         };
         indexes.entry(get(row, 0)?).or_default().push((index, get(row, 4)?));
     }
-    let mut references: HashMap<u32, Vec<TableName>> = HashMap::new();
+    let mut references: HashMap<u32, Vec<Reference>> = HashMap::new();
     for row in &session.query("reading foreign keys", REFERENCES_SQL, &[&oids]).await? {
         let table = TableName::new(get::<String>(row, 1)?, get::<String>(row, 2)?);
-        references.entry(get(row, 0)?).or_default().push(table);
+        let reference = Reference { table, columns: get(row, 3)?, to: get(row, 4)? };
+        references.entry(get(row, 0)?).or_default().push(reference);
     }
     let fired = session.query("reading triggers", TRIGGERS_SQL, &[&oids]).await?;
     let fired: HashSet<u32> = fired.iter().map(|r| get(r, 0)).collect::<Result<_>>()?;

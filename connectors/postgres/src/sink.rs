@@ -886,6 +886,10 @@ impl Sink for PgSink {
         self.attempted(batches, calls).await
     }
 
+    async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
+        self.load_attempted(load).await
+    }
+
     async fn lookup(
         &mut self,
         target: &Arc<LookupTarget>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidelock_core::{Key, MemoryKind, MemoryScope, Result, Sink};
 
-use super::{KEYS_A_READ, Waiting};
+use super::{KEYS_A_READ, Reread};
 use crate::mapping::MappingPlan;
 use crate::reread::memory::{decode_key, encode_key, hash};
 
@@ -15,10 +15,12 @@ pub(super) async fn keep(
     sink: &mut dyn Sink,
     mapping: Arc<str>,
     waited: Vec<Bytes>,
-    waiting: &[Waiting],
+    done: &Reread,
 ) -> Result<()> {
     let mut put = HashMap::new();
-    for key in waiting.iter().filter(|w| w.plan.name == mapping).flat_map(|w| &w.keys) {
+    let waiting = done.waiting.iter().filter(|w| w.plan.name == mapping).flat_map(|w| &w.keys);
+    let put_off = done.put_off.iter().filter(|p| p.plan.name == mapping).flat_map(|p| &p.keys);
+    for key in waiting.chain(put_off) {
         put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
     }
     let mut gone: Vec<Bytes> = waited.into_iter().filter(|key| !put.contains_key(key)).collect();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tidelock_core::{Code, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value};
 
 use super::found::likeness;
+use super::ready::ready;
 use super::{Gone, Group, Removal, Work};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
 use crate::apply::seek;
@@ -147,42 +148,95 @@ pub(super) async fn instead(
     if error.code() != Code::KeyConflict || plan.call.is_some() {
         return Ok(Some(error));
     }
-    let mut steps: Vec<(Option<usize>, Write)> = Vec::new();
+    let mut steps: Steps = Vec::new();
     for (at, gone) in vanished.iter().enumerate().filter(|_| !view.moves) {
         steps.extend(plan.removal(&gone.key)?.map(|write| (Some(at), write)));
     }
     steps.extend(writes.into_iter().map(|write| (None, write)));
-    let left = in_any_order(sink, plan, steps, vanished).await?;
+    let mut written = |at: usize| {
+        if let Some(gone) = vanished.get_mut(at) {
+            gone.removed = true;
+        }
+    };
+    let left = in_any_order(sink, plan, steps, &mut written).await?.steps;
     Ok(left.iter().any(|(gone, _)| gone.is_none()).then_some(error))
 }
 
-/// Writes what the target takes, again and again while it takes more; answers the rest.
-pub(super) async fn in_any_order(
+/// Writes, each with a number of its own if it has one.
+pub type Steps = Vec<(Option<usize>, Write)>;
+
+/// What the target did not take in any order, and why not the last of it.
+#[derive(Default)]
+pub struct Left {
+    /// The writes.
+    pub steps: Steps,
+    /// Why.
+    pub error: Option<Error>,
+}
+
+/// Writes those rows of a mapping that the target takes now, and answers the rest.
+pub async fn as_many_as_can_be(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
-    steps: Vec<(Option<usize>, Write)>,
-    vanished: &mut [Gone],
-) -> Result<Vec<(Option<usize>, Write)>> {
-    let mut left = steps;
+    steps: Steps,
+) -> Result<Left> {
+    let writes = steps.iter().map(|(_, write)| write.clone()).collect();
+    match put(sink, plan, writes).await? {
+        None => Ok(Left::default()),
+        Some(refused) => all_but_refused(sink, plan, steps, refused).await,
+    }
+}
+
+/// The same for rows that were refused together.
+pub async fn all_but_refused(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    steps: Steps,
+    refused: Error,
+) -> Result<Left> {
+    if refused.code() != Code::ForeignKey || plan.pointers.is_empty() {
+        return in_any_order(sink, plan, steps, &mut |_| ()).await;
+    }
+    let (steps, mut lacking) = ready(sink, plan, steps).await?;
+    let mut left = in_any_order(sink, plan, steps, &mut |_| ()).await?;
+    if !lacking.is_empty() {
+        left.steps.append(&mut lacking);
+        left.error.get_or_insert(refused);
+    }
+    Ok(left)
+}
+
+/// Writes what the target takes, again and again while it takes more; tells the numbers of what it took, and answers the rest.
+async fn in_any_order(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    steps: Steps,
+    written: &mut (dyn FnMut(usize) + Send),
+) -> Result<Left> {
+    let mut left = Left { steps, error: None };
+    if left.steps.is_empty() {
+        return Ok(left);
+    }
     loop {
-        let before = left.len();
-        let mut parts = vec![std::mem::take(&mut left)];
+        let before = left.steps.len();
+        let mut parts = vec![std::mem::take(&mut left.steps)];
         while let Some(mut part) = parts.pop() {
             let writes = part.iter().map(|(_, write)| write.clone()).collect();
-            if put(sink, plan, writes).await?.is_none() {
-                for at in part.iter().filter_map(|(gone, _)| *gone) {
-                    if let Some(gone) = vanished.get_mut(at) {
-                        gone.removed = true;
-                    }
-                }
+            let refused = put(sink, plan, writes).await?;
+            if refused.is_none() {
+                part.iter().filter_map(|(number, _)| *number).for_each(&mut *written);
             } else if part.len() == 1 {
-                left.append(&mut part);
+                left.steps.append(&mut part);
+                left.error = refused;
             } else {
                 let second = part.split_off(part.len() / 2);
                 parts.extend([second, part]);
             }
         }
-        if left.is_empty() || left.len() == before {
+        if left.steps.is_empty() {
+            return Ok(Left::default());
+        }
+        if left.steps.len() == before {
             return Ok(left);
         }
     }

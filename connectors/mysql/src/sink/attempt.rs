@@ -1,6 +1,6 @@
 //! Writes that may be refused for what they point to, or for what has their unique values still, taken back without the rest of the transaction.
 
-use tidelock_core::{Call, Code, Error, Result, Sink, WriteBatch};
+use tidelock_core::{Call, Code, Error, Load, Result, Sink, WriteBatch};
 
 use super::MySqlSink;
 
@@ -13,12 +13,26 @@ impl MySqlSink {
         if batches.is_empty() && calls.is_empty() {
             return Ok(None);
         }
-        self.ready(true)?;
-        self.session.run("SAVEPOINT tidelock_attempt").await?;
+        self.set_out().await?;
         let mut written = self.write(batches).await;
         if written.is_ok() && !calls.is_empty() {
             written = self.call(calls).await;
         }
+        self.come_of(written).await
+    }
+
+    pub(super) async fn load_attempted(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
+        self.set_out().await?;
+        let written = self.load(load).await;
+        self.come_of(written).await
+    }
+
+    async fn set_out(&mut self) -> Result<()> {
+        self.ready(true)?;
+        self.session.run("SAVEPOINT tidelock_attempt").await
+    }
+
+    async fn come_of(&mut self, written: Result<()>) -> Result<Option<Error>> {
         match written {
             Ok(()) => {
                 self.session.run("RELEASE SAVEPOINT tidelock_attempt").await?;

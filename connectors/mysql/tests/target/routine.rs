@@ -8,6 +8,8 @@ use tidelock_core::{
     TableName, TargetColumn, Value, WriteOp,
 };
 
+use tidelock_scratch::Flavour;
+
 use crate::field::{Field, INT, batch, connector, sink_spec, text};
 
 async fn routine(field: &Field, name: &str) -> Routine {
@@ -88,7 +90,11 @@ async fn calls_are_made_in_order_inside_the_transaction() {
     held.commit().await;
     let seen = field.server.rows("crm", "SELECT what FROM seen ORDER BY n").await.expect("seen");
     let seen: Vec<&str> = seen.iter().map(|r| r[0].as_deref().expect("text")).collect();
-    let strict = "1|18446744073709551615|ab|äö|ok|{\"a\":1}|00FF|1970-01-01 00:00:01.000001|0.1|0.1|5|q|-00:00:01.500|";
+    // MySQL keeps JSON as values, and writes it with blanks.
+    let json = if field.server.flavour() == Flavour::MySql { "{\"a\": 1}" } else { "{\"a\":1}" };
+    let strict = format!(
+        "1|18446744073709551615|ab|äö|ok|{json}|00FF|1970-01-01 00:00:01.000001|0.1|0.1|5|q|-00:00:01.500|"
+    );
     assert_eq!(seen.len(), 4);
     assert_eq!((seen[0], seen[1], seen[3]), ("1|first", "1|a'b\\é|-2.50|written", "3|1970-01-02"));
     // The mode is the one that it was made under.

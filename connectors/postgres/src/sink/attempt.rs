@@ -1,10 +1,10 @@
 //! Writes that may be refused for what they point to, or for what has their unique values still, taken back without the rest of the transaction.
 
-use tidelock_core::{Call, Code, Error, Result, Sink, WriteBatch};
+use tidelock_core::{Call, Code, Error, Load, Result, Sink, WriteBatch};
 
 use super::PgSink;
 
-const DOING: &str = "writing rows that were read again";
+const DOING: &str = "writing rows that may have to wait";
 
 impl PgSink {
     pub(super) async fn attempted(
@@ -15,17 +15,33 @@ impl PgSink {
         if batches.is_empty() && calls.is_empty() {
             return Ok(None);
         }
-        self.start().await?;
-        // The one of a load must not be outside of ours: it is released when the next load begins.
-        let set = match std::mem::take(&mut self.opened()?.savepoint) {
-            true => "RELEASE SAVEPOINT tidelock_load; SAVEPOINT tidelock_attempt",
-            false => "SAVEPOINT tidelock_attempt",
-        };
-        self.session.batch(DOING, set).await?;
+        self.set_out("").await?;
         let mut written = self.write(batches).await;
         if written.is_ok() {
             written = self.calls(calls).await;
         }
+        self.come_of(written).await
+    }
+
+    pub(super) async fn load_attempted(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
+        // A constraint that waits for the COMMIT would refuse the piece there, and not its rows here.
+        self.set_out("SET CONSTRAINTS ALL IMMEDIATE; ").await?;
+        let written = self.load(load).await;
+        self.come_of(written).await
+    }
+
+    async fn set_out(&mut self, before: &str) -> Result<()> {
+        self.start().await?;
+        // The one of a load must not be outside of ours: it is released when the next load begins.
+        let release = match std::mem::take(&mut self.opened()?.savepoint) {
+            true => "RELEASE SAVEPOINT tidelock_load; ",
+            false => "",
+        };
+        let set = format!("{release}{before}SAVEPOINT tidelock_attempt");
+        self.session.batch(DOING, &set).await
+    }
+
+    async fn come_of(&mut self, written: Result<()>) -> Result<Option<Error>> {
         let (end, refused) = match written {
             Ok(()) => ("RELEASE SAVEPOINT tidelock_attempt", None),
             Err(error) if matches!(error.code(), Code::ForeignKey | Code::KeyConflict) => {

@@ -1,0 +1,369 @@
+//! Keys that are read again later: when, and what is to be done with changes meanwhile.
+//!
+//! **In memory** ([`Waiting`]): rows of a batch that pointed to what the flow had not come to. They are read again when it has.
+//!
+//! **In the target's memory** ([`Delayed`]), taken up in parts:
+//!
+//! - What one source transaction touched beyond what is kept here, and what waited when the last attempt ended. It is taken
+//!   up at once.
+//! - Rows of a table that point to rows which a copy has not brought yet: children before their parents in a table that points
+//!   to itself or in a circle of tables, or while a parent table alone is copied anew. They are taken up when these copies have ended,
+//!   in *rounds*: all that are left, as long as a round gets any of them written. What a whole round could not get written is read
+//!   once more in earnest: what is refused then waits for the log, or is the row's own fault.
+//!
+//! While a mapping has such rows, or one that they may point to has, its changes are not written but touch their rows ([`Applier::is_loose`]): what
+//! the log tells of a row that is not there, or points to one that is not, says nothing; the row as it is then does.
+//!
+//! **kill -9** anywhere: the keys are remembered in the transaction that left their rows out, and forgotten in the one that writes them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tidelock_core::{CopyReason, Result};
+
+use super::{Applier, KEYS_A_TRANSACTION, now_micros};
+use crate::mapping::MappingPlan;
+use crate::reread::{self, PutOff, Refused};
+
+/// How far the keys of a mapping have been taken up.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Whether rows wait for rows: it goes in rounds.
+    rounds: bool,
+    after: Option<Bytes>,
+    /// The round is over.
+    ended: bool,
+    /// Some are left.
+    left: bool,
+    /// Some were written.
+    progressed: bool,
+    stage: Stage,
+}
+
+/// How a round goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// What is refused is left for the next.
+    #[default]
+    First,
+    /// The same, and meanwhile it is written without what it points to.
+    Loosened,
+    /// The same as the first.
+    Second,
+    /// What is refused now is refused.
+    Earnest,
+}
+
+/// The mappings with keys in the target's memory, by their numbers. Pure.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    turns: BTreeMap<usize, Turn>,
+    /// For each mapping, those that write what its rows may point to; itself may be among them.
+    parents: Vec<Vec<usize>>,
+    points: Vec<bool>,
+}
+
+impl Delayed {
+    /// Of these plans; those of these numbers have keys there, as far as is known.
+    pub(super) fn new(
+        plans: &[Arc<MappingPlan>],
+        numbers: impl IntoIterator<Item = usize>,
+    ) -> Delayed {
+        let parents = |plan: &Arc<MappingPlan>| {
+            let writes = |parent: &Arc<MappingPlan>| plan.references.contains(&parent.target.name);
+            let all = plans.iter().enumerate().filter(|(_, parent)| plan.points && writes(parent));
+            all.map(|(number, _)| number).collect()
+        };
+        let mut delayed = Delayed {
+            turns: BTreeMap::new(),
+            parents: plans.iter().map(parents).collect(),
+            points: plans.iter().map(|plan| plan.points).collect(),
+        };
+        numbers.into_iter().for_each(|number| delayed.add(number));
+        delayed
+    }
+
+    /// Keys were left there.
+    pub(super) fn add(&mut self, number: usize) {
+        let rounds = self.points.get(number).is_some_and(|points| *points);
+        let turn = self.turns.entry(number).or_default();
+        (turn.rounds, turn.left) = (rounds, true);
+    }
+
+    /// What came of keys that were read, or of changes.
+    fn met(&mut self, put_off: &PutOff) {
+        if !put_off.keys.is_empty() {
+            self.add(put_off.number);
+        }
+        if let Some(turn) = self.turns.get_mut(&put_off.number) {
+            turn.progressed |= put_off.progressed;
+        }
+    }
+
+    fn has(&self, number: usize) -> bool {
+        self.turns.contains_key(&number)
+    }
+
+    /// Whether none has.
+    pub(super) fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Whether rows wait for rows.
+    pub(super) fn goes_in_rounds(&self) -> bool {
+        self.turns.values().any(|turn| turn.rounds)
+    }
+
+    /// Those that write what a mapping's rows may point to.
+    fn parents(&self, number: usize) -> &[usize] {
+        self.parents.get(number).map_or(&[], Vec::as_slice)
+    }
+
+    /// The next whose keys are to be read. Begins a new round when all that are `free` have come to the end of theirs.
+    fn next(&mut self, free: impl Fn(usize) -> bool) -> Option<usize> {
+        let next = |turns: &BTreeMap<usize, Turn>| {
+            turns.iter().find(|(number, turn)| !turn.ended && free(**number)).map(|(n, _)| *n)
+        };
+        if let Some(number) = next(&self.turns) {
+            return Some(number);
+        }
+        self.turns
+            .retain(|number, turn| !free(*number) || (turn.left && turn.stage != Stage::Earnest));
+        let mut round: Vec<&mut Turn> =
+            self.turns.iter_mut().filter(|(n, _)| free(**n)).map(|(_, turn)| turn).collect();
+        let progressed = round.iter().any(|turn| turn.progressed);
+        let stage = round.iter().map(|turn| turn.stage).max().unwrap_or_default();
+        let stage = match (stage, progressed) {
+            (Stage::First, true) => Stage::First,
+            (Stage::First, false) => Stage::Loosened,
+            (Stage::Loosened, true) | (Stage::Second, true) => Stage::Second,
+            (Stage::Loosened | Stage::Second | Stage::Earnest, _) => Stage::Earnest,
+        };
+        for turn in &mut round {
+            **turn = Turn { rounds: turn.rounds, stage, ..Turn::default() };
+        }
+        next(&self.turns)
+    }
+
+    /// A part of a mapping's keys was taken; `more`: there may be others.
+    fn took(&mut self, number: usize, after: Option<Bytes>, more: bool) {
+        let Some(turn) = self.turns.get_mut(&number) else { return };
+        if turn.after.is_none() {
+            // Only what is found from here on counts for this round.
+            (turn.left, turn.progressed) = (false, false);
+        }
+        turn.after = after;
+        if more {
+            return;
+        }
+        turn.ended = true;
+        if !turn.rounds {
+            self.turns.remove(&number);
+        }
+    }
+}
+
+impl Applier {
+    /// Takes note of rows that were read and could not be written.
+    pub(super) fn put_off_again(&mut self, put_off: &[PutOff]) {
+        put_off.iter().for_each(|put_off| self.delayed.met(put_off));
+    }
+
+    /// Whether rows of a mapping are waited for: its keys wait, or it is being copied.
+    fn is_open(&self, number: usize, copying: impl Fn(CopyReason) -> bool) -> bool {
+        let row = self.plans.get(number).and_then(|m| self.regions.row(&m.plan.name));
+        row.is_some_and(|row| copying(row.reason))
+            || self.waiting.iter().any(|w| w.number == number)
+    }
+
+    /// Whether changes of a mapping touch their rows instead of being written, because these may have to wait.
+    pub(super) fn is_loose(&self, number: usize) -> bool {
+        if self.regions.is_empty() && self.delayed.is_empty() && self.waiting.is_empty() {
+            return false;
+        }
+        let points = self.plans.get(number).is_some_and(|mapped| mapped.plan.points);
+        // A backfill finds all rows there, and changes to them are followed.
+        let lacks = |n: usize| {
+            self.delayed.has(n) || self.is_open(n, |reason| reason != CopyReason::Backfill)
+        };
+        let waits = || self.waiting.iter().any(|w| w.number == number);
+        points
+            && (self.delayed.has(number)
+                || waits()
+                || self.delayed.parents(number).iter().any(|&parent| lacks(parent)))
+    }
+
+    /// Whether keys of a mapping are not to be taken up yet: a copy may still bring what their rows point to, or themselves.
+    fn is_blocked(&self, number: usize, seen: &mut HashSet<usize>) -> bool {
+        if !seen.insert(number) || !self.plans.get(number).is_some_and(|m| m.plan.points) {
+            return false;
+        }
+        let plan_is_copied = self
+            .plans
+            .get(number)
+            .is_some_and(|mapped| self.regions.row(&mapped.plan.name).is_some());
+        plan_is_copied
+            || self.delayed.parents(number).iter().any(|&parent| {
+                self.is_open(parent, |_| true)
+                    || (self.delayed.has(parent) && self.is_blocked(parent, seen))
+            })
+    }
+
+    /// Reads again a part of the keys that were put off.
+    async fn take_up(&mut self) -> Result<()> {
+        let in_rounds = self.delayed.goes_in_rounds();
+        loop {
+            let blocked: HashSet<usize> = (0..self.plans.len())
+                .filter(|&n| self.delayed.has(n) && self.is_blocked(n, &mut HashSet::new()))
+                .collect();
+            let Some(number) = self.delayed.next(|number| !blocked.contains(&number)) else {
+                if in_rounds && !self.delayed.goes_in_rounds() {
+                    self.show_copies();
+                }
+                return Ok(());
+            };
+            let Some(mapped) = self.plans.get(number).cloned() else { return Ok(()) };
+            if self.is_stopped(&mapped.plan.name) {
+                self.delayed.turns.remove(&number);
+                continue;
+            }
+            let turn = self.delayed.turns.get(&number);
+            let refused = match turn.filter(|turn| turn.rounds).map(|turn| turn.stage) {
+                Some(Stage::First | Stage::Second) => Refused::PutOff,
+                Some(Stage::Loosened) => Refused::Loosened,
+                Some(Stage::Earnest) | None => Refused::Told,
+            };
+            let mut after = turn.and_then(|turn| turn.after.clone());
+            let sink = self.session.sink()?;
+            let (keys, more) =
+                reread::waiting(sink, &mapped.plan, &mut after, KEYS_A_TRANSACTION).await?;
+            self.delayed.took(number, after, more);
+            if keys.is_empty() {
+                continue;
+            }
+            self.open_transaction().await?;
+            if let Some(open) = &mut self.open {
+                open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
+            }
+            let by = self.touched.of(number, &mapped.plan);
+            by.again(keys, Instant::now(), 0);
+            by.refused = by.refused.max(refused);
+            return self.finish().await;
+        }
+    }
+
+    /// Reads again what waited for a place in the log that has come.
+    pub(super) async fn retry(&mut self) -> Result<()> {
+        if self.source.inside || self.session.is_awaited() {
+            return Ok(());
+        }
+        self.take_up().await?;
+        if self.waiting.is_empty() || self.session.is_awaited() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let come = match &waiting.upto {
+                Some(upto) => self.regions.is_past(&self.reached, upto)?,
+                None => true,
+            };
+            if self.is_stopped(&waiting.plan.name) {
+                continue;
+            }
+            if come { due.push(waiting) } else { self.waiting.push(waiting) }
+        }
+        if !self.waiting.is_empty() {
+            // A log at rest is asked for its end.
+            self.shared.nudge.notify_one();
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.open_transaction().await?;
+        if let Some(open) = &mut self.open {
+            open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
+        }
+        for waiting in due {
+            let by = self.touched.of(waiting.number, &waiting.plan);
+            by.again(waiting.keys, waiting.since, waiting.refusals);
+        }
+        self.finish().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delayed(points: &[bool], numbers: &[usize]) -> Delayed {
+        let (turns, parents) = (BTreeMap::new(), vec![Vec::new(); points.len()]);
+        let mut delayed = Delayed { turns, parents, points: points.to_vec() };
+        numbers.iter().for_each(|&n| delayed.add(n));
+        delayed
+    }
+
+    /// Reads all keys of a mapping at once; so many are left of how many.
+    fn read(delayed: &mut Delayed, number: usize, left: bool, progressed: bool) {
+        delayed.took(number, Some(Bytes::from_static(b"k")), false);
+        if let Some(turn) = delayed.turns.get_mut(&number) {
+            turn.left |= left;
+            turn.progressed |= progressed;
+        }
+    }
+
+    #[test]
+    fn what_waits_for_the_log_is_taken_up_once() {
+        let mut delayed = delayed(&[false, false], &[1, 0]);
+        assert_eq!(delayed.next(|_| true), Some(0));
+        delayed.took(0, None, false);
+        assert_eq!(delayed.next(|_| true), Some(1));
+        delayed.took(1, Some(Bytes::from_static(b"k")), true);
+        assert_eq!(delayed.next(|_| true), Some(1), "there were more");
+        delayed.took(1, None, false);
+        assert_eq!(delayed.next(|_| true), None);
+        assert!(delayed.is_empty());
+    }
+
+    #[test]
+    fn rounds_go_on_while_any_of_them_gets_on_and_the_last_is_in_earnest() {
+        let mut delayed = delayed(&[true, true, true], &[0, 1, 2]);
+        let free = |n: usize| n != 2;
+        // Of a circle, the second gets on and so the first may.
+        assert_eq!(delayed.next(free), Some(0));
+        read(&mut delayed, 0, true, false);
+        assert_eq!(delayed.next(free), Some(1));
+        read(&mut delayed, 1, true, true);
+        assert_eq!(delayed.next(free), Some(0));
+        assert_eq!(delayed.turns[&0].stage, Stage::First);
+        read(&mut delayed, 0, true, false);
+        assert_eq!(delayed.next(free), Some(1));
+        read(&mut delayed, 1, false, true);
+        // The second has nothing left.
+        let mut stages = Vec::new();
+        for progressed in [false, true, true, false, false] {
+            assert_eq!(delayed.next(free), Some(0));
+            assert!(!delayed.has(1));
+            stages.push(delayed.turns[&0].stage);
+            read(&mut delayed, 0, true, progressed);
+        }
+        let all = [Stage::First, Stage::Loosened, Stage::Second, Stage::Second, Stage::Earnest];
+        assert_eq!(stages, all);
+        assert_eq!(delayed.next(free), None);
+        assert!(!delayed.has(0) && delayed.has(2), "only what was not free is left");
+        assert_eq!(delayed.next(|_| true), Some(2));
+    }
+
+    #[test]
+    fn what_is_left_while_a_round_is_on_its_way_is_for_the_next() {
+        let mut delayed = delayed(&[true], &[0]);
+        assert_eq!(delayed.next(|_| true), Some(0));
+        read(&mut delayed, 0, false, true);
+        delayed.add(0);
+        assert_eq!(delayed.next(|_| true), Some(0));
+        read(&mut delayed, 0, false, true);
+        assert_eq!(delayed.next(|_| true), None);
+        assert!(delayed.is_empty());
+    }
+}
