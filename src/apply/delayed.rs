@@ -129,11 +129,11 @@ impl Delayed {
         if let Some(number) = next(&self.turns) {
             return Some(number);
         }
+        let progressed = self.turns.iter().any(|(n, turn)| free(*n) && turn.progressed);
         self.turns
             .retain(|number, turn| !free(*number) || (turn.left && turn.stage != Stage::Earnest));
         let mut round: Vec<&mut Turn> =
             self.turns.iter_mut().filter(|(n, _)| free(**n)).map(|(_, turn)| turn).collect();
-        let progressed = round.iter().any(|turn| turn.progressed);
         let stage = round.iter().map(|turn| turn.stage).max().unwrap_or_default();
         let stage = match (stage, progressed) {
             (Stage::First, true) => Stage::First,

@@ -301,6 +301,10 @@ impl Regions {
                     let _gone = reply.send(watching);
                 }
             }
+            Request::Written { mapping, keys, reply } => {
+                let written = keys.into_iter().map(|key| self.touched(&mapping, key)).collect();
+                let _gone = reply.send(written);
+            }
             Request::Sweep { mapping, absent, upto, cursor, reply } => {
                 if let Some(region) = self.regions.get_mut(&mapping) {
                     region.sweeping = Some(Sweeping { absent, upto, cursor, reply });

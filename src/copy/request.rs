@@ -6,7 +6,7 @@ use tidelock_core::{Cursor, Key, Piece, Position, TransactionId};
 use tokio::sync::oneshot;
 
 /// Where the applier stood when it began to watch, and what it had applied lately.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watching {
     /// The position that the snapshot must show.
     pub reached: Position,
@@ -85,6 +85,15 @@ pub enum Request {
         shown: u64,
         /// The answer.
         reply: oneshot::Sender<Watching>,
+    },
+    /// Which of these keys of the target, by their hashes, have been written since [`Request::WatchKeys`].
+    Written {
+        /// The mapping.
+        mapping: Arc<str>,
+        /// The hashes.
+        keys: Vec<u64>,
+        /// The answer.
+        reply: oneshot::Sender<Vec<bool>>,
     },
     /// Keys of the target that the source does not have.
     Sweep {

@@ -1,11 +1,22 @@
-//! The end of a resync: rows that only the target has are looked for, key by key of the target.
+//! The end of a resync: rows that only the target has are looked for.
+//!
+//! **Back.** Where the target's keys tell the source's, they are asked for at the source, some at a time.
+//!
+//! **Forth** ([`forth`]). Where they do not (a text made of a number, an expression), the keys that all rows of the source come to are compared with all keys of
+//! the target.
+//!
+//! Either way the applier takes note of what is written from before the first look on, and what it meets since is spared.
 
-use tidelock_core::{CopyPhase, CopyTable, Cursor, Error, JsonForm, Key, KeyRange, Result, Value};
+mod forth;
+
+use tidelock_core::{
+    CopyPhase, CopyTable, Cursor, Error, JsonForm, Key, KeyRange, Position, Result, Value,
+};
 use tokio::sync::oneshot;
 
 use super::Job;
 use super::copier::{Worker, gone};
-use super::request::{Outcome, Request};
+use super::request::{Outcome, Request, Watching};
 use crate::mapping::convert::{Conversion, Target, compatible};
 use crate::mapping::plan::Feed;
 use crate::mapping::{MappingPlan, row};
@@ -27,8 +38,7 @@ impl Worker {
         let leads_back = leads_back(&plan) && !ours.key.is_empty();
         let constants = constants(&plan)?;
         if !leads_back {
-            tracing::warn!(flow = %self.copying().flow, mapping = %job.mapping,
-                "rows that only the target has stay: its keys cannot be led back to the types of the source's");
+            return self.sweep_forth(job, &plan, &theirs, &constants).await;
         }
         let mut target = self.copying().target.copier().await?;
         let resumed = job.row.phase == CopyPhase::Sweep;
@@ -44,14 +54,7 @@ impl Worker {
                 .map(|row| row.0)
                 .collect();
             self.copying().reverse_has_passed().await?;
-            let (reply, answer) = oneshot::channel();
-            let watching = self
-                .copying()
-                .ask(
-                    Request::WatchKeys { mapping: job.mapping.clone(), shown: self.shown, reply },
-                    answer,
-                )
-                .await?;
+            let watching = self.watch_keys(job).await?;
             let covered = self.snapshot(watching).await?;
             // Rows whose constant is another's are other mappings' rows.
             let keys: Vec<Key> = keys.into_iter().filter(|key| is_ours(key, &constants)).collect();
@@ -62,34 +65,44 @@ impl Worker {
                     source_key(&fed.map(|(value, _)| value).collect::<Vec<_>>(), &back)
                 })
                 .collect();
-            let askable: Vec<Key> = match leads_back {
-                true => asked.iter().flatten().cloned().collect(),
-                false => Vec::new(),
-            };
+            let askable: Vec<Key> = asked.iter().flatten().cloned().collect();
             let mut found = self.reader().await?.present(&ours, &askable).await?.into_iter();
             let mut absent = Vec::new();
             for (key, asked) in keys.into_iter().zip(asked) {
                 // A key that the source's columns could not hold is not there.
-                if leads_back && (asked.is_none() || !found.next().unwrap_or(false)) {
+                if asked.is_none() || !found.next().unwrap_or(false) {
                     absent.push(key);
                 }
             }
             let cursor = upto.as_ref().and_then(|key| Cursor::new(&theirs.key, key));
-            let (reply, answer) = oneshot::channel();
-            let sweep = Request::Sweep {
-                mapping: job.mapping.clone(),
-                absent,
-                upto: covered,
-                cursor,
-                reply,
-            };
-            self.copying().requests.send(sweep).await.map_err(|_| gone())?;
-            match self.copying().outcome(answer).await? {
+            match self.remove(job, absent, covered, cursor).await? {
                 Outcome::Written if upto.is_none() => return Ok(()),
                 Outcome::Written => after = upto,
                 Outcome::Spoiled => {}
             }
         }
+    }
+
+    /// Has the applier take note of what is written from now on.
+    async fn watch_keys(&mut self, job: &Job) -> Result<Watching> {
+        let (reply, answer) = oneshot::channel();
+        let watch = Request::WatchKeys { mapping: job.mapping.clone(), shown: self.shown, reply };
+        self.copying().ask(watch, answer).await
+    }
+
+    /// Has the applier remove keys of the target when it has come to `upto`; the sweep ends with it if there is no cursor.
+    async fn remove(
+        &mut self,
+        job: &Job,
+        absent: Vec<Key>,
+        upto: Position,
+        cursor: Option<Cursor>,
+    ) -> Result<Outcome> {
+        let (reply, answer) = oneshot::channel();
+        let mapping = job.mapping.clone();
+        let sweep = Request::Sweep { mapping, absent, upto, cursor, reply };
+        self.copying().requests.send(sweep).await.map_err(|_| gone())?;
+        self.copying().outcome(answer).await
     }
 }
 

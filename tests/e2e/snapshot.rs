@@ -413,20 +413,8 @@ async fn a_terminal_shows_a_bar_while_a_table_is_copied() {
     assert!(lines.len() == 1 && lines[0].trim_end().ends_with("mapping=item"), "{lines:?}");
 }
 
-/// The key is a number at the source and a text at the target: a sweep cannot ask the source for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_resync_keeps_rows_whose_keys_it_cannot_lead_back() {
-    let (source, target) = (Side::new(true).await, Side::new(true).await);
-    source.sql("CREATE TABLE code (id int PRIMARY KEY, n int)").await;
-    target.sql("CREATE TABLE code (id varchar(20) PRIMARY KEY, n int)").await;
-    source.sql("INSERT INTO code SELECT i, i FROM generate_series(1, 50) i").await;
-    let folder = tempfile::tempdir().expect("folder");
-    let text =
-        super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[("a", "b")])
-            .replace("\"never\"", "\"initial\"")
-            .replace(".item", ".code");
-    let daemon = Daemon::start(folder.path(), &text);
-    daemon.streaming().await;
+/// Waits until `mapping` has been compared.
+async fn compared(daemon: &Daemon) {
     assert_eq!(daemon.command(&["resync", "code"]).0, 0);
     daemon
         .wait("compared", SOON, |flows| {
@@ -434,7 +422,102 @@ async fn a_resync_keeps_rows_whose_keys_it_cannot_lead_back() {
             copy["reason"] == "resync" && copy["phase"] == "done"
         })
         .await;
-    assert_eq!(target.one("SELECT count(*) FROM code").await, "50", "{}", daemon.log());
+}
+
+/// Keys of the target that tell nothing of the source's: a text made of a number, and an expression.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_removes_rows_whose_keys_cannot_be_led_back() {
+    for (from, to, key) in
+        [(true, true, "id"), (true, false, "'C-' || id"), (false, true, "'C-' || id")]
+    {
+        let (source, target) = (Side::new(from).await, Side::new(to).await);
+        source.sql("CREATE TABLE code (id int PRIMARY KEY, n int)").await;
+        target.sql("CREATE TABLE code (id varchar(20) PRIMARY KEY, n int)").await;
+        let rows: Vec<String> = (1..=500).map(|i| format!("({i}, {i})")).collect();
+        source.sql(&format!("INSERT INTO code VALUES {}", rows.join(", "))).await;
+        let folder = tempfile::tempdir().expect("folder");
+        let systems = [("a", source.url()), ("b", target.url())];
+        let text = super::config(folder.path(), &systems, &[])
+            + &format!(
+                "[[mappings]]\nfrom = \"a.code\"\nto = \"b.code\"\nkey = [\"id\"]\n[mappings.columns]\nid = \"{key}\"\nn = \"n\"\n"
+            );
+        let mut daemon = Daemon::start(folder.path(), &text);
+        daemon.streaming().await;
+        let all = "SELECT concat(count(*), ' ', sum(n)) FROM code";
+        let began = Instant::now();
+        while target.one(all).await != source.one(all).await {
+            assert!(began.elapsed() < SOON, "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        daemon.kill();
+        target.sql("INSERT INTO code VALUES ('X-1', 7), ('1000', 8), ('C-501', 9)").await;
+        target.sql("DELETE FROM code WHERE n = 3").await;
+        source.sql("DELETE FROM code WHERE id > 400").await;
+        daemon.start_again();
+        daemon.streaming().await;
+        compared(&daemon).await;
+        source.sql("INSERT INTO code VALUES (501, 1)").await;
+        let began = Instant::now();
+        while target.one(all).await != source.one(all).await {
+            assert!(began.elapsed() < SOON, "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(!daemon.log().contains("stay"), "{}", daemon.log());
+        daemon.stop();
+    }
+}
+
+/// A trigger of the target writes another key than ours, so nobody can tell whose rows are nobody's: none is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_keeps_all_rows_where_the_target_has_keys_of_its_own_making() {
+    let (source, target) = (Side::new(true).await, Side::new(true).await);
+    source
+        .sql(
+            "CREATE TABLE code (id int PRIMARY KEY, n int); INSERT INTO code VALUES (1, 1), (2, 2)",
+        )
+        .await;
+    target.sql("CREATE TABLE code (id varchar(20) PRIMARY KEY, n int); INSERT INTO code VALUES ('other', 6)").await;
+    target.sql("CREATE FUNCTION lower_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id = lower(NEW.id); RETURN NEW; END $$").await;
+    target
+        .sql("CREATE TRIGGER t BEFORE INSERT ON code FOR EACH ROW EXECUTE FUNCTION lower_it()")
+        .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", source.url()), ("b", target.url())];
+    let text = super::config(folder.path(), &systems, &[])
+        + "[[mappings]]\nfrom = \"a.code\"\nto = \"b.code\"\nkey = [\"id\"]\n[mappings.columns]\nid = \"'C-' || id\"\nn = \"n\"\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    compared(&daemon).await;
+    let rows = "SELECT string_agg(id, ',' ORDER BY id) FROM code";
+    assert_eq!(target.one(rows).await, "c-1,c-2,other", "{}", daemon.log());
     assert!(daemon.log().contains("rows that only the target has stay"), "{}", daemon.log());
     daemon.stop();
+}
+
+/// Types of keys that servers write in ways of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_by_computed_keys_does_not_mind_blanks_and_zeros() {
+    for to in [true, false] {
+        for (kind, key) in
+            [("decimal(10,3)", "id * 1.5"), ("char(8)", "'C' || id"), ("decimal(6,0)", "id + 0.0")]
+        {
+            let (source, target) = (Side::new(true).await, Side::new(to).await);
+            source.sql("CREATE TABLE code (id int PRIMARY KEY, n int); INSERT INTO code SELECT i, i FROM generate_series(1, 50) i").await;
+            target.sql(&format!("CREATE TABLE code (id {kind} PRIMARY KEY, n int)")).await;
+            let folder = tempfile::tempdir().expect("folder");
+            let systems = [("a", source.url()), ("b", target.url())];
+            let text = super::config(folder.path(), &systems, &[])
+                + &format!(
+                    "[[mappings]]\nfrom = \"a.code\"\nto = \"b.code\"\nkey = [\"id\"]\n[mappings.columns]\nid = \"{key}\"\nn = \"n\"\n"
+                );
+            let daemon = Daemon::start(folder.path(), &text);
+            daemon.streaming().await;
+            target.sql("INSERT INTO code VALUES (999, 7)").await;
+            compared(&daemon).await;
+            assert!(!daemon.log().contains("stay"), "{}", daemon.log());
+            let all = target.one("SELECT concat(count(*), ' ', sum(n)) FROM code").await;
+            assert_eq!(all, "50 1275", "{kind} {}", daemon.log());
+            daemon.stop();
+        }
+    }
 }
