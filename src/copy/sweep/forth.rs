@@ -27,7 +27,8 @@ use crate::reread::memory::{Hash, hash};
 const KEYS_AT_ONCE: u64 = 300_000;
 /// Rows of the source read at a time.
 const ROWS_A_READ: usize = 5_000;
-/// A key that a row of the source comes to, and whether the target was seen to have it.
+
+/// A key that a row of the source comes to, and whether the target was seen to have it, or need not.
 type Come = HashMap<Hash, (Key, bool)>;
 
 impl Worker {
@@ -147,7 +148,9 @@ impl Worker {
                 let Ok(key) = bound.key_of(row) else { continue };
                 let at = about(&key);
                 if is_of_turn(&at) {
-                    come.insert(at, (key.into(), false));
+                    // One that does not meet the filter is not there, or is on its way out.
+                    let need_not = !bound.takes(row).unwrap_or(false);
+                    come.insert(at, (key.into(), need_not));
                 }
             }
             after = upto;
