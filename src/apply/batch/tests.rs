@@ -1,6 +1,7 @@
 //! A source of random transactions against a model of a target that checks its constraints row by row.
 
 mod sought;
+mod untouched;
 
 use std::collections::{BTreeMap, HashSet};
 
