@@ -130,8 +130,7 @@ impl Delayed {
             return Some(number);
         }
         let progressed = self.turns.iter().any(|(n, turn)| free(*n) && turn.progressed);
-        self.turns
-            .retain(|number, turn| !free(*number) || (turn.left && turn.stage != Stage::Earnest));
+        self.turns.retain(|number, turn| !free(*number) || turn.left);
         let mut round: Vec<&mut Turn> =
             self.turns.iter_mut().filter(|(n, _)| free(**n)).map(|(_, turn)| turn).collect();
         let stage = round.iter().map(|turn| turn.stage).max().unwrap_or_default();
@@ -139,7 +138,9 @@ impl Delayed {
             (Stage::First, true) => Stage::First,
             (Stage::First, false) => Stage::Loosened,
             (Stage::Loosened, true) | (Stage::Second, true) => Stage::Second,
-            (Stage::Loosened | Stage::Second | Stage::Earnest, _) => Stage::Earnest,
+            (Stage::Loosened | Stage::Second, false) => Stage::Earnest,
+            // What is left of that came meanwhile.
+            (Stage::Earnest, _) => Stage::First,
         };
         for turn in &mut round {
             **turn = Turn { rounds: turn.rounds, stage, ..Turn::default() };
@@ -346,7 +347,8 @@ mod tests {
             assert_eq!(delayed.next(free), Some(0));
             assert!(!delayed.has(1));
             stages.push(delayed.turns[&0].stage);
-            read(&mut delayed, 0, true, progressed);
+            // In earnest none is left, unless it comes meanwhile.
+            read(&mut delayed, 0, stages.len() < 5, progressed);
         }
         let all = [Stage::First, Stage::Loosened, Stage::Second, Stage::Second, Stage::Earnest];
         assert_eq!(stages, all);
@@ -365,5 +367,18 @@ mod tests {
         read(&mut delayed, 0, false, true);
         assert_eq!(delayed.next(|_| true), None);
         assert!(delayed.is_empty());
+    }
+
+    #[test]
+    fn what_comes_while_a_round_is_in_earnest_begins_anew() {
+        let mut delayed = delayed(&[true], &[0]);
+        let mut stages = Vec::new();
+        for _ in 0..5 {
+            assert_eq!(delayed.next(|_| true), Some(0));
+            stages.push(delayed.turns[&0].stage);
+            read(&mut delayed, 0, true, false);
+        }
+        let all = [Stage::First, Stage::Loosened, Stage::Earnest, Stage::First, Stage::Loosened];
+        assert_eq!(stages, all);
     }
 }

@@ -110,6 +110,8 @@ impl Touched {
                 Some(_) => &mut by.keys,
                 None => &mut by.rows,
             });
+            // They go on waiting.
+            by.waited.clear();
             (*number, by.plan.clone(), keys.into_values().collect())
         });
         taken.collect()
