@@ -123,6 +123,10 @@ mapping orders (flow a:b)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_of_a_table_is_explained_to_the_last_step_of_its_expressions() {
+    // Its words are MariaDB's.
+    if super::is_mysql() {
+        return;
+    }
     let field = field(true).await;
     let (code, said) = command(&field.config, &["check", "--explain", "orders"]);
     assert_eq!((code, &*said), (0, ORDERS), "{said}");
@@ -195,11 +199,19 @@ async fn a_view_of_postgres_is_explained_and_what_reading_it_again_costs_is_told
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_of_mariadb_is_explained_and_what_reading_it_again_costs_is_told() {
+    // Its words are MariaDB's.
+    if super::is_mysql() {
+        return;
+    }
     viewed(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_that_is_not_there_or_cannot_run_is_told_instead() {
+    // Its words are MariaDB's.
+    if super::is_mysql() {
+        return;
+    }
     let field = field(true).await;
     let (code, said) = command(&field.config, &["check", "--explain", "acounts"]);
     assert_eq!(

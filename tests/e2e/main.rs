@@ -38,6 +38,11 @@ use std::time::Duration;
 
 use tidelock_scratch::{Flavour, Mysql, MysqlOptions, Postgres};
 
+/// Whether MySQL stands in for MariaDB.
+fn is_mysql() -> bool {
+    std::env::var_os("TIDELOCK_MYSQLD").is_some()
+}
+
 /// How long something may take that takes a moment on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
 
