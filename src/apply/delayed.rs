@@ -237,6 +237,11 @@ impl Applier {
                 Some(Stage::Earnest) | None => Refused::Told,
             };
             let mut after = turn.and_then(|turn| turn.after.clone());
+            if turn.is_some_and(|turn| turn.rounds) && refused == Refused::Told {
+                // By themselves: what changes meanwhile must not put them off again and again.
+                self.finish().await?;
+                self.settled().await?;
+            }
             let sink = self.session.sink()?;
             let (keys, more) =
                 reread::waiting(sink, &mapped.plan, &mut after, KEYS_A_TRANSACTION).await?;

@@ -437,13 +437,15 @@ async fn keep_checkpoint(
     Ok(())
 }
 
-/// The mappings of which keys may wait in the target's memory.
+/// The mappings of which keys may wait in the target's memory. Also one that could have none today may have some of before: what it
+/// pointed to was taken out of the file, or the foreign key was dropped.
 async fn put_off(sink: &mut dyn Sink, plans: &[Arc<MappingPlan>]) -> Result<Vec<usize>> {
     let mut numbers = Vec::new();
     for (number, plan) in plans.iter().enumerate() {
         // Most tables have none, and their changes are written another way while they may have.
         let any = plan.rereads()
-            || (plan.points && !reread::waiting(sink, plan, &mut None, 1).await?.0.is_empty());
+            || (plan.copy.is_some()
+                && !reread::waiting(sink, plan, &mut None, 1).await?.0.is_empty());
         numbers.extend(any.then_some(number));
     }
     Ok(numbers)

@@ -2,6 +2,7 @@
 //! moves is a [`Finding`] here, each with the place in the configuration it comes from.
 
 mod call;
+mod foreign;
 mod key;
 mod order;
 mod pairs;
@@ -16,12 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::{
-    Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, LookupTarget, Reference,
-    Result, Routine, RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn,
-    TargetTable, Value, comparable,
+    Column, Connector, CopyTable, DataType, Finding, Generated, JsonForm, Result, Routine,
+    RowIdentity, Severity, SourceTable, Table, TableKind, TableName, TargetColumn, TargetTable,
+    Value, comparable,
 };
 
 pub use self::call::CallPlan;
+pub use self::foreign::Pointer;
+use self::foreign::{loosable, pointers};
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
 pub(super) use self::pairs::json_form;
@@ -111,17 +114,6 @@ pub struct MappingPlan {
     pub keyed: bool,
     /// Source columns of a mapping of all same-named columns that the target does not have.
     pub unmapped: Vec<Column>,
-}
-
-/// A foreign key over one column.
-#[derive(Debug)]
-pub struct Pointer {
-    /// The column: an index into the target's.
-    pub column: usize,
-    /// Where it points.
-    pub to: Arc<LookupTarget>,
-    /// If that is in the same table: the column it points to, an index into the target's.
-    pub own: Option<usize>,
 }
 
 /// What feeds a target column.
@@ -439,7 +431,7 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
     keep_dictionaries(&mut outcome, &kept, catalogs);
     shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
-    order::point(&mut outcome.mappings);
+    foreign::point(&mut outcome.mappings);
     outcome
 }
 
@@ -850,33 +842,6 @@ pub(super) fn target_column(column: &Column) -> TargetColumn {
         native: column.native.clone(),
         identity_always: column.generated == Generated::IdentityAlways,
     }
-}
-
-/// The foreign keys of a table that are over one of these columns.
-fn pointers(target: &Table, columns: &[TargetColumn], catalog: &Catalog<'_>) -> Vec<Pointer> {
-    let place = |name: &String| columns.iter().position(|column| column.name == *name);
-    let pointer = |reference: &Reference| {
-        let ([name], [to]) = (&reference.columns[..], &reference.to[..]) else { return None };
-        let found = target_column(catalog.get(&reference.table)?.column(to)?);
-        let own = (reference.table == target.name).then(|| place(to)).flatten();
-        let lookup = LookupTarget {
-            id: NEXT_PLAN.fetch_add(1, Ordering::Relaxed),
-            table: reference.table.clone(),
-            by: vec![found.clone()],
-            result: found,
-            with: Vec::new(),
-        };
-        Some(Pointer { column: place(name)?, to: Arc::new(lookup), own })
-    };
-    target.references.iter().filter_map(pointer).collect()
-}
-
-/// The columns of foreign keys that take NULL, of these.
-fn loosable(target: &Table, columns: &[TargetColumn]) -> Vec<usize> {
-    let points = |name: &String| target.references.iter().any(|r| r.columns.contains(name));
-    let may = |column: &&Column| column.nullable && points(&column.name);
-    let names: HashSet<&String> = target.columns.iter().filter(may).map(|c| &c.name).collect();
-    (0..columns.len()).filter(|&at| names.contains(&columns[at].name)).collect()
 }
 
 fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {

@@ -570,8 +570,7 @@ impl Work<'_> {
         let Some(error) = refused else { return Ok(()) };
         let (since, refusals) = waited.unwrap_or((Instant::now(), 0));
         let for_long = refusals >= REFUSALS_MAX && since.elapsed() > REFUSED_MAX;
-        // What waits must be found again after a restart.
-        if !self.ahead || for_long || keys.is_empty() || !(plan.rereads() || plan.points) {
+        if !self.ahead || for_long || keys.is_empty() {
             return Err(error);
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));

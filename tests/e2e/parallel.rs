@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::daemon::Daemon;
-use super::snapshot::Side;
+use super::snapshot::{Side, agreed};
 use super::{SOON, soaking};
 
 /// Rows of the table that is cut into parts.
@@ -132,22 +132,7 @@ async fn digest(side: &Side) -> String {
 }
 
 async fn settle(source: &Side, target: &Side, daemon: &Daemon) {
-    let began = Instant::now();
-    loop {
-        let (ours, theirs) = (digest(source).await, digest(target).await);
-        let level =
-            daemon.flows().iter().all(|f| f["state"] == "streaming" && f["lag_seconds"] == 0.0);
-        if ours == theirs && level {
-            return;
-        }
-        assert!(
-            began.elapsed() < SOON,
-            "{ours}\n{theirs}\n{:#?}\n{}",
-            daemon.flows(),
-            daemon.log()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    agreed(daemon, async || digest(source).await, async || digest(target).await).await;
 }
 
 fn config(folder: &std::path::Path, systems: &[(&str, String)], rest: &str) -> String {

@@ -113,11 +113,20 @@ async fn work(side: &Side, random: &mut StdRng, rows: u32) {
 }
 
 async fn settle(source: &Side, target: &Side, daemon: &Daemon) {
+    agreed(daemon, async || source.digest().await, async || target.digest().await).await;
+}
+
+/// Waits until both sides tell the same and the flows are level.
+pub(super) async fn agreed(
+    daemon: &Daemon,
+    source: impl AsyncFn() -> String,
+    target: impl AsyncFn() -> String,
+) {
     let began = Instant::now();
     loop {
-        let (ours, theirs) = (source.digest().await, target.digest().await);
         let level =
             daemon.flows().iter().all(|f| f["state"] == "streaming" && f["lag_seconds"] == 0.0);
+        let (ours, theirs) = (source().await, target().await);
         if ours == theirs && level {
             return;
         }

@@ -63,17 +63,6 @@ pub fn parents_first(plans: &[Arc<MappingPlan>]) -> Vec<Arc<MappingPlan>> {
     order
 }
 
-/// Notes which mappings have rows that may wait for others.
-pub(super) fn point(plans: &mut [Arc<MappingPlan>]) {
-    let written: HashSet<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
-    for plan in plans.iter_mut().filter_map(Arc::get_mut) {
-        plan.points = plan.copy.is_some()
-            && plan.view.is_none()
-            && plan.call.is_none()
-            && plan.references.iter().any(|parent| written.contains(parent));
-    }
-}
-
 /// What is wrong with `after`: names of no mapping, and an order that foreign keys of the target contradict.
 pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
     for mapping in &flow.mappings {
