@@ -8,8 +8,9 @@
 //!   up at once.
 //! - Rows of a table that point to rows which a copy has not brought yet: children before their parents in a table that points
 //!   to itself or in a circle of tables, or while a parent table alone is copied anew. They are taken up when these copies have ended,
-//!   in *rounds*: all that are left, as long as a round gets any of them written. What a whole round could not get written is read
-//!   once more in earnest: what is refused then waits for the log, or is the row's own fault.
+//!   in *rounds*: all that are left, as long as a round gets any of them written. When one does not, rows may
+//!   point to each other: they are written with NULL where they point, as far as the columns take it, and rounds go on. When one does not
+//!   get on again, what is left is read once more in earnest: what is refused then waits for the log, or is the row's own fault.
 //!
 //! While a mapping has such rows, or one that they may point to has, its changes are not written but touch their rows ([`Applier::is_loose`]): what
 //! the log tells of a row that is not there, or points to one that is not, says nothing; the row as it is then does.
@@ -159,9 +160,11 @@ impl Delayed {
         if more {
             return;
         }
-        turn.ended = true;
-        if !turn.rounds {
-            self.turns.remove(&number);
+        match (turn.rounds, turn.left) {
+            (true, _) => turn.ended = true,
+            (false, false) => drop(self.turns.remove(&number)),
+            // They came while it was on its way, and may stand before the place that it had come to.
+            (false, true) => *turn = Turn::default(),
         }
     }
 }
@@ -330,6 +333,20 @@ mod tests {
         delayed.took(1, None, false);
         assert_eq!(delayed.next(|_| true), None);
         assert!(delayed.is_empty());
+    }
+
+    #[test]
+    fn what_is_put_off_while_others_are_taken_up_is_taken_up_too() {
+        let mut delayed = delayed(&[false], &[0]);
+        let place = || Some(Bytes::from_static(b"k"));
+        delayed.took(0, place(), true);
+        // Before that place, perhaps.
+        delayed.add(0);
+        delayed.took(0, place(), false);
+        assert_eq!(delayed.next(|_| true), Some(0));
+        assert_eq!(delayed.turns[&0].after, None, "from the beginning");
+        delayed.took(0, None, false);
+        assert_eq!(delayed.next(|_| true), None);
     }
 
     #[test]

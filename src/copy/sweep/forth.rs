@@ -144,12 +144,15 @@ impl Worker {
             let piece = self.reader().await?.read(&job.table, &range, usize::MAX).await?;
             let bound = BoundPlan::new(plan, &piece.table)?;
             for row in &piece.rows {
-                // What cannot be brought into the target's type is no key there.
-                let Ok(key) = bound.key_of(row) else { continue };
+                // One that does not meet the filter is not there, or is on its way out, and its key may be none.
+                let need_not = !bound.takes(row)?;
+                let key = match bound.key_of(row) {
+                    Ok(key) => key,
+                    Err(_) if need_not => continue,
+                    Err(error) => return Err(error),
+                };
                 let at = about(&key);
                 if is_of_turn(&at) {
-                    // One that does not meet the filter is not there, or is on its way out.
-                    let need_not = !bound.takes(row).unwrap_or(false);
                     come.insert(at, (key.into(), need_not));
                 }
             }
