@@ -354,9 +354,7 @@ impl Applier {
                     for event in queued.chunk.events {
                         self.event(event).await?;
                         if self.replan {
-                            // The rest is read again by the next attempt.
-                            stop.cancel();
-                            return self.drain().await;
+                            break;
                         }
                     }
                 }
@@ -365,6 +363,11 @@ impl Applier {
                     self.due().await?;
                     self.idle().await?;
                 }
+            }
+            if self.replan {
+                // The rest is read again by the next attempt.
+                stop.cancel();
+                return self.drain().await;
             }
         }
     }

@@ -10,7 +10,7 @@ use tidelock_core::{
     Code, Connector, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Result, StateRow,
     StoredState,
 };
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{MutexGuard, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,10 @@ use crate::telemetry::lag;
 
 /// How long an answer waits for flows to show what was asked for.
 const SHOW: Duration = Duration::from_secs(10);
+/// How long an attempt may take to end for what a person asks.
+const REST: Duration = Duration::from_secs(60);
+/// How often it is told to.
+const REST_LOOK: Duration = Duration::from_millis(200);
 /// How long a flow may take to commit what is complete when it is asked to stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
@@ -63,7 +67,7 @@ pub fn open_checkpoint(state_dir: &Path) -> Result<Arc<Checkpoint>> {
 impl Engine {
     /// Makes a pipeline; its flows begin with [`Engine::begin`].
     pub fn new(config: &Config, checkpoint: Arc<Checkpoint>) -> Result<Engine> {
-        let flows = contexts(config, &checkpoint)?
+        let flows = contexts(config, &checkpoint, &BTreeMap::new())?
             .into_iter()
             .map(|context| (context.config.name.clone(), Running::idle(context)))
             .collect();
@@ -107,11 +111,16 @@ impl Engine {
             )
             .with_hint("restart instead"));
         }
-        let mut wanted: BTreeMap<String, FlowContext> = contexts(config, &self.checkpoint)?
-            .into_iter()
-            .map(|c| (c.config.name.clone(), c))
-            .collect();
         let mut flows = self.flows.write().await;
+        let known = flows.iter().map(|(name, f)| (name.clone(), f.context.shared.clone()));
+        let mut wanted: BTreeMap<String, FlowContext> =
+            contexts(config, &self.checkpoint, &known.collect())?
+                .into_iter()
+                .map(|c| (c.config.name.clone(), c))
+                .collect();
+        for context in wanted.values() {
+            context.shared.set_config(context.config.clone());
+        }
         let mut touched = Vec::new();
         let mut started = Vec::new();
         let names: Vec<String> = flows.keys().cloned().collect();
@@ -267,7 +276,9 @@ impl Engine {
                             format!("mapping {mapping} is neither paused nor stopped"),
                         ));
                     }
-                    rejoin(context, mapping).await?;
+                    let row = copyable(context, mapping).await?;
+                    let _at_rest = chosen.at_rest().await?;
+                    rejoin(context, row).await?;
                 }
             }
             names.push(chosen.named());
@@ -281,14 +292,25 @@ impl Engine {
         let mut names = Vec::new();
         for chosen in self.chosen(Some(name)).await? {
             let context = &chosen.context;
+            let mut rows = Vec::new();
             match &chosen.mapping {
-                Some(mapping) => rejoin(context, mapping).await?,
+                Some(mapping) => rows.push(copyable(context, mapping).await?),
                 None => {
-                    // First what is to be repaired, then the position: whatever happens in between, no
-                    // position is lost without its repair being on record.
                     for mapping in mappings(context).await? {
-                        rejoin(context, &mapping).await?;
+                        rows.push(copyable(context, &mapping).await?);
                     }
+                }
+            }
+            // An attempt that is copying one of them writes down how far it has come, and would write that over this.
+            let _at_rest = chosen.at_rest().await?;
+            // First what is to be repaired, then the position: whatever happens in between, no
+            // position is lost without its repair being on record.
+            for row in rows {
+                rejoin(context, row).await?;
+            }
+            match &chosen.mapping {
+                Some(_) => {}
+                None => {
                     let flow = &context.config.name;
                     context.checkpoint.forget(flow)?;
                     context.checkpoint.put_intent(flow, &context.config.slot)?;
@@ -328,6 +350,7 @@ impl Engine {
                 ..copies::copy_row(context, mapping, CopyReason::Backfill)
             };
             copies::try_copy(context, &row).await?;
+            let _at_rest = chosen.at_rest().await?;
             context.target.write_copy(&row).await?;
             names.push(chosen.named());
         }
@@ -355,6 +378,30 @@ impl Chosen {
             Some(mapping) => {
                 let own = shared.mappings().get(mapping).map(|m| m.paused.load(Ordering::Relaxed));
                 whole || own == Some(true)
+            }
+        }
+    }
+
+    /// Ends the attempt that runs, and keeps the next one from beginning.
+    async fn at_rest(&self) -> Result<MutexGuard<'_, ()>> {
+        let deadline = Instant::now() + REST;
+        let rests = self.context.shared.attempt.lock();
+        tokio::pin!(rests);
+        loop {
+            // One that began only now has not heard the one before.
+            self.wake.send_modify(|n| *n += 1);
+            tokio::select! {
+                biased;
+                guard = &mut rests => return Ok(guard),
+                () = tokio::time::sleep(REST_LOOK) => {}
+            }
+            if Instant::now() >= deadline {
+                let flow = &self.context.config.name;
+                return Err(Error::transient(
+                    Code::ServerBusy,
+                    format!("flow {flow} does not come to rest: it still waits for a server"),
+                )
+                .with_hint("try again; `tidelock status` shows how it is"));
             }
         }
     }
@@ -420,12 +467,19 @@ async fn mappings(context: &FlowContext) -> Result<Vec<String>> {
     Ok(planned.mappings.iter().map(|p| p.name.to_string()).collect())
 }
 
-/// Lets a mapping come back: its rows are compared and patched, and then it is followed again.
-async fn rejoin(context: &FlowContext, mapping: &str) -> Result<()> {
+/// A resync of a mapping that can be copied.
+async fn copyable(context: &FlowContext, mapping: &str) -> Result<CopyRow> {
     let row = copies::copy_row(context, mapping, CopyReason::Resync);
     copies::try_copy(context, &row).await?;
+    Ok(row)
+}
+
+/// Lets a mapping come back: its rows are compared and patched, and then it is followed again.
+async fn rejoin(context: &FlowContext, row: CopyRow) -> Result<()> {
     context.target.write_copy(&row).await?;
-    context.target.clear_state(&context.pipeline, &context.config.name, mapping).await
+    // The other direction must not take what it has let go by for what it has brought.
+    context.shared.show_copy(&row.mapping, &row);
+    context.target.clear_state(&context.pipeline, &context.config.name, &row.mapping).await
 }
 
 impl Running {
@@ -439,6 +493,8 @@ impl Running {
     }
 
     fn start(&mut self) {
+        self.context.shared.set_config(self.context.config.clone());
+        self.context.shared.set_state(FlowState::Starting, None);
         // There from the start, so that a rate over the first increment is true.
         let source = self.context.config.source.clone();
         metrics::counter!("tidelock_reconnects_total", "system" => source).increment(0);
@@ -462,8 +518,13 @@ impl Running {
     }
 }
 
-/// The contexts of a configuration's flows, each with connectors of its systems.
-fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowContext>> {
+/// The contexts of a configuration's flows, each with connectors of its systems. What a flow shows that is known already
+/// stays where others look for it.
+fn contexts(
+    config: &Config,
+    checkpoint: &Arc<Checkpoint>,
+    known: &BTreeMap<String, Arc<FlowShared>>,
+) -> Result<Vec<FlowContext>> {
     let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
     for (name, system) in &config.systems {
         connectors.insert(name, registry::connector(system)?);
@@ -477,7 +538,11 @@ fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowCon
     let shared: BTreeMap<&str, Arc<FlowShared>> = config
         .flows
         .iter()
-        .map(|flow| (flow.name.as_str(), Arc::new(FlowShared::new(&flow.name))))
+        .map(|flow| {
+            let shared = known.get(&flow.name).cloned();
+            let shared = shared.unwrap_or_else(|| Arc::new(FlowShared::new(&flow.name)));
+            (flow.name.as_str(), shared)
+        })
         .collect();
     config
         .flows
@@ -487,10 +552,7 @@ fn contexts(config: &Config, checkpoint: &Arc<Checkpoint>) -> Result<Vec<FlowCon
                 .flows
                 .iter()
                 .find(|other| other.source == flow.target && other.target == flow.source)
-                .and_then(|other| {
-                    let shared = shared.get(other.name.as_str())?.clone();
-                    Some((shared, Arc::new(other.clone())))
-                });
+                .and_then(|other| shared.get(other.name.as_str()).cloned());
             let own = shared.get(flow.name.as_str()).cloned();
             Ok(FlowContext {
                 pipeline: config.name.clone(),

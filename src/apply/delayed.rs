@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tidelock_core::{CopyReason, Result};
+use tidelock_core::{CopyPhase, CopyReason, Result};
 
 use super::{Applier, KEYS_A_TRANSACTION, now_micros};
 use crate::mapping::MappingPlan;
@@ -175,13 +175,6 @@ impl Applier {
         put_off.iter().for_each(|put_off| self.delayed.met(put_off));
     }
 
-    /// Whether rows of a mapping are waited for: its keys wait, or it is being copied.
-    fn is_open(&self, number: usize, copying: impl Fn(CopyReason) -> bool) -> bool {
-        let row = self.plans.get(number).and_then(|m| self.regions.row(&m.plan.name));
-        row.is_some_and(|row| copying(row.reason))
-            || self.waiting.iter().any(|w| w.number == number)
-    }
-
     /// Whether changes of a mapping touch their rows instead of being written, because these may have to wait.
     pub(super) fn is_loose(&self, number: usize) -> bool {
         if self.regions.is_empty() && self.delayed.is_empty() && self.waiting.is_empty() {
@@ -190,12 +183,13 @@ impl Applier {
         let points = self.plans.get(number).is_some_and(|mapped| mapped.plan.points);
         // A backfill finds all rows there, and changes to them are followed.
         let lacks = |n: usize| {
-            self.delayed.has(n) || self.is_open(n, |reason| reason != CopyReason::Backfill)
+            self.delayed.has(n)
+                || self.waits(n)
+                || self.is_read(n, |reason| reason != CopyReason::Backfill)
         };
-        let waits = || self.waiting.iter().any(|w| w.number == number);
         points
             && (self.delayed.has(number)
-                || waits()
+                || self.waits(number)
                 || self.delayed.parents(number).iter().any(|&parent| lacks(parent)))
     }
 
@@ -204,15 +198,23 @@ impl Applier {
         if !seen.insert(number) || !self.plans.get(number).is_some_and(|m| m.plan.points) {
             return false;
         }
-        let plan_is_copied = self
-            .plans
-            .get(number)
-            .is_some_and(|mapped| self.regions.row(&mapped.plan.name).is_some());
-        plan_is_copied
+        self.is_read(number, |_| true)
             || self.delayed.parents(number).iter().any(|&parent| {
-                self.is_open(parent, |_| true)
+                self.is_read(parent, |_| true)
+                    || self.waits(parent)
                     || (self.delayed.has(parent) && self.is_blocked(parent, seen))
             })
+    }
+
+    /// Whether the rows of a mapping are being copied. One that only looks for rows to remove has them all.
+    fn is_read(&self, number: usize, copying: impl Fn(CopyReason) -> bool) -> bool {
+        let row = self.plans.get(number).and_then(|m| self.regions.row(&m.plan.name));
+        row.is_some_and(|row| row.phase != CopyPhase::Sweep && copying(row.reason))
+    }
+
+    /// Whether keys of a mapping wait for the log.
+    fn waits(&self, number: usize) -> bool {
+        self.waiting.iter().any(|w| w.number == number)
     }
 
     /// Reads again a part of the keys that were put off.

@@ -27,7 +27,7 @@ use super::route::Mapped;
 use super::{Applier, PING};
 use crate::copy::region::{RowsReady, Step, SweepReady};
 use crate::copy::{Outcome, Regions, Request};
-use crate::flow::FlowState;
+use crate::flow::{FlowState, copies};
 use crate::mapping::{BoundPlan, MappingPlan};
 use crate::reread::Touched;
 
@@ -73,7 +73,8 @@ impl Applier {
         let row = match CopyPhase::parse(&phase) {
             Some(CopyPhase::Done) => self.regions.release(&ours),
             Some(CopyPhase::Rows) => self.regions.follow(&plan.name, &cursor, &plan),
-            Some(CopyPhase::Held | CopyPhase::Sweep) | None => None,
+            Some(CopyPhase::Sweep) => self.regions.follow_all(&plan.name, &plan),
+            Some(CopyPhase::Held) | None => None,
         };
         if let Some(row) = row {
             self.direct().await?.record_copy(&row).await?;
@@ -101,7 +102,10 @@ impl Applier {
                     true => self.volley(ready).await?,
                     false => self.rows(ready).await?,
                 }
-            } else if let Some(ready) = self.regions.sweep_ready(&self.reached)? {
+            } else if !self.delayed.goes_in_rounds()
+                && let Some(ready) = self.regions.sweep_ready(&self.reached)?
+            {
+                // Rows that wait still point to what they pointed to before, and would go with it.
                 self.finish().await?;
                 self.settled().await?;
                 self.sweep(ready).await?;
@@ -235,6 +239,7 @@ impl Applier {
 
     fn show_step(&mut self, mapping: &str, row: CopyRow, reply: oneshot::Sender<Outcome>) {
         self.shared.show_copy(mapping, &row);
+        self.replan |= copies::goes_again(&row);
         self.rows.insert(mapping.to_owned(), row);
         self.show_copies();
         // A copier that has gone away is not told; the attempt ends then.

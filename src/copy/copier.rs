@@ -1,6 +1,7 @@
 //! The tasks that read: each one part after the other and one piece after the other, the next one being
 //! read while the one before is written.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use tokio::task::JoinSet;
 use super::region::parts_of;
 use super::request::{Outcome, Request, Watching};
 use super::schedule::{Schedule, Span, Work};
-use crate::flow::{FlowContext, FlowShared, shapes};
+use crate::flow::copies::Mirror;
+use crate::flow::{FlowContext, FlowShared, FlowState, shapes};
 use crate::mapping::MappingPlan;
 
 /// Rows of the first piece; later ones follow the width of the rows.
@@ -38,6 +40,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const NUDGE_EVERY: Duration = Duration::from_millis(5);
 /// How long that may take before it is told.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
+/// Between two looks whether the other direction goes on.
+const STANDS_LOOK: Duration = Duration::from_millis(100);
 /// Time that copying may have been late and still make up for.
 const PACE_CREDIT: Duration = Duration::from_secs(1);
 
@@ -78,6 +82,8 @@ pub struct Copying {
     pub shared: Arc<FlowShared>,
     /// The flow of the other direction, where there is one: rows of the target may be on their way.
     pub reverse: Option<Reverse>,
+    /// Which of its mappings write the same columns as ours.
+    pub mirrors: Vec<Mirror>,
     /// To the applier.
     pub requests: mpsc::Sender<Request>,
     /// What a copy that begins waits for: the look at the source that the mappings were planned after.
@@ -128,6 +134,7 @@ async fn all(copying: Copying, jobs: Vec<Job>) -> std::result::Result<(), CopyFa
         schedule: Mutex::new(Schedule::new(&jobs, &copying.plans)),
         changed: Notify::new(),
         paid_until: Mutex::new(None),
+        untold: AtomicBool::new(true),
         copying,
         jobs,
     });
@@ -177,6 +184,29 @@ impl Copying {
         (all / self.workers.max(1)).max(1)
     }
 
+    /// Why rows that only the target has cannot be told from those that the other direction has still to bring: its
+    /// mapping stands still, so that what it lets go by is brought by a copy later, or it is being copied.
+    fn reverse_stands(&self, mapping: &str) -> Option<String> {
+        let reverse = self.reverse.as_ref()?;
+        let theirs = self.mirrors.iter().filter(|m| *m.ours == *mapping).map(|m| &*m.theirs);
+        let known = reverse.shared.mappings();
+        let stands = |theirs: &str| match known.get(theirs) {
+            None => Some("has not begun"),
+            Some(mapping) if mapping.is_stopped() => Some("is stopped or paused"),
+            Some(mapping) if mapping.lacks_rows() => Some("is being copied"),
+            Some(_) => None,
+        };
+        let mut standing =
+            theirs.filter_map(|name| Some(format!("mapping {name} {}", stands(name)?)));
+        if let Some(why) = standing.next() {
+            return Some(why);
+        }
+        match reverse.shared.state().0 {
+            FlowState::Streaming | FlowState::Snapshotting => None,
+            state => Some(format!("it is {}", state.as_str())),
+        }
+    }
+
     /// A row that only the target has may be one that the other direction is still bringing: waits
     /// until that has applied everything that the target's log holds now.
     pub(super) async fn reverse_has_passed(&self) -> Result<()> {
@@ -209,6 +239,8 @@ pub(super) struct Shared {
     changed: Notify,
     /// Until when the rows read so far are paid for, where there is a limit.
     paid_until: Mutex<Option<Instant>>,
+    /// Whether it is still to be told that a sweep waits.
+    untold: AtomicBool,
 }
 
 impl Shared {
@@ -280,16 +312,38 @@ impl Worker {
     /// Waits for something to do; `None` when everything is done.
     async fn next(&mut self) -> Option<Work> {
         let shared = self.shared.clone();
+        let began = Instant::now();
         loop {
             let changed = shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (work, done) = shared.schedule(|s| (s.take(), s.is_done()));
+            let stands = |job: usize| {
+                shared.jobs.get(job).and_then(|j| shared.copying.reverse_stands(&j.mapping))
+            };
+            let (work, done, to_be_swept) = shared.schedule(|s| {
+                let work = s.take(|job| stands(job).is_none());
+                (work, s.is_done(), s.to_be_swept().next())
+            });
             if work.is_some() || done {
                 return work;
             }
             self.reader = None;
-            changed.await;
+            let Some(swept) = to_be_swept else {
+                changed.await;
+                continue;
+            };
+            if began.elapsed() > NOTICE_AFTER
+                && let Some(why) = stands(swept)
+                && shared.untold.swap(false, Ordering::Relaxed)
+                && let Some(job) = shared.jobs.get(swept)
+            {
+                tracing::warn!(flow = %shared.copying.flow, mapping = %job.mapping,
+                    "looking for rows that only the target has waits for the other direction: {why}");
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep(STANDS_LOOK) => {}
+            }
         }
     }
 

@@ -41,6 +41,10 @@ pub(super) fn merged(
         let base = before.or_else(|| changed.get(&text).cloned());
         changed.insert(text, overlaid(base, new));
     }
+    if table.filter.is_some() {
+        // A row that the condition leaves out is in the range all the same, and is followed as it is.
+        changed.retain(|_, row| row.is_full());
+    }
     if !changed.values().all(Row::is_full) {
         return Ok(None);
     }
@@ -257,6 +261,17 @@ mod tests {
         assert_eq!(outcome(vec![], || vec![partial()]), None);
         let gone = || Kept { old: Some((text(7), true)), new: None, clear: false };
         assert_eq!(outcome(vec![], || vec![partial(), gone()]), Some(vec![]));
+    }
+
+    #[test]
+    fn of_a_piece_with_a_condition_a_partial_change_without_its_row_is_left_to_the_stream() {
+        let table = CopyTable { filter: Some("a = 1".to_owned()), ..table() };
+        let kept = vec![
+            update(7, row(7, int(1), Value::Unchanged), true),
+            update(1, row(1, Value::Unchanged, int(5)), true),
+        ];
+        let merged = merged(piece(vec![row(1, int(1), int(1))]), kept, &table).expect("fits");
+        assert_eq!(merged.map(|piece| piece.rows), Some(vec![row(1, int(1), int(5))]));
     }
 
     #[test]

@@ -476,7 +476,7 @@ impl Regions {
 }
 
 /// A copy that has ended.
-fn ended(row: &mut CopyRow) {
+pub(crate) fn ended(row: &mut CopyRow) {
     row.phase = CopyPhase::Done;
     row.cursor.clear();
     row.rows_total = row.rows_done;

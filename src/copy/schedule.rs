@@ -1,8 +1,12 @@
 //! Which worker reads what next. Pure.
 //!
-//! A mapping begins when those before it that foreign keys tie to it have ended, so parents are there before their
+//! A mapping begins when the rows of those before it that foreign keys tie to it are in, so parents are there before their
 //! children, as with one worker. Within a mapping the parts are read in the order of their keys by whoever is free;
-//! what has begun comes before what has not. The sweep is one worker's, when all parts are in.
+//! what has begun comes before what has not.
+//!
+//! Sweeps come after all that can be read, each by one worker, and children's before their parents': what still points to a row
+//! that the source does not have is gone, or points elsewhere, before that row goes. One may have to wait
+//! for the other direction, and nothing else waits for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -90,15 +94,15 @@ impl Schedule {
         Schedule { courses, first: 0 }
     }
 
-    /// The next thing to do; `None` if there is nothing now.
-    pub fn take(&mut self) -> Option<Work> {
+    /// The next thing to do; `None` if there is nothing now. Only those may be swept of which it is said.
+    pub fn take(&mut self, may_sweep: impl Fn(usize) -> bool) -> Option<Work> {
         while self.first < self.courses.len() && self.has_ended(self.first) {
             self.first += 1;
         }
         for job in self.first..self.courses.len() {
             let course = self.courses.get(job)?;
             let begins = course.stage == Stage::Waiting
-                && course.after.iter().all(|&before| self.has_ended(before));
+                && course.after.iter().all(|&before| self.has_rows(before));
             let course = self.courses.get_mut(job)?;
             if begins {
                 (course.stage, course.busy) = (Stage::Rows, 1);
@@ -108,12 +112,34 @@ impl Schedule {
                 course.busy += 1;
                 return Some(Work::Part(job, span));
             }
-            if course.stage == Stage::Swept {
-                (course.stage, course.busy) = (Stage::Sweeping, 1);
-                return Some(Work::Sweep(job));
-            }
         }
-        None
+        let sweeps = (self.first..self.courses.len()).rev().find(|&job| {
+            self.is_to_be_swept(job)
+                && may_sweep(job)
+                && (job + 1..self.courses.len()).all(|later| {
+                    self.has_ended(later)
+                        || !self.courses.get(later).is_some_and(|c| c.after.contains(&job))
+                })
+        })?;
+        let course = self.courses.get_mut(sweeps)?;
+        (course.stage, course.busy) = (Stage::Sweeping, 1);
+        Some(Work::Sweep(sweeps))
+    }
+
+    /// Those that wait to be swept.
+    pub fn to_be_swept(&self) -> impl Iterator<Item = usize> {
+        (self.first..self.courses.len()).filter(|&job| self.is_to_be_swept(job))
+    }
+
+    fn is_to_be_swept(&self, job: usize) -> bool {
+        self.courses.get(job).is_some_and(|course| course.stage == Stage::Swept)
+    }
+
+    /// Whether all rows of a job are at the target.
+    fn has_rows(&self, job: usize) -> bool {
+        self.courses.get(job).is_none_or(|course| {
+            matches!(course.stage, Stage::Swept | Stage::Sweeping | Stage::Ended)
+        })
     }
 
     /// A part of a job was found.
@@ -222,36 +248,58 @@ mod tests {
     #[test]
     fn a_child_waits_for_all_parts_of_its_parent_and_others_do_not() {
         let mut schedule = schedule(&[&[], &[0], &[]]);
-        assert_eq!(schedule.take(), Some(Work::Begin(0)));
+        assert_eq!(schedule.take(|_| true), Some(Work::Begin(0)));
         schedule.found(0, span(0));
         schedule.found(0, span(1));
         // While the first is still being cut, its parts are read, then what does not depend on it.
-        assert_eq!(schedule.take(), Some(Work::Part(0, span(0))));
-        assert_eq!(schedule.take(), Some(Work::Part(0, span(1))));
-        assert_eq!(schedule.take(), Some(Work::Begin(2)));
-        assert_eq!(schedule.take(), None);
+        assert_eq!(schedule.take(|_| true), Some(Work::Part(0, span(0))));
+        assert_eq!(schedule.take(|_| true), Some(Work::Part(0, span(1))));
+        assert_eq!(schedule.take(|_| true), Some(Work::Begin(2)));
+        assert_eq!(schedule.take(|_| true), None);
         assert!(!schedule.did(0) && !schedule.did(0), "one part is still being read");
-        assert_eq!(schedule.take(), None);
+        assert_eq!(schedule.take(|_| true), None);
         assert!(schedule.did(0));
-        assert_eq!(schedule.take(), Some(Work::Begin(1)));
+        assert_eq!(schedule.take(|_| true), Some(Work::Begin(1)));
         assert!(schedule.did(1) && !schedule.is_done());
         assert!(schedule.did(2) && schedule.is_done());
-        assert_eq!(schedule.take(), None);
+        assert_eq!(schedule.take(|_| true), None);
     }
 
     #[test]
-    fn a_sweep_comes_once_and_last() {
+    fn a_sweep_comes_once_and_when_nothing_can_be_read() {
         let mut schedule = schedule(&[&[], &[0]]);
         schedule.courses[0].sweep = true;
-        assert_eq!(schedule.take(), Some(Work::Begin(0)));
+        assert_eq!(schedule.take(|_| true), Some(Work::Begin(0)));
         schedule.found(0, span(0));
         assert!(!schedule.did(0));
-        assert_eq!(schedule.take(), Some(Work::Part(0, span(0))));
-        assert_eq!(schedule.take(), None);
+        assert_eq!(schedule.take(|_| true), Some(Work::Part(0, span(0))));
+        assert_eq!(schedule.take(|_| true), None);
         assert!(!schedule.did(0));
-        assert_eq!(schedule.take(), Some(Work::Sweep(0)));
-        assert_eq!(schedule.take(), None);
-        assert!(schedule.did(0));
-        assert_eq!(schedule.take(), Some(Work::Begin(1)));
+        // The parent's rows are in.
+        assert_eq!(schedule.take(|_| true), Some(Work::Begin(1)));
+        assert_eq!(schedule.take(|_| true), None, "the child may still point to what goes");
+        assert!(schedule.did(1));
+        assert_eq!(schedule.take(|_| false), None);
+        assert_eq!(schedule.take(|_| true), Some(Work::Sweep(0)));
+        assert_eq!(schedule.take(|_| true), None);
+        assert!(schedule.did(0) && schedule.is_done());
+    }
+
+    #[test]
+    fn children_are_swept_before_their_parents() {
+        let mut schedule = schedule(&[&[], &[0], &[]]);
+        for course in &mut schedule.courses {
+            course.sweep = true;
+        }
+        for job in [0, 1, 2] {
+            assert_eq!(schedule.take(|_| true), Some(Work::Begin(job)));
+            assert!(!schedule.did(job));
+        }
+        assert_eq!(schedule.to_be_swept().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(schedule.take(|job| job != 2), Some(Work::Sweep(1)));
+        assert_eq!(schedule.take(|job| job != 2), None);
+        assert!(schedule.did(1));
+        assert_eq!(schedule.take(|job| job != 2), Some(Work::Sweep(0)));
+        assert_eq!(schedule.take(|_| true), Some(Work::Sweep(2)));
     }
 }

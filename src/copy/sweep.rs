@@ -37,6 +37,15 @@ impl Worker {
         let (theirs, ours, back) = sweep_tables(&plan)?;
         let leads_back = leads_back(&plan) && !ours.key.is_empty();
         let constants = constants(&plan)?;
+        let others = self.copying().plans.iter().any(|other| {
+            other.name != plan.name
+                && other.target.name == plan.target.name
+                && other.source != plan.source
+        });
+        if others && constants.iter().all(Option::is_none) {
+            let why = "what another table has may be a part of them";
+            return self.leave(job, why).await;
+        }
         if !leads_back {
             return self.sweep_forth(job, &plan, &theirs, &constants).await;
         }
@@ -81,6 +90,14 @@ impl Worker {
                 Outcome::Spoiled => {}
             }
         }
+    }
+
+    /// Ends the sweep without removing anything.
+    async fn leave(&mut self, job: &Job, why: &str) -> Result<()> {
+        tracing::warn!(flow = %self.copying().flow, mapping = %job.mapping,
+            "rows that only the target has stay: {why}");
+        let at = self.watch_keys(job).await?.reached;
+        self.remove(job, Vec::new(), at, None).await.map(|_| ())
     }
 
     /// Has the applier take note of what is written from now on.

@@ -165,6 +165,7 @@ pub async fn attempt(
         rows_per_second: context.copy_rows_per_second,
         shared: context.shared.clone(),
         reverse: reverse(context),
+        mirrors: systems.mirrors.clone(),
         requests,
         context: context.clone(),
         look_at: systems.look.at.clone(),
@@ -263,8 +264,8 @@ async fn refresh(at: Option<i64>, end: CancellationToken) {
 
 /// The flow of the other direction, as the copier asks for it.
 fn reverse(context: &FlowContext) -> Option<Reverse> {
-    let (shared, config) = context.reverse.as_ref()?;
-    let spec = start::source_spec(&context.pipeline, config, &[], "");
+    let shared = context.reverse.as_ref()?;
+    let spec = start::source_spec(&context.pipeline, &*shared.config()?, &[], "");
     Some(Reverse { shared: shared.clone(), spec })
 }
 

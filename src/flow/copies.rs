@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidelock_core::{
-    Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Result,
+    Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Part, Result,
     ShapeChange, SourceSpec, StateRow, TableName,
 };
 
@@ -22,8 +22,8 @@ use super::FlowContext;
 use super::attempt::MappingStop;
 use super::shapes::{self, Answer};
 use super::start::{self, Systems};
-use crate::config::{SchemaChanges, SnapshotMode, TablePattern};
-use crate::copy::Job;
+use crate::config::{MappingConfig, SchemaChanges, SnapshotMode, TablePattern, TableRef};
+use crate::copy::{Job, region};
 use crate::mapping::MappingPlan;
 use crate::mapping::plan::{EndPlan, like, mirrored};
 
@@ -68,6 +68,12 @@ struct Columns {
     /// What became of the table and was not answered yet.
     #[serde(default)]
     pending: Option<ShapeChange>,
+    /// Columns came while rows were being copied: those that were copied before are without them.
+    #[serde(default)]
+    again: bool,
+    /// The target table.
+    #[serde(default)]
+    to: Option<String>,
     /// What a person should know.
     #[serde(default)]
     notes: Vec<String>,
@@ -88,6 +94,8 @@ impl Columns {
             came: unmapped.into_iter().filter(|c| !left.contains(c)).collect(),
             left: Some(left),
             pending: None,
+            again: before.is_some_and(|b| b.again),
+            to: Some(plan.target.name.to_string()),
             notes: before.map(|b| b.notes.clone()).unwrap_or_default(),
         }
     }
@@ -111,6 +119,12 @@ pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
     let pending = columns.pending.take().unwrap_or(ShapeChange::Same).or(change.clone());
     columns.pending = Some(pending);
     CopyRow { columns: columns.encode(), ..row.clone() }
+}
+
+/// Whether a copy that has ended is to be followed by another one.
+pub fn goes_again(row: &CopyRow) -> bool {
+    row.phase == CopyPhase::Done
+        && serde_json::from_str::<Columns>(&row.columns).is_ok_and(|columns| columns.again)
 }
 
 /// A row with what its table is by now; `None` if the row knows nothing of tables.
@@ -137,10 +151,43 @@ pub(super) async fn mirrors(
     context: &FlowContext,
     plans: &[Arc<MappingPlan>],
 ) -> Result<Vec<Mirror>> {
-    let Some((_, reverse)) = &context.reverse else { return Ok(Vec::new()) };
+    let Some(reverse) = context.reverse.as_ref().and_then(|r| r.config()) else {
+        return Ok(Vec::new());
+    };
     // Its faults are its own flow's business.
-    let theirs = start::plan(reverse, &*context.target, &*context.source, true).await?.mappings;
-    Ok(mirrors_of(plans, &theirs, &reverse.name))
+    let theirs = start::plan(&reverse, &*context.target, &*context.source, true).await?;
+    let mut mirrors = mirrors_of(plans, &theirs.mappings, &reverse.name);
+    // Of one that cannot be planned nobody knows which columns it writes: it is taken to write ours.
+    for (name, _) in &theirs.failed {
+        let Some(config) = reverse.mappings.iter().find(|m| is_named(m, name)) else { continue };
+        let reads =
+            |table: &TableName| is_of(&config.from, table, context.target.default_schema(), name);
+        let writes =
+            |table: &TableName| is_of(&config.to, table, context.source.default_schema(), name);
+        for plan in plans.iter().filter(|p| reads(&p.target.name) && writes(&p.source)) {
+            mirrors.push(Mirror {
+                ours: plan.name.clone(),
+                flow: reverse.name.clone(),
+                theirs: name.as_str().into(),
+                snapshot: config.snapshot,
+            });
+        }
+    }
+    Ok(mirrors)
+}
+
+/// Whether a mapping of this name comes of what the file says here: a wildcard's are named after their tables.
+fn is_named(mapping: &MappingConfig, name: &str) -> bool {
+    mapping.name == name || mapping.from.table == TablePattern::All
+}
+
+/// Whether a table is what the file names, of a mapping of this name.
+fn is_of(named: &TableRef, table: &TableName, schema: &str, mapping: &str) -> bool {
+    let is_table = match &named.table {
+        TablePattern::Exact(name) => *name == table.name,
+        TablePattern::All => table.name == mapping,
+    };
+    is_table && named.schema.as_deref().unwrap_or(schema) == table.schema
 }
 
 /// Our mappings that write the same columns as mappings of the other flow do the other way round.
@@ -249,7 +296,7 @@ pub(super) async fn copies(
                 Some(_) => String::new(),
                 None => systems.look.shapes.get(&plan.source).cloned().unwrap_or_default(),
             };
-            let found = Found { shape, two_way: mirror.is_some(), returns, drift };
+            let found = Found { shape, two_way: mirror.is_some(), mirror, returns, drift };
             match compare(context, plan, found, &mut row).await? {
                 Compared::Goes { mended } => {
                     copies.mended |= mended;
@@ -308,12 +355,34 @@ pub(super) async fn copies(
             copies.faults.push((plan.name.to_string(), error));
             continue;
         }
-        if row.phase == CopyPhase::Held
-            && let Some(mirror) = mirror
-        {
-            copies
-                .held_for
-                .insert((mirror.flow.clone(), mirror.theirs.to_string()), plan.name.to_string());
+        if row.phase == CopyPhase::Held {
+            match mirror {
+                Some(mirror) => {
+                    let theirs = (mirror.flow.clone(), mirror.theirs.to_string());
+                    copies.held_for.insert(theirs, plan.name.to_string());
+                }
+                None => {
+                    tracing::warn!(flow = %context.config.name, mapping = %plan.name,
+                        "the copy of the other direction that it waited for is none any more: it is followed from here on");
+                    region::ended(&mut row);
+                    context.target.write_copy(&row).await?;
+                }
+            }
+        }
+        if row.phase == CopyPhase::Sweep && !job(context, plan, row.clone())?.row.sweep {
+            // By now, rows that only the target has are meant to be there.
+            region::ended(&mut row);
+            context.target.write_copy(&row).await?;
+        }
+        let cut = plan.copy.as_ref().map(|table| Part::decode(&row.cursor, &table.key));
+        if row.phase == CopyPhase::Rows && !row.cursor.is_empty() && cut == Some(None) {
+            // It was cut by another key before. It begins anew beside the rows that it has brought: changes to these are followed.
+            let sweep = row.sweep;
+            let reason = if sweep { CopyReason::Resync } else { CopyReason::Backfill };
+            let (columns, filter) =
+                (std::mem::take(&mut row.columns), std::mem::take(&mut row.filter));
+            row = CopyRow { columns, filter, ..copy_row(context, &plan.name, reason) };
+            context.target.write_copy(&row).await?;
         }
         context.shared.show_copy(&plan.name, &row);
         copies.rows.insert(plan.name.to_string(), row.clone());
@@ -399,6 +468,8 @@ struct Found<'a> {
     shape: String,
     /// Whether the other direction writes the same columns.
     two_way: bool,
+    /// The mapping of the other direction that does.
+    mirror: Option<&'a Mirror>,
     /// Whether the table was away.
     returns: bool,
     /// An error for which it was to stop.
@@ -438,6 +509,13 @@ async fn compare(
         }
         return Ok(GOES);
     };
+    if before.to.is_some() && before.to != now.to {
+        tracing::warn!(flow = %context.config.name, mapping = %plan.name,
+            "the mapping writes another table than before, and begins anew");
+        *row = CopyRow { columns: now.encode(), ..unknown(context, plan, found.mirror).await? };
+        context.target.write_copy(row).await?;
+        return Ok(GOES);
+    }
     let repairs = row.reason == CopyReason::Resync && row.phase != CopyPhase::Done;
     if plan.view.is_some() && before.rule != now.rule {
         // Other tables may be tracked by now, of which nothing was followed until here.
@@ -503,7 +581,7 @@ async fn compare(
             Answer::Nothing => {}
         }
     }
-    if before.rule != now.rule && row.phase == CopyPhase::Done && is_stored {
+    if before.rule != now.rule && !anew && is_stored {
         let note = format!(
             "the mapping's columns or conditions changed: rows from before are as they were; `tidelock resync {}` makes them what it says now",
             plan.name
@@ -516,19 +594,29 @@ async fn compare(
     }
     let new = now.without(&before);
     let names = new.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>().join(", ");
-    if new.is_empty() || row.phase != CopyPhase::Done {
+    if new.is_empty() && !(now.again && row.phase == CopyPhase::Done) {
         if before != now && is_stored {
             context.target.write_copy(row).await?;
         }
+    } else if row.phase != CopyPhase::Done {
+        // What is copied from here on has them.
+        now.again |= !anew && row.phase != CopyPhase::Held && !found.two_way;
+        row.columns = now.encode();
+        context.target.write_copy(row).await?;
     } else if found.two_way || plan.copy.is_none() {
         tracing::warn!(flow = %context.config.name, mapping = %plan.name, columns = %names,
             "new columns are followed from here on; rows from before keep what the target has");
+        now.again = false;
+        row.columns = now.encode();
         context.target.write_copy(row).await?;
     } else {
         tracing::warn!(flow = %context.config.name, mapping = %plan.name, columns = %names,
             "new columns are brought by a backfill");
-        let columns = std::mem::take(&mut row.columns);
-        *row = CopyRow { columns, ..copy_row(context, &plan.name, CopyReason::Backfill) };
+        now.again = false;
+        *row = CopyRow {
+            columns: now.encode(),
+            ..copy_row(context, &plan.name, CopyReason::Backfill)
+        };
         context.target.write_copy(row).await?;
     }
     Ok(GOES)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{Connector, CopyRow, OpKind, Position, SystemConfig};
+use tidelock_core::{Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig};
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoint;
@@ -37,8 +37,8 @@ pub struct FlowContext {
     pub copy_workers: usize,
     /// Rows a second that copies may read, if limited.
     pub copy_rows_per_second: Option<u64>,
-    /// The flow of the other direction: what it shows, and its configuration.
-    pub reverse: Option<(Arc<FlowShared>, Arc<FlowConfig>)>,
+    /// The flow of the other direction.
+    pub reverse: Option<Arc<FlowShared>>,
     /// Source and target as configured: to see whether a reload changes them.
     pub systems: [Option<SystemConfig>; 2],
 }
@@ -49,6 +49,7 @@ impl FlowContext {
         self.config == other.config
             && self.systems == other.systems
             && self.target_is_read == other.target_is_read
+            && self.reverse.is_some() == other.reverse.is_some()
     }
 }
 
@@ -147,6 +148,19 @@ pub struct MappingShared {
     drift: Mutex<Option<String>>,
 }
 
+impl MappingShared {
+    /// Whether its changes are parked.
+    pub fn is_stopped(&self) -> bool {
+        lock(&self.stopped).is_some()
+    }
+
+    /// Whether its copy has not brought all rows yet.
+    pub fn lacks_rows(&self) -> bool {
+        let copy = lock(&self.copy);
+        copy.as_ref().is_some_and(|c| matches!(c.phase, CopyPhase::Rows | CopyPhase::Held))
+    }
+}
+
 /// Counts changes by what became of them; none makes the counters be there.
 fn count(flow: &str, mapping: &str, op: OpKind, result: &'static str, rows: u64) {
     metrics::counter!("tidelock_rows_total", "flow" => flow.to_owned(), "mapping" => mapping.to_owned(),
@@ -161,6 +175,10 @@ fn count(flow: &str, mapping: &str, op: OpKind, result: &'static str, rows: u64)
 pub struct FlowShared {
     /// The flow's name.
     pub name: String,
+    /// What the file says of it by now: the flow of the other direction outlives a reload that changes this one.
+    config: Mutex<Option<Arc<FlowConfig>>>,
+    /// Held by the attempt that runs. Who holds it changes what attempts begin with while none does.
+    pub attempt: tokio::sync::Mutex<()>,
     state: Mutex<(FlowState, Option<ShownError>)>,
     mappings: Mutex<BTreeMap<String, Arc<MappingShared>>>,
     /// Position received.
@@ -194,6 +212,8 @@ impl FlowShared {
     pub fn new(name: &str) -> Self {
         FlowShared {
             name: name.to_owned(),
+            config: Mutex::new(None),
+            attempt: tokio::sync::Mutex::new(()),
             state: Mutex::new((FlowState::Starting, None)),
             mappings: Mutex::default(),
             received: watch::Sender::new(None),
@@ -207,6 +227,16 @@ impl FlowShared {
             save_wanted: AtomicBool::new(false),
             copy_alone: AtomicBool::new(false),
         }
+    }
+
+    /// What the file says of the flow.
+    pub fn config(&self) -> Option<Arc<FlowConfig>> {
+        lock(&self.config).clone()
+    }
+
+    /// The file says this by now.
+    pub fn set_config(&self, config: Arc<FlowConfig>) {
+        *lock(&self.config) = Some(config);
     }
 
     /// Sets the state and why.

@@ -35,6 +35,11 @@ pub async fn supervise(
     let mut mapping_stop: Option<MappingStop> = None;
     let mut looked_closer = 0;
     while !stop.is_cancelled() {
+        let at_work = context.shared.attempt.lock().await;
+        if wake.has_changed().unwrap_or(false) {
+            // What was to be written of the last attempt is older than what a person has asked for since.
+            (care, mapping_stop) = (Care::Normal, None);
+        }
         wake.mark_unchanged();
         let one = stop.child_token();
         // For one attempt only: a stop that was written must not be written again after the mapping came
@@ -52,6 +57,7 @@ pub async fn supervise(
                 }
             }
         };
+        drop(at_work);
         if one.is_cancelled() && !stop.is_cancelled() {
             // Woken: whatever it was, look at everything anew.
             delay = DELAY_FIRST;

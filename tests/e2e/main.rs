@@ -20,6 +20,7 @@ mod mappings;
 mod parallel;
 mod plan;
 mod pushes;
+mod resync;
 mod roundtrip;
 mod rows;
 mod schema;

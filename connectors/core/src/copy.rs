@@ -463,6 +463,13 @@ impl Part {
         Part { upto: None, reach: Reach::Nothing }
     }
 
+    /// The text of a table of which every key is copied.
+    pub fn all(columns: &[String]) -> String {
+        let all = KeptPart { upto: None, at: None, all: true };
+        let kept = KeptParts { columns: columns.to_vec(), parts: vec![all] };
+        serde_json::to_string(&kept).unwrap_or_default()
+    }
+
     /// The text of parts in the order of their keys; `None` if a key holds NULL. A single part is written as its
     /// [`Cursor`], and parts side by side that are all copied as one.
     pub fn encode(columns: &[String], parts: &[Part]) -> Option<String> {
@@ -549,6 +556,7 @@ mod tests {
         assert_eq!(Part::decode(&text, &columns), Some(one(Reach::UpTo(key(7)))));
         assert_eq!(Part::encode(&columns, &one(Reach::Nothing)), Some(String::new()));
         assert_eq!(Part::decode("", &columns), None);
+        assert_eq!(Part::decode(&Part::all(&columns), &columns), Some(one(Reach::All)));
         let part = |upto: Option<i64>, reach| Part { upto: upto.map(key), reach };
         let several = vec![
             part(Some(10), Reach::All),

@@ -31,8 +31,15 @@ impl Regions {
             .then(|| region.row.cursor.clone())
     }
 
-    /// Takes note how far the copy of the other direction has come, over the columns of our target.
-    /// Answers the row to be written; `None` if the mapping is not held.
+    /// The copy of the other direction has every row by now, and only looks for those that it must remove.
+    pub fn follow_all(&mut self, mapping: &Arc<str>, plan: &MappingPlan) -> Option<CopyRow> {
+        let key = plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i));
+        let columns: Vec<String> = key.map(|column| column.name.clone()).collect();
+        self.follow(mapping, &Part::all(&columns), plan)
+    }
+
+    /// Takes note how far the copy of the other direction has come, over the columns of our target; an empty cursor says that
+    /// it begins anew. Answers the row to be written; `None` if the mapping is not held.
     pub fn follow(
         &mut self,
         mapping: &Arc<str>,
@@ -40,6 +47,12 @@ impl Regions {
         plan: &MappingPlan,
     ) -> Option<CopyRow> {
         let region = self.regions.get_mut(mapping)?;
+        if cursor.is_empty() && region.row.phase == CopyPhase::Held {
+            // What it overwrites now may be what was followed until here.
+            self.follows.remove(mapping);
+            region.row.cursor.clear();
+            return Some(region.row.clone());
+        }
         let (columns, parts) = Part::parse(cursor)?;
         let keys: Vec<&TargetColumn> =
             plan.target.key.iter().filter_map(|&i| plan.target.columns.get(i)).collect();

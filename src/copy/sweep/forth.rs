@@ -57,9 +57,9 @@ impl Worker {
             None => None,
         };
         if let Some(why) = why {
-            self.stay(job, why);
-            let at = self.watch_keys(job).await?.reached;
-            return self.remove(job, Vec::new(), at, None).await.map(|_| ());
+            let why =
+                format!("its keys cannot be led back to the types of the source's, and {why}");
+            return self.leave(job, &why).await;
         }
         let turns = target.estimate(theirs).await? / KEYS_AT_ONCE + 1;
         let mut turn = 0;
@@ -94,7 +94,8 @@ impl Worker {
                 }
             }
             if !absent.is_empty() && self.is_spelt_otherwise(job, plan, come).await? {
-                self.stay(job, "the target writes them in another way");
+                tracing::warn!(flow = %self.copying().flow, mapping = %job.mapping,
+                    "rows that only the target has stay: its keys cannot be led back to the types of the source's, and it writes them in another way");
                 return self.remove(job, Vec::new(), upto, None).await.map(|_| ());
             }
             turn += 1;
@@ -107,11 +108,6 @@ impl Worker {
                 return self.remove(job, Vec::new(), upto, None).await.map(|_| ());
             }
         }
-    }
-
-    fn stay(&self, job: &Job, why: &str) {
-        tracing::warn!(flow = %self.copying().flow, mapping = %job.mapping,
-            "rows that only the target has stay: its keys cannot be led back to the types of the source's, and {why}");
     }
 
     /// Whether a row came to a key that was not seen at the target, though nothing wrote it since.
