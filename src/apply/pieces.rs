@@ -91,6 +91,7 @@ impl Applier {
         if self.regions.is_empty() || self.source.inside {
             return Ok(());
         }
+        self.regions.forget_shown(&self.reached).await?;
         loop {
             while let Ok(request) = self.requests.try_recv() {
                 self.regions.take(request, &self.reached);

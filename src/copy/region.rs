@@ -27,6 +27,9 @@ use super::request::{Outcome, Request, Watching};
 use held::Follow;
 use keep::Places;
 
+/// Transactions that are kept until a snapshot has shown them. Beyond, one is opened for that alone: a copy may wait for
+/// something else for days.
+const DELIVERED_MAX: usize = 50_000;
 /// Memory for the changes kept for one piece of each worker together; beyond its share a piece is given up and read again.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 
@@ -149,6 +152,8 @@ pub struct Regions {
     /// Transactions delivered that no snapshot is known to have shown, and the number of the last.
     delivered: VecDeque<TransactionId>,
     last: u64,
+    /// So many may be kept by now.
+    delivered_max: usize,
     kept_bytes_max: usize,
 }
 
@@ -192,6 +197,7 @@ impl Regions {
             regions,
             delivered: VecDeque::new(),
             last: 0,
+            delivered_max: DELIVERED_MAX,
             kept_bytes_max: KEPT_BYTES_MAX / workers.max(1),
         }
     }
@@ -234,6 +240,25 @@ impl Regions {
             self.delivered.push_back(id);
             self.last += 1;
         }
+    }
+
+    /// Forgets the transactions that every snapshot shows by now, if there are many.
+    pub async fn forget_shown(&mut self, reached: &Position) -> Result<()> {
+        if self.delivered.len() < self.delivered_max {
+            return Ok(());
+        }
+        // A session of its own, so that nothing holds its snapshot afterwards.
+        let mut copier = self.source.copier().await?;
+        let delivered: Vec<TransactionId> = self.delivered.iter().copied().collect();
+        match copier.snapshot(reached, &delivered).await? {
+            Some(_) => {
+                self.delivered.clear();
+                self.delivered_max = DELIVERED_MAX;
+            }
+            // Logged and not yet visible: asked again when there are many more.
+            None => self.delivered_max *= 2,
+        }
+        Ok(())
     }
 
     /// What a snapshot opened from here on must show. What one has shown, all that are opened after it show.
