@@ -10,6 +10,7 @@
 //! | `REPEAT` | how often each is done; medians are shown | 3 |
 //! | `LANES` | `tidelock`, `native` (limits among them) or `all` | `all` |
 //! | `LATENCY` | 1: commit to visible as well | 1 |
+//! | `WRITERS` | write limits beside, by their number of connections (`1 2`): what several sessions at the target could gain | none |
 //! | `DURABLE` | 0: targets that do not wait for the disk, for a quick look at CPU | 1 |
 //! | `TIDELOCK_BIN` | other binaries, `word=path,word=path` or one path | this build |
 //! | `GROWTH` | 1: tidelock alone instead, by rows, tables, bytes a row and rows a transaction, and at rest; or some of `rows,tables,bytes,transaction,idle`. `FULL=1` goes on to 10,000,000 rows | 0 |
@@ -52,6 +53,8 @@ struct Options {
     native: bool,
     programs: Vec<(String, PathBuf)>,
     latency: bool,
+    /// More write limits, by their number of connections.
+    writers: Vec<usize>,
     out: Option<PathBuf>,
 }
 
@@ -74,6 +77,7 @@ impl Options {
             native: lanes != "tidelock",
             programs: if lanes == "native" { Vec::new() } else { programs.collect() },
             latency: var("LATENCY", "1") == "1",
+            writers: var("WRITERS", "").split_whitespace().map(str::parse).collect::<Result<_, _>>()?,
             out: std::env::var("OUT").ok().map(PathBuf::from),
         })
     }
@@ -92,13 +96,20 @@ impl Options {
             let native = match word {
                 "pp" => vec![Way::Subscription],
                 "mm" => vec![Way::Replica { workers: 0 }, Way::Replica { workers: 4 }],
-                _ => vec![Way::ReadLimit, Way::WriteLimit],
+                _ => vec![Way::ReadLimit],
             };
+            let limits = match word {
+                "pp" | "mm" => &[][..],
+                _ => &[1][..],
+            };
+            let limits = limits.iter().chain(&self.writers);
+            let limits = limits.map(|&connections| Way::WriteLimit { connections });
+            let native = native.into_iter().chain(limits);
             let own = self.programs.iter().map(|(word, program)| Way::Tidelock {
                 word: word.clone(),
                 program: program.clone(),
             });
-            let native = native.into_iter().filter(|_| self.native);
+            let native = native.filter(|_| self.native);
             lanes.extend(native.chain(own).map(|way| (word.to_owned(), to, way)));
         }
         lanes

@@ -40,8 +40,8 @@ pub enum Way {
     Replica { workers: u32 },
     /// The log to a client of the server's own that throws it away.
     ReadLimit,
-    /// The net rows, written by the target's bulk loader.
-    WriteLimit,
+    /// The net rows, written by the target's bulk loader over so many connections, whose transactions take turns.
+    WriteLimit { connections: usize },
 }
 
 impl Way {
@@ -51,7 +51,8 @@ impl Way {
             Way::Subscription => "native".to_owned(),
             Way::Replica { workers } => format!("native, {workers} workers"),
             Way::ReadLimit => "read limit".to_owned(),
-            Way::WriteLimit => "write limit".to_owned(),
+            Way::WriteLimit { connections: 1 } => "write limit".to_owned(),
+            Way::WriteLimit { connections } => format!("write limit, {connections} connections"),
         }
     }
 }
@@ -172,7 +173,7 @@ impl Lane {
                     Family::MariaDb => lane.start = source.log_end().await?,
                 }
             }
-            Way::WriteLimit => {}
+            Way::WriteLimit { .. } => {}
         }
         Ok(lane)
     }
@@ -194,7 +195,7 @@ impl Lane {
             }
             Way::Subscription => self.target.sql("ALTER SUBSCRIPTION native ENABLE").await?,
             Way::Replica { .. } => self.target.sql("START SLAVE").await?,
-            Way::ReadLimit | Way::WriteLimit => {}
+            Way::ReadLimit | Way::WriteLimit { .. } => {}
         }
         Ok(())
     }
@@ -209,7 +210,7 @@ impl Lane {
             }
             Way::Subscription => self.target.sql("ALTER SUBSCRIPTION native DISABLE").await?,
             Way::Replica { .. } => self.target.sql("STOP SLAVE").await?,
-            Way::ReadLimit | Way::WriteLimit => {}
+            Way::ReadLimit | Way::WriteLimit { .. } => {}
         }
         Ok(())
     }
@@ -249,11 +250,12 @@ impl Lane {
         marker: u64,
         repeat: usize,
     ) -> Outcome<Run> {
-        let net = if self.way == Way::WriteLimit {
-            Net::of(work, self.target.family())
-        } else {
-            Net::default()
-        };
+        let mut nets = Vec::new();
+        if let Way::WriteLimit { connections } = self.way {
+            for net in Net::of(work).split(connections) {
+                nets.push((net, self.target.session().await?));
+            }
+        }
         let end = source.log_end().await?;
         if source.family() == Family::Postgres {
             // A client that stops at `end` needs a message beyond it.
@@ -266,7 +268,10 @@ impl Lane {
         let mut reader = Cpu::default();
         match self.way {
             Way::ReadLimit => reader = self.read(source, &end)?,
-            Way::WriteLimit => net.write(&mut session).await?,
+            Way::WriteLimit { .. } => {
+                let writing = nets.iter_mut().map(|(net, session)| net.write(session));
+                futures_util::future::try_join_all(writing).await?;
+            }
             _ => {
                 self.start(source).await?;
                 self.until(
@@ -302,7 +307,7 @@ impl Lane {
 
     /// Whether the target must hold the source's rows after a run.
     pub fn replicates(&self) -> bool {
-        !matches!(self.way, Way::ReadLimit | Way::WriteLimit)
+        !matches!(self.way, Way::ReadLimit | Way::WriteLimit { .. })
     }
 
     /// An error unless both servers count and hash their rows alike.
@@ -407,7 +412,7 @@ enum Step {
 }
 
 impl Net {
-    fn of(work: &Workload, _family: Family) -> Net {
+    fn of(work: &Workload) -> Net {
         let fresh = work.changes.iter().all(|change| change.kind == Kind::Insert);
         let steps = |run: &Vec<Change>| {
             let mut steps = Vec::new();
@@ -435,7 +440,16 @@ impl Net {
         Net { transactions: work.net(NET_CHANGES).iter().map(steps).collect() }
     }
 
-    async fn write(self, session: &mut Session) -> Outcome {
+    /// The same, in turns, for so many connections.
+    fn split(self, connections: usize) -> Vec<Net> {
+        let mut nets: Vec<Net> = (0..connections).map(|_| Net::default()).collect();
+        for (i, transaction) in self.transactions.into_iter().enumerate() {
+            nets[i % connections].transactions.push(transaction);
+        }
+        nets
+    }
+
+    async fn write(&mut self, session: &mut Session) -> Outcome {
         if let Session::Postgres(client) = session {
             for table in Table::ALL {
                 let name = table.name();
@@ -446,7 +460,7 @@ impl Net {
                     .await?;
             }
         }
-        for steps in self.transactions {
+        for steps in std::mem::take(&mut self.transactions) {
             session.run("BEGIN").await?;
             for step in steps {
                 match (step, &mut *session) {

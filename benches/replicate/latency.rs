@@ -43,7 +43,7 @@ pub async fn measure(options: &Options) -> Outcome<Vec<Latency>> {
     let mut found = Vec::new();
     for from in [Family::Postgres, Family::MariaDb] {
         let mut wanted = options.lanes(from);
-        wanted.retain(|(_, _, way)| !matches!(way, Way::ReadLimit | Way::WriteLimit));
+        wanted.retain(|(_, _, way)| !matches!(way, Way::ReadLimit | Way::WriteLimit { .. }));
         if wanted.is_empty() {
             continue;
         }

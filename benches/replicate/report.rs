@@ -88,7 +88,7 @@ pub fn medians(runs: &[Run]) -> Lanes<'_> {
 }
 
 fn is_reference(lane: &str) -> bool {
-    lane.starts_with("native") || lane.ends_with("limit")
+    lane.starts_with("native") || lane.contains(" limit")
 }
 
 pub fn pair_title(pair: &str) -> &'static str {
