@@ -82,6 +82,13 @@ impl FlowConfig {
         named.chain(self.values.tables_of(&self.source))
     }
 
+    /// Where a mapping stands in the file: by its name, else the last one of all tables, which has tables of other names.
+    pub fn places_of(&self, mapping: &str) -> Option<&MappingPlaces> {
+        let all = |m: &&MappingConfig| m.from.table == TablePattern::All;
+        let named = self.mappings.iter().find(|m| m.name == mapping && !all(m));
+        named.or_else(|| self.mappings.iter().rfind(all)).map(|m| &m.places)
+    }
+
     /// The tables of the target that expressions of its columns name by lookups, and those that are dictionaries.
     pub fn looked_up(&self) -> Vec<TableRef> {
         let columns = self.mappings.iter().flat_map(|m| m.columns.iter().flat_map(|c| &c.columns));
@@ -287,6 +294,8 @@ pub struct MappingPlaces {
     pub to: Place,
     /// Each column of `key`.
     pub key: Vec<Place>,
+    /// `schema_changes`, if the mapping or its flow says it.
+    pub schema_changes: Option<Place>,
 }
 
 /// A table of a system, or all tables of a schema.
@@ -358,13 +367,42 @@ pub enum SnapshotMode {
     Never,
 }
 
-/// A fault of the configuration, ready to be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(pub String);
+/// A fault of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// File, line and column, and the line with the part underlined, as far as there are such.
+    pub place: String,
+}
+
+impl ConfigError {
+    /// A fault without a place; a hint may follow in a line of its own.
+    pub fn new(words: &str) -> ConfigError {
+        let (message, hint) = words.split_once("\nhint: ").unwrap_or((words, ""));
+        ConfigError { message: message.to_owned(), hint: hint.to_owned(), place: String::new() }
+    }
+
+    /// What is wrong and where, for people, without the hint.
+    pub fn told(&self) -> String {
+        let message = &self.message;
+        match self.place.split_once('\n') {
+            Some((location, lines)) => format!("{location}: {message}\n{lines}"),
+            None if self.place.is_empty() => message.clone(),
+            None => format!("{}: {message}", self.place),
+        }
+    }
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.told())?;
+        if !self.hint.is_empty() {
+            write!(f, "\nhint: {}", self.hint)?;
+        }
+        Ok(())
     }
 }
 
@@ -373,6 +411,15 @@ impl std::error::Error for ConfigError {}
 /// Whether a text alone names a column of that very name, without quotes.
 pub fn is_plain_column(name: &str) -> bool {
     resolve::plain_column(name).is_some_and(|plain| plain == name)
+}
+
+/// The text of a configuration file.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|e| ConfigError {
+        message: format!("cannot be read: {e}"),
+        hint: "see that the file is there, or give another with --config FILE".to_owned(),
+        place: path.display().to_string(),
+    })
 }
 
 impl Config {
@@ -386,19 +433,24 @@ impl Config {
             return Ok(path.into());
         }
         ["tidelock.toml", "/etc/tidelock/tidelock.toml"].iter().map(PathBuf::from).find(|p| p.exists()).ok_or_else(|| {
-            ConfigError(
+            ConfigError::new(
                 "no configuration file: looked for ./tidelock.toml and /etc/tidelock/tidelock.toml\n\
-                 hint: give one with --config FILE or $TIDELOCK_CONFIG"
-                    .to_owned(),
+                 hint: give one with --config FILE or $TIDELOCK_CONFIG",
             )
         })
     }
 
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
-        Config::parse(&text, &path.display().to_string())
+        Config::parse(&read(path)?, &path.display().to_string())
+    }
+
+    /// The state folder that a file names: all that is needed to talk to a daemon, which has the secrets.
+    pub fn state_dir(path: &Path) -> Result<PathBuf, ConfigError> {
+        let (text, file) = (read(path)?, path.display().to_string());
+        let parsed: file::File =
+            toml::from_str(&text).map_err(|e| file::explain(&file, &text, &e))?;
+        Ok(parsed.state_dir())
     }
 
     /// Checks a configuration's text; `file` is for messages.

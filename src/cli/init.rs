@@ -13,7 +13,7 @@ use serde_json::json;
 use tidelock_core::{Code, Connector, Error, ErrorKind, Finding, SystemConfig, Table};
 
 use super::{Cli, Outcome, Refusal, say};
-use crate::config::{Config, ConfigError, Systems, TableRef};
+use crate::config::{self, Config, Systems, TableRef};
 use crate::flow::start;
 use crate::init::{Head, Proposed, SystemHead, propose, written};
 use crate::registry;
@@ -129,8 +129,7 @@ fn systems(cli: &Cli, args: &InitArgs, from: &str, to: &str) -> Result<Systems, 
     if args.from.is_empty() || args.to.is_empty() {
         return Err(refused("no direction is named", "add --from SYSTEM --to SYSTEM").into());
     }
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
+    let text = config::read(&path)?;
     Ok(Systems::parse(&text, &path.display().to_string())?)
 }
 

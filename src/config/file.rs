@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_spanned::Spanned;
 
 use super::columns::{ColumnValue, OnUnrepresentable};
+use super::form::{Form, Forms};
 use super::rows::{CheckValue, DictionaryValue, OnDeleteValue};
 use super::sources::{EdgeValue, To, TracksValue};
 use super::{ConfigError, OnTruncate, SchemaChanges, SnapshotMode};
@@ -31,7 +33,7 @@ pub struct File {
     pub defaults: Settings,
     /// Settings of single flows.
     #[serde(default)]
-    pub flows: BTreeMap<Spanned<String>, Flow>,
+    pub flows: BTreeMap<Spanned<String>, Settings>,
     /// The mappings.
     #[serde(default)]
     pub mappings: Vec<Mapping>,
@@ -42,15 +44,15 @@ pub struct File {
     pub mask_key: Option<Spanned<Password>>,
 }
 
-/// A text given here or by the environment.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum Text {
-    /// Here.
-    Plain(String),
-    /// By an environment variable.
-    Env(FromEnv),
+impl File {
+    /// Where sled and the control socket live.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| "/var/lib/tidelock".into())
+    }
 }
+
+/// A text given here or by the environment.
+pub type Text = Form<FromEnv>;
 
 /// `{ env = "NAME" }`.
 #[derive(Debug, Deserialize)]
@@ -60,14 +62,25 @@ pub struct FromEnv {
     pub env: String,
 }
 
+impl Forms for FromEnv {
+    const EXPECTED: &'static str = "a text, or { env = \"NAME\" }";
+}
+
+/// A secret, which never stands here itself.
+pub type Password = Form<Kept>;
+
 /// `{ env = "NAME" }` or `{ file = "PATH" }`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Password {
+pub struct Kept {
     /// The variable.
     pub env: Option<String>,
     /// The file.
     pub file: Option<PathBuf>,
+}
+
+impl Forms for Kept {
+    const EXPECTED: &'static str = "{ env = \"NAME\" } or { file = \"PATH\" }";
 }
 
 /// A system.
@@ -79,17 +92,17 @@ pub struct System {
     /// Its password.
     pub password: Option<Spanned<Password>>,
     /// TLS.
-    pub tls: Option<TlsSettings>,
+    pub tls: Option<Spanned<Form<TlsSettings>>>,
     /// Schema of our own tables.
-    pub meta_schema: Option<String>,
+    pub meta_schema: Option<Spanned<String>>,
 }
 
 /// TLS settings.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSettings {
-    /// disable, require, verify-ca, verify-full.
-    pub mode: Spanned<String>,
+    /// disable, require, verify-ca, verify-full; the last if absent.
+    pub mode: Option<Spanned<String>>,
     /// Trusted authorities.
     pub ca_file: Option<PathBuf>,
     /// Our certificate.
@@ -98,10 +111,30 @@ pub struct TlsSettings {
     pub key_file: Option<PathBuf>,
 }
 
-/// Mapping keys that `[defaults]` may set.
+impl Forms for TlsSettings {
+    const EXPECTED: &'static str = "{ mode = \"verify-full\", ca_file = \"PATH\" } or a part of it";
+}
+
+/// A `[defaults]` or `[flows."a:b"]` table: keys of mappings, and what belongs to a flow alone. What is said in neither, or
+/// not in `[defaults]`, is taken here so that it is refused with the reason.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The key.
+    pub key: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Which rows go.
+    #[serde(rename = "where")]
+    pub filter: Option<Spanned<String>>,
+    /// Source columns whose change alone is worth sending.
+    pub on_change: Option<Vec<Spanned<String>>>,
+    /// What must hold of every row that is sent.
+    pub validate: Option<Vec<CheckValue>>,
+    /// When a change is worth sending.
+    pub edge: Option<Spanned<EdgeValue>>,
+    /// How long a key rests between two of its changes.
+    pub throttle: Option<Spanned<String>>,
+    /// How often what passes with time is looked at again.
+    pub refresh: Option<Spanned<String>>,
     /// What a delete becomes.
     pub on_delete: Option<OnDeleteValue>,
     /// What a truncate becomes.
@@ -109,7 +142,7 @@ pub struct Settings {
     /// Whether several changes of a row in one batch may become one.
     pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
-    pub schema_changes: Option<SchemaChanges>,
+    pub schema_changes: Option<Spanned<SchemaChanges>>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// Tables that wildcards leave out.
@@ -121,39 +154,59 @@ pub struct Settings {
     /// How many pieces of copies are read and written at once, a flow.
     pub copy_workers: Option<Spanned<u64>>,
     /// Rows a second that copies may read, a flow.
-    pub snapshot_rows_per_second: Option<u64>,
+    pub snapshot_rows_per_second: Option<Spanned<u64>>,
+    /// The slot's name. Of a flow alone.
+    pub slot: Option<Spanned<String>>,
+    /// The publication's name. Of a flow alone.
+    pub publication: Option<Spanned<String>>,
+    /// Where to start. Of a flow alone.
+    pub start_at: Option<Spanned<String>>,
+    /// Of one mapping alone, as those below.
+    pub name: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub from: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub to: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub columns: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub tracks: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub from_key: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub row_key: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub after: Option<Spanned<IgnoredAny>>,
+    /// See `name`.
+    pub push_when: Option<Spanned<IgnoredAny>>,
 }
 
-/// A `[flows."a:b"]` table: mapping defaults, and what belongs to the flow alone.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Flow {
-    /// What a delete becomes.
-    pub on_delete: Option<OnDeleteValue>,
-    /// What a truncate becomes.
-    pub on_truncate: Option<OnTruncate>,
-    /// Whether several changes of a row in one batch may become one.
-    pub compact: Option<bool>,
-    /// What a column that comes at the source becomes.
-    pub schema_changes: Option<SchemaChanges>,
-    /// Whether a first copy is made.
-    pub snapshot: Option<SnapshotMode>,
-    /// Tables that wildcards leave out.
-    pub exclude: Option<Vec<String>>,
-    /// What becomes of a value that its target column cannot hold.
-    pub on_unrepresentable: Option<OnUnrepresentable>,
-    /// The zone of times without one.
-    pub time_zone: Option<Spanned<String>>,
-    /// How many pieces of copies are read and written at once.
-    pub copy_workers: Option<Spanned<u64>>,
-    /// Rows a second that copies may read.
-    pub snapshot_rows_per_second: Option<u64>,
-    /// The slot's name.
-    pub slot: Option<Spanned<String>>,
-    /// The publication's name.
-    pub publication: Option<Spanned<String>>,
-    /// Where to start.
-    pub start_at: Option<String>,
+impl Settings {
+    /// What is said here and belongs to one mapping: its name and place.
+    pub fn of_a_mapping(&self) -> Option<(&'static str, Range<usize>)> {
+        let all = [
+            ("name", &self.name),
+            ("from", &self.from),
+            ("to", &self.to),
+            ("columns", &self.columns),
+            ("tracks", &self.tracks),
+            ("from_key", &self.from_key),
+            ("row_key", &self.row_key),
+            ("after", &self.after),
+            ("push_when", &self.push_when),
+        ];
+        all.into_iter().find_map(|(name, given)| Some((name, given.as_ref()?.span())))
+    }
+
+    /// What is said here and belongs to a flow, and not to all: its name and place.
+    pub fn of_a_flow(&self) -> Option<(&'static str, Range<usize>)> {
+        let all = [
+            ("slot", &self.slot),
+            ("publication", &self.publication),
+            ("start_at", &self.start_at),
+        ];
+        all.into_iter().find_map(|(name, given)| Some((name, given.as_ref()?.span())))
+    }
 }
 
 /// A mapping.
@@ -193,7 +246,7 @@ pub struct Mapping {
     /// Whether several changes of a row in one batch may become one.
     pub compact: Option<bool>,
     /// What a column that comes at the source becomes.
-    pub schema_changes: Option<SchemaChanges>,
+    pub schema_changes: Option<Spanned<SchemaChanges>>,
     /// Whether a first copy is made.
     pub snapshot: Option<SnapshotMode>,
     /// What becomes of a value that its target column cannot hold.
@@ -208,10 +261,15 @@ pub struct Mapping {
     /// Source columns whose change alone is worth sending.
     pub on_change: Option<Vec<Spanned<String>>>,
     /// What must hold of every row that is sent.
-    #[serde(default)]
-    pub validate: Vec<CheckValue>,
+    pub validate: Option<Vec<CheckValue>>,
     /// Target column to expression over the source row.
     pub columns: Option<BTreeMap<Spanned<String>, Spanned<ColumnValue>>>,
+}
+
+/// The hint of a parser's error that names all that may stand there: `a`, `b`.
+fn variants(message: &str) -> Option<String> {
+    let (_, known) = message.strip_prefix("unknown variant ")?.split_once(", expected ")?;
+    Some(format!("\nhint: write {}", known.trim_start_matches("one of ").replace('`', "\"")))
 }
 
 /// A parser's error with file, line and column in front and, for a misspelt key, the nearest one.
@@ -225,6 +283,8 @@ pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
             words = unknown.to_owned();
         }
         words.push_str(&format!("\nhint: did you mean `{near}`?"));
+    } else if let Some(all) = variants(message) {
+        words.push_str(&all);
     } else if let Some(field) = message.strip_prefix("missing field `") {
         let field = field.split('`').next().unwrap_or_default();
         words.push_str(&format!("\nhint: add `{field} = ...`"));
@@ -235,16 +295,14 @@ pub fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     }
     match error.span() {
         Some(span) => at(file, text, &span, &words),
-        None => ConfigError(format!("{file}: {words}")),
+        None => ConfigError { place: file.to_owned(), ..ConfigError::new(&words) },
     }
 }
 
 /// An error with the place in front and the line below.
 pub fn at(file: &str, text: &str, span: &Range<usize>, words: &str) -> ConfigError {
     let Excerpt { location, lines } = excerpt(file, text, span);
-    let (words, hint) =
-        words.split_once('\n').map_or((words, String::new()), |(w, h)| (w, format!("\n{h}")));
-    ConfigError(format!("{location}: {words}\n{lines}{hint}"))
+    ConfigError { place: format!("{location}\n{lines}"), ..ConfigError::new(words) }
 }
 
 /// A part of the file for people.
@@ -285,7 +343,10 @@ pub fn excerpt(file: &str, text: &str, span: &Range<usize>) -> Excerpt {
 fn redacted(line: &str) -> String {
     let (key, value) = line.split_once('=').unwrap_or(("", line));
     let address = value.contains(':') && ["url", "//", "@"].iter().any(|mark| line.contains(mark));
-    let secret = line.contains("pass") && !value.contains("env") && !value.contains("file");
+    let kept_elsewhere =
+        value.trim_start().starts_with('{') && (value.contains("env") || value.contains("file"));
+    let keeps = line.contains("pass") || (line.contains("mask") && !line.contains("mask("));
+    let secret = keeps && !kept_elsewhere;
     if address || secret {
         return if key.is_empty() { "***".to_owned() } else { format!("{key}= ***") };
     }

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use serde_spanned::Spanned;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    FLOW_CHARS_MAX, MAPPING_CHARS_MAX, PIPELINE_CHARS_MAX, Secret, SystemConfig, Tls, TlsMode,
+    Code, FLOW_CHARS_MAX, Family, MAPPING_CHARS_MAX, PIPELINE_CHARS_MAX, Secret, SystemConfig, Tls,
+    TlsMode,
 };
 
 use super::columns;
 use super::file::{self, File, Mapping};
+use super::form::{Form, Forms};
 use super::sources::{self, To};
 use super::{
     ColumnRule, Config, ConfigError, FlowConfig, MappingConfig, MappingPlaces, OnDelete,
     OnTruncate, Place, Placed, SchemaChanges, SnapshotMode, SourceText, TablePattern, TableRef,
     Values, rows,
 };
+use crate::registry;
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -47,7 +50,8 @@ const COPY_WORKERS_MAX: u64 = 32;
 /// Checks and completes a parsed file.
 pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
     if *parsed.version.get_ref() != 1 {
-        return Err(source.error(parsed.version.span(), "version must be 1"));
+        let words = "version must be 1\nhint: write version = 1: this program knows no other";
+        return Err(source.error(parsed.version.span(), words));
     }
     let name = parsed.name.get_ref();
     fits("the pipeline's name", name, PIPELINE_CHARS_MAX, parsed.name.span(), source)?;
@@ -69,7 +73,7 @@ pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
     let hash = hex::encode(&Sha256::digest(source.0.text.as_bytes())[..8]);
     Ok(Config {
         name: name.clone(),
-        state_dir: parsed.state_dir.clone().unwrap_or_else(|| "/var/lib/tidelock".into()),
+        state_dir: parsed.state_dir(),
         listen: parsed.listen.as_ref().map(|l| listen(l, source)).transpose()?,
         systems,
         flows,
@@ -122,7 +126,7 @@ fn fits(
 
 /// Whether the file itself holds the system's password.
 fn has_password(system: &file::System) -> bool {
-    let file::Text::Plain(url) = system.url.get_ref() else { return false };
+    let Form::Text(url) = system.url.get_ref() else { return false };
     url::Url::parse(url).is_ok_and(|url| {
         url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password")
     })
@@ -130,19 +134,21 @@ fn has_password(system: &file::System) -> bool {
 
 fn resolve_system(name: &str, system: &file::System, source: &Source) -> Result<SystemConfig> {
     let url = match system.url.get_ref() {
-        file::Text::Plain(url) => url.clone(),
-        file::Text::Env(from) => std::env::var(&from.env).map_err(|_| {
-            source.error(system.url.span(), format!("environment variable {} is not set", from.env))
-        })?,
+        Form::Text(url) => url.clone(),
+        Form::Table(from) => environment(&from.env, system.url.span(), source)?,
+        Form::List(_) => return Err(source.error(system.url.span(), file::FromEnv::EXPECTED)),
     };
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_owned()).unwrap_or_default();
-    if !crate::registry::SCHEMES.contains(&scheme.as_str()) {
-        let known = crate::registry::SCHEMES.join(", ");
+    let Some(family) = registry::family(&url) else {
+        let known = registry::schemes().collect::<Vec<_>>().join(", ");
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         return Err(source.error(
             system.url.span(),
-            format!("the url of system {name} must begin with one of: {known} (and ://)"),
+            format!(
+                "the url of system {name} must begin with one of: {known} (and ://){}",
+                file::nearest(scheme, registry::schemes()).replace("`?", "://`?")
+            ),
         ));
-    }
+    };
     if let Err(why) = url::Url::parse(&url) {
         return Err(source.error(
             system.url.span(),
@@ -157,44 +163,125 @@ fn resolve_system(name: &str, system: &file::System, source: &Source) -> Result<
         None => None,
         Some(password) => Some(read_password(password, source)?),
     };
-    Ok(SystemConfig {
+    let config = SystemConfig {
         name: name.to_owned(),
-        tls: resolve_tls(&url, system, source)?,
+        tls: resolve_tls(&url, family, system, source)?,
         url: Secret::new(url),
         password,
-        meta_schema: system.meta_schema.clone().unwrap_or_else(|| "tidelock".to_owned()),
+        meta_schema: resolve_meta_schema(name, family, system, source)?,
+        user: user(),
+    };
+    (family.check)(&config).map_err(|error| {
+        let tls = system.tls.as_ref().filter(|_| error.code() == Code::Tls);
+        let span = tls.map_or(system.url.span(), Spanned::span);
+        let hint = error.hint().map_or(String::new(), |hint| format!("\nhint: {hint}"));
+        source.error(span, format!("{error}{hint}"))
+    })?;
+    Ok(config)
+}
+
+/// The schema of our own tables; no server may cut its name.
+fn resolve_meta_schema(
+    name: &str,
+    family: &Family,
+    system: &file::System,
+    source: &Source,
+) -> Result<String> {
+    let Some(schema) = &system.meta_schema else { return Ok("tidelock".to_owned()) };
+    let words = match family.identifier_max.excess(schema.get_ref()) {
+        None if !schema.get_ref().is_empty() => return Ok(schema.get_ref().clone()),
+        None => format!("meta_schema of system {name} is empty\nhint: leave it out, or name one"),
+        Some(excess) => format!(
+            "meta_schema of system {name} is {excess}\n\
+             hint: choose a shorter one: the server would cut it and never find it again"
+        ),
+    };
+    Err(source.error(schema.span(), words))
+}
+
+/// The user that this process runs as: as `$USER` says, else as the machine's list of users does.
+fn user() -> String {
+    let told = std::env::var("USER").unwrap_or_default();
+    if !told.is_empty() {
+        return told;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    user_of(&users, rustix::process::geteuid().as_raw()).unwrap_or_default()
+}
+
+/// The name of a user in a list as `/etc/passwd` is one.
+fn user_of(users: &str, id: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let own = fields.nth(1)?.parse::<u32>() == Ok(id);
+        own.then(|| name.to_owned())
+    })
+}
+
+/// What an environment variable holds.
+fn environment(variable: &str, span: Range<usize>, source: &Source) -> Result<String> {
+    std::env::var(variable).map_err(|_| {
+        source.error(
+            span,
+            format!(
+                "environment variable {variable} is not set\n\
+                 hint: set it where tidelock is started: export {variable}=..., or EnvironmentFile= of the service"
+            ),
+        )
     })
 }
 
 fn read_password(password: &Spanned<file::Password>, source: &Source) -> Result<Secret> {
-    let fail = |words: String| source.error(password.span(), words);
-    match (&password.get_ref().env, &password.get_ref().file) {
-        (Some(variable), None) => std::env::var(variable)
-            .map(Secret::new)
-            .map_err(|_| fail(format!("environment variable {variable} is not set"))),
+    let expected = || {
+        let words = format!("expected {}", file::Kept::EXPECTED);
+        source.error(password.span(), words)
+    };
+    let Form::Table(kept) = password.get_ref() else { return Err(expected()) };
+    match (&kept.env, &kept.file) {
+        (Some(variable), None) => environment(variable, password.span(), source).map(Secret::new),
         (None, Some(path)) => std::fs::read_to_string(path)
             .map(|text| Secret::new(text.trim_end_matches(['\r', '\n'])))
-            .map_err(|e| fail(format!("password file {} cannot be read: {e}", path.display()))),
-        _ => Err(fail("expected { env = \"NAME\" } or { file = \"PATH\" }".to_owned())),
+            .map_err(|e| {
+                source.error(
+                    password.span(),
+                    format!(
+                        "password file {} cannot be read: {e}\n\
+                         hint: see that the file is there and that tidelock's user may read it",
+                        path.display()
+                    ),
+                )
+            }),
+        _ => Err(expected()),
     }
 }
 
 /// `verify-full` off the host; nothing to protect on it.
-fn resolve_tls(url: &str, system: &file::System, source: &Source) -> Result<Tls> {
-    let Some(settings) = &system.tls else {
-        let mode = if is_local(url) { TlsMode::Disable } else { TlsMode::VerifyFull };
+fn resolve_tls(url: &str, family: &Family, system: &file::System, source: &Source) -> Result<Tls> {
+    let Some(tls) = &system.tls else {
+        let mode = if (family.is_local)(url) { TlsMode::Disable } else { TlsMode::VerifyFull };
         return Ok(Tls { mode, ca_file: None, cert_file: None, key_file: None });
     };
-    let mode = match settings.mode.get_ref().as_str() {
-        "disable" => TlsMode::Disable,
-        "require" => TlsMode::Require,
-        "verify-ca" => TlsMode::VerifyCa,
-        "verify-full" => TlsMode::VerifyFull,
-        other => {
-            let known = ["disable", "require", "verify-ca", "verify-full"];
-            let near = file::nearest(other, known.into_iter());
-            let words = format!("expected disable, require, verify-ca or verify-full{near}");
-            return Err(source.error(settings.mode.span(), words));
+    let Form::Table(settings) = tls.get_ref() else {
+        let words = format!("expected {}", file::TlsSettings::EXPECTED);
+        return Err(source.error(tls.span(), words));
+    };
+    let known = [
+        ("disable", TlsMode::Disable),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ];
+    let mode = match &settings.mode {
+        None => TlsMode::VerifyFull,
+        Some(word) => {
+            let found = known.iter().find(|(name, _)| name == word.get_ref());
+            let (_, mode) = found.ok_or_else(|| {
+                let near = file::nearest(word.get_ref(), known.iter().map(|(name, _)| *name));
+                let words = format!("expected disable, require, verify-ca or verify-full{near}");
+                source.error(word.span(), words)
+            })?;
+            *mode
         }
     };
     Ok(Tls {
@@ -205,17 +292,6 @@ fn resolve_tls(url: &str, system: &file::System, source: &Source) -> Result<Tls>
     })
 }
 
-fn is_local(url: &str) -> bool {
-    let Ok(parsed) = url::Url::parse(url) else { return false };
-    match parsed.host_str() {
-        None | Some("") => true,
-        Some(host) => {
-            let host = host.trim_matches(['[', ']']);
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-    }
-}
-
 fn resolve_flows(
     parsed: &File,
     systems: &BTreeMap<String, SystemConfig>,
@@ -223,7 +299,8 @@ fn resolve_flows(
     source: &Source,
 ) -> Result<Vec<FlowConfig>> {
     let mut flows: Vec<FlowConfig> = Vec::new();
-    let settings: BTreeMap<&str, (&file::Flow, Range<usize>)> =
+    fit_for_all(parsed, source)?;
+    let settings: BTreeMap<&str, (&file::Settings, Range<usize>)> =
         parsed.flows.iter().map(|(k, v)| (k.get_ref().as_str(), (v, k.span()))).collect();
     for mapping in &parsed.mappings {
         let from = table_ref(mapping.from.get_ref(), mapping.from.span(), systems, source)?;
@@ -248,6 +325,7 @@ fn resolve_flows(
                     own,
                     &parsed.defaults,
                     values,
+                    systems,
                     source,
                 )?);
                 flows.len() - 1
@@ -279,12 +357,31 @@ fn resolve_flows(
     }
     lead_pushes(&mut flows)?;
     if flows.is_empty() {
-        return Err(ConfigError(format!(
-            "{}: there are no mappings\nhint: add at least one [[mappings]] table",
-            source.0.file
-        )));
+        let words = "there are no mappings\nhint: add at least one [[mappings]] table";
+        return Err(ConfigError { place: source.0.file.clone(), ..ConfigError::new(words) });
     }
     Ok(flows)
+}
+
+/// Refuses what `[defaults]` and `[flows]` cannot say for several mappings, or flows, at once.
+fn fit_for_all(parsed: &File, source: &Source) -> Result<()> {
+    if let Some((word, span)) = parsed.defaults.of_a_flow() {
+        let words = format!(
+            "`{word}` belongs to one flow, and is no default of all\n\
+             hint: write it below [flows.\"SOURCE:TARGET\"]"
+        );
+        return Err(source.error(span, words));
+    }
+    for settings in std::iter::once(&parsed.defaults).chain(parsed.flows.values()) {
+        if let Some((word, span)) = settings.of_a_mapping() {
+            let words = format!(
+                "`{word}` belongs to one mapping, and is no default of several\n\
+                 hint: write it in each of its [[mappings]]"
+            );
+            return Err(source.error(span, words));
+        }
+    }
+    Ok(())
 }
 
 /// A table of the target that makes rows worth sending is met in the source's log as what the other direction writes there.
@@ -296,7 +393,8 @@ fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
             if push.table.system == flow.source {
                 continue;
             }
-            let told = |words: &str| ConfigError(format!("{words}\n{}", push.column.place.show()));
+            let place = push.column.place.show();
+            let told = |words: &str| ConfigError { place, ..ConfigError::new(words) };
             let mapping = other
                 .into_iter()
                 .flat_map(|other| &other.mappings)
@@ -329,11 +427,37 @@ fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
 fn new_flow(
     pipeline: &str,
     [name, from, to]: [&str; 3],
-    own: Option<&file::Flow>,
+    own: Option<&file::Settings>,
     defaults: &file::Settings,
     values: &Arc<Values>,
+    systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<FlowConfig> {
+    let family = systems.get(from).and_then(|system| registry::family(system.url.expose()));
+    if let Some(own) = own
+        && family.is_some_and(|family| !family.has_slots)
+        && let Some((word, name)) = [("slot", &own.slot), ("publication", &own.publication)]
+            .into_iter()
+            .find_map(|(word, name)| Some((word, name.as_ref()?)))
+    {
+        let words = format!("{from} is read without a {word}\nhint: leave `{word}` out");
+        return Err(source.error(name.span(), words));
+    }
+    let start_at = own.and_then(|f| f.start_at.as_ref());
+    if let (Some(text), Some(family)) = (start_at, family) {
+        (family.parse_position)(text.get_ref()).map_err(|error| {
+            let hint = error.hint().map_or(String::new(), |hint| format!("\nhint: {hint}"));
+            source.error(text.span(), format!("{error}{hint}"))
+        })?;
+    }
+    let rows_per_second = own
+        .and_then(|f| f.snapshot_rows_per_second.as_ref())
+        .or(defaults.snapshot_rows_per_second.as_ref());
+    if let Some(none) = rows_per_second.filter(|rows| *rows.get_ref() == 0) {
+        let words = "snapshot_rows_per_second is at least 1\n\
+             hint: leave it out for copies without a limit, or say snapshot = \"never\" for none";
+        return Err(source.error(none.span(), words));
+    }
     let made = legal_name(pipeline, to);
     let given = |text: Option<&Spanned<String>>| -> Result<String> {
         match text {
@@ -360,13 +484,11 @@ fn new_flow(
         target: to.to_owned(),
         slot: given(own.and_then(|f| f.slot.as_ref()))?,
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
-        start_at: own.and_then(|f| f.start_at.clone()),
+        start_at: start_at.map(|text| text.get_ref().clone()),
         copy_workers: workers(
             own.and_then(|f| f.copy_workers.as_ref()).or(defaults.copy_workers.as_ref()),
         )?,
-        snapshot_rows_per_second: own
-            .and_then(|f| f.snapshot_rows_per_second)
-            .or(defaults.snapshot_rows_per_second),
+        snapshot_rows_per_second: rows_per_second.map(|rows| *rows.get_ref()),
         mappings: Vec::new(),
         values: values.clone(),
     })
@@ -452,12 +574,22 @@ fn resolve_mapping(
     mapping: &Mapping,
     from: TableRef,
     to: TableRef,
-    flow: Option<&file::Flow>,
+    flow: Option<&file::Settings>,
     parsed: &File,
     systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<MappingConfig> {
     let defaults = &parsed.defaults;
+    // The mapping's own word, else the flow's, else that of all.
+    macro_rules! said {
+        ($word:ident) => {
+            (mapping.$word.as_ref())
+                .or(flow.and_then(|flow| flow.$word.as_ref()))
+                .or(defaults.$word.as_ref())
+        };
+    }
+    // The tables of a wildcard have keys of their own.
+    let key = said!(key).filter(|_| from.table != TablePattern::All);
     let own_name = match &from.table {
         TablePattern::Exact(table) => table.clone(),
         TablePattern::All => format!("{}.*", from.schema.as_deref().unwrap_or(&from.system)),
@@ -480,9 +612,7 @@ fn resolve_mapping(
             "`exclude` belongs to a mapping of all tables, such as from = \"erp.public.*\"",
         ));
     }
-    if let Some(key) = &mapping.key
-        && key.get_ref().is_empty()
-    {
+    if let Some(key) = key.filter(|key| key.get_ref().is_empty()) {
         return Err(source.error(key.span(), "key must name at least one target column"));
     }
     let columns = match &mapping.columns {
@@ -494,84 +624,59 @@ fn resolve_mapping(
     let span = mapping.name.as_ref().map_or(mapping.from.span(), Spanned::span);
     fits("the mapping's name", &name, MAPPING_CHARS_MAX, span, source)?;
     let Sourced { tracks, call, edge, push_when } =
-        sourced(mapping, (&from, &to), systems, source)?;
+        sourced(mapping, said!(edge), (&from, &to), systems, source)?;
     let placed = |columns: &Option<Vec<Spanned<String>>>| -> Option<Vec<Placed>> {
         columns.as_ref().map(|columns| columns.iter().map(|c| source.placed(c)).collect())
     };
-    let span = |text: &Option<Spanned<String>>| {
-        text.as_ref().map(|text| sources::duration(text, source)).transpose()
+    let span = |text: Option<&Spanned<String>>| match text {
+        Some(text) => sources::duration(text, source),
+        None => Ok(None),
     };
+    let schema_changes = said!(schema_changes);
     Ok(MappingConfig {
         name,
         from,
         to,
-        key: mapping
-            .key
-            .as_ref()
-            .map(|key| key.get_ref().iter().map(|column| column.get_ref().clone()).collect()),
-        on_delete: mapping
-            .on_delete
-            .as_ref()
-            .or(flow.and_then(|f| f.on_delete.as_ref()))
-            .or(defaults.on_delete.as_ref())
-            .map_or(OnDelete::Delete, |value| value.resolve(source)),
-        filter: mapping.filter.as_ref().map(|filter| source.placed(filter)),
-        on_change: mapping
-            .on_change
-            .as_ref()
+        key: key.map(|key| key.get_ref().iter().map(|column| column.get_ref().clone()).collect()),
+        on_delete: said!(on_delete).map_or(OnDelete::Delete, |value| value.resolve(source)),
+        filter: said!(filter).map(|filter| source.placed(filter)),
+        on_change: said!(on_change)
             .map(|columns| columns.iter().map(|column| source.placed(column)).collect()),
-        validate: mapping.validate.iter().map(|check| check.resolve(source)).collect(),
+        validate: said!(validate).into_iter().flatten().map(|c| c.resolve(source)).collect(),
         tracks,
         from_key: placed(&mapping.from_key),
         row_key: placed(&mapping.row_key),
         after: mapping.after.iter().map(|name| source.placed(name)).collect(),
         call,
         edge,
-        throttle: span(&mapping.throttle)?,
+        throttle: span(said!(throttle))?,
         push_when,
-        refresh: span(&mapping.refresh)?,
+        refresh: span(said!(refresh))?,
         places: MappingPlaces {
             from: source.place(mapping.from.span()),
             to: source.place(match mapping.to.get_ref() {
                 To::Table(call) => call.call.span(),
                 To::Text(_) | To::List(_) => mapping.to.span(),
             }),
-            key: mapping
-                .key
-                .iter()
+            key: key
+                .into_iter()
                 .flat_map(|key| key.get_ref())
                 .map(|column| source.place(column.span()))
                 .collect(),
+            schema_changes: mapping
+                .schema_changes
+                .as_ref()
+                .or(flow.and_then(|flow| flow.schema_changes.as_ref()))
+                .map(|word| source.place(word.span())),
         },
-        on_truncate: mapping
-            .on_truncate
-            .or(flow.and_then(|f| f.on_truncate))
-            .or(defaults.on_truncate)
-            .unwrap_or(OnTruncate::Halt),
-        compact: mapping.compact.or(flow.and_then(|f| f.compact)).or(defaults.compact),
-        schema_changes: mapping
-            .schema_changes
-            .or(flow.and_then(|f| f.schema_changes))
-            .or(defaults.schema_changes)
-            .unwrap_or(SchemaChanges::Note),
-        snapshot: mapping
-            .snapshot
-            .or(flow.and_then(|f| f.snapshot))
-            .or(defaults.snapshot)
-            .unwrap_or(SnapshotMode::Initial),
+        on_truncate: said!(on_truncate).copied().unwrap_or(OnTruncate::Halt),
+        compact: said!(compact).copied(),
+        schema_changes: schema_changes.map_or(SchemaChanges::Note, |word| *word.get_ref()),
+        snapshot: said!(snapshot).copied().unwrap_or(SnapshotMode::Initial),
         columns,
         rule: ColumnRule {
-            on_unrepresentable: mapping
-                .on_unrepresentable
-                .or(flow.and_then(|f| f.on_unrepresentable))
-                .or(defaults.on_unrepresentable),
-            time_zone: mapping
-                .time_zone
-                .as_ref()
-                .or(flow.and_then(|f| f.time_zone.as_ref()))
-                .or(defaults.time_zone.as_ref())
-                .map(|zone| columns::zone(zone, source))
-                .transpose()?,
+            on_unrepresentable: said!(on_unrepresentable).copied(),
+            time_zone: said!(time_zone).map(|zone| columns::zone(zone, source)).transpose()?,
         },
         exclude: mapping
             .exclude
@@ -640,6 +745,7 @@ struct Sourced {
 
 fn sourced(
     mapping: &Mapping,
+    edge: Option<&Spanned<sources::EdgeValue>>,
     (from, to): (&TableRef, &TableRef),
     systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
@@ -679,7 +785,7 @@ fn sourced(
             })
         }
     };
-    let edge = mapping.edge.as_ref().and_then(|edge| match edge.get_ref() {
+    let edge = edge.and_then(|edge| match edge.get_ref() {
         sources::EdgeValue::Text(text) => Some(sources::EdgeConfig {
             rise: Placed { text: text.clone(), place: source.place(edge.span()) },
             fall: None,
@@ -771,6 +877,67 @@ exclude = ["tmp_%"]
         );
         assert_eq!(config.systems["erp"].tls.mode, TlsMode::Disable);
         assert_eq!(config.systems["crm"].tls.mode, TlsMode::VerifyFull);
+    }
+
+    #[test]
+    fn tls_is_off_only_where_the_connector_itself_would_go_nowhere_else() {
+        let mode = |url: &str| {
+            let text = GOOD.replace("postgres://tidelock@127.0.0.1/erp", url);
+            Config::parse(&text, "t.toml").map(|c| c.systems["erp"].tls.mode)
+        };
+        for (url, expected) in [
+            ("postgres:///erp?host=erp-db.example&user=u", TlsMode::VerifyFull),
+            ("postgres://u@localhost/erp?host=erp-db.example", TlsMode::VerifyFull),
+            ("postgres://u@erp-db.example/erp", TlsMode::VerifyFull),
+            ("postgresql://u@%2Frun%2Fpostgresql/erp", TlsMode::Disable),
+            ("postgres:///erp?host=/run/postgresql&user=u", TlsMode::Disable),
+            ("postgres://u@erp-db.example/erp?host=127.0.0.1", TlsMode::Disable),
+        ] {
+            assert_eq!(mode(url), Ok(expected), "{url}");
+        }
+        let text = GOOD.replace("[systems.crm]", "tls = { cert_file = \"/x\" }\n[systems.crm]");
+        let error = Config::parse(&text, "t.toml").unwrap_err();
+        assert!(error.place.starts_with("t.toml:7:7\n") && !error.hint.is_empty(), "{error}");
+        let text = GOOD.replace("[systems.crm]", "tls = {}\n[systems.crm]");
+        let config = Config::parse(&text, "t.toml").expect("the default mode");
+        assert_eq!(config.systems["erp"].tls.mode, TlsMode::VerifyFull, "asked for, so not off");
+    }
+
+    #[test]
+    fn who_this_process_is_stands_in_the_list_of_users() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\ntide:x:42:42::/:/bin/false\n";
+        assert_eq!(user_of(users, 42).as_deref(), Some("tide"));
+        assert_eq!(user_of(users, 43), None);
+    }
+
+    #[test]
+    fn a_mappings_word_wins_over_its_flows_and_that_over_the_defaults() {
+        let text = format!(
+            "{TWO}throttle = \"0s\"\nvalidate = []\n[[mappings]]\nfrom = \"crm.u\"\nto = \"erp.u\"\n\
+             where = \"mine\"\nkey = [\"mine\"]\n[defaults]\nwhere = \"everyone\"\nkey = [\"id\"]\nedge = \"a > 1\"\n\
+             throttle = \"60s\"\nrefresh = \"1h\"\non_change = [\"a\"]\nvalidate = [{{ rule = \"a > 0\" }}]\n\
+             [flows.\"crm:erp\"]\nwhere = \"flows\"\non_change = [\"b\", \"c\"]\n"
+        );
+        let config = Config::parse(&text, "t.toml").expect("good");
+        let mapping = |flow: usize, at: usize| &config.flows[flow].mappings[at];
+        let filter = |m: &MappingConfig| m.filter.as_ref().map(|f| f.text.clone());
+        assert_eq!(filter(mapping(0, 0)).as_deref(), Some("flows"));
+        assert_eq!(filter(mapping(0, 1)).as_deref(), Some("mine"));
+        assert_eq!(filter(mapping(1, 0)).as_deref(), Some("everyone"));
+        assert_eq!(mapping(0, 0).on_change.as_ref().map(Vec::len), Some(2));
+        assert_eq!(mapping(0, 1).key.as_deref(), Some(&["mine".to_owned()][..]));
+        let last = mapping(1, 0);
+        assert_eq!(last.key.as_deref(), Some(&["id".to_owned()][..]));
+        assert!(last.throttle.is_none() && last.validate.is_empty(), "said no: {last:?}");
+        assert!(last.edge.is_some() && last.refresh.is_some(), "{last:?}");
+        assert!(mapping(0, 0).throttle.is_some() && mapping(0, 0).validate.len() == 1);
+        let place = last.filter.as_ref().map(|f| f.place.show()).unwrap_or_default();
+        assert!(place.contains("| where = \"everyone\""), "{place}");
+        let all = format!(
+            "{TWO}[[mappings]]\nfrom = \"crm.*\"\nto = \"erp.*\"\n[defaults]\nkey = [\"id\"]\n"
+        );
+        let config = Config::parse(&all, "t.toml").expect("good");
+        assert_eq!(config.flows[0].mappings[1].key, None, "tables of a wildcard have their own");
     }
 
     #[test]
@@ -915,7 +1082,13 @@ exclude = ["tmp_%"]
 
     #[test]
     fn a_password_written_where_none_belongs_is_not_shown() {
-        for line in ["password = \"s3cret\"", "passwort = \"s3cret\"", "password = \"s3cret"] {
+        for line in [
+            "password = \"s3cret\"",
+            "passwort = \"s3cret\"",
+            "password = \"s3cret",
+            "password = \"s3cret of the file\"",
+            "mask_key = \"s3cret\"",
+        ] {
             let text = GOOD.replacen("[systems.crm]", &format!("{line}\n[systems.crm]"), 1);
             let error = Config::parse(&text, "t.toml").unwrap_err().to_string();
             assert!(!error.contains("s3cret") && error.contains("t.toml:7:"), "{error}");

@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Deserialize;
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_spanned::Spanned;
 use tidelock_core::{DataType, Repertoire, SystemConfig, Value};
 
+use super::file;
 use super::resolve::{Result, Source, table_ref};
 use super::{Placed, TablePattern, TableRef};
 
@@ -240,8 +242,7 @@ impl CheckValue {
 }
 
 /// A code or a meaning as written: a text, a number or a truth value.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum Scalar {
     /// A text.
     Text(String),
@@ -270,13 +271,74 @@ impl Scalar {
 }
 
 /// One code or several that count together.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum Code {
     /// One.
     One(Scalar),
     /// Several.
     Tuple(Vec<Scalar>),
+}
+
+impl Code {
+    fn one(&self) -> Option<&Scalar> {
+        match self {
+            Code::One(one) => Some(one),
+            Code::Tuple(_) => None,
+        }
+    }
+
+    /// The text that it is, if it is one.
+    fn word(&self) -> Option<&str> {
+        match self {
+            Code::One(Scalar::Text(text)) => Some(text),
+            Code::One(Scalar::Int(_) | Scalar::Bool(_)) | Code::Tuple(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Code;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a whole number, true or false, or a list of such")
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Code, E> {
+                Ok(Code::One(Scalar::Text(text.to_owned())))
+            }
+
+            fn visit_i64<E>(self, int: i64) -> std::result::Result<Code, E> {
+                Ok(Code::One(Scalar::Int(int)))
+            }
+
+            fn visit_bool<E>(self, bool: bool) -> std::result::Result<Code, E> {
+                Ok(Code::One(Scalar::Bool(bool)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<Code, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Code::Tuple)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        match Code::deserialize(deserializer)? {
+            Code::One(one) => Ok(one),
+            Code::Tuple(_) => {
+                Err(serde::de::Error::custom("expected a text, a whole number, true or false"))
+            }
+        }
+    }
 }
 
 /// `{ from = ["processing", "paid"], to = "accepted" }`.
@@ -290,36 +352,126 @@ pub struct Entry {
 }
 
 /// A dictionary as written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum DictionaryValue {
-    /// `table = "crm.code_map"`, `key = "code"`, `value = "meaning"`.
-    Table(TableValue),
-    /// `won = "confirmed"`.
-    Pairs(BTreeMap<String, Scalar>),
+    /// `won = "confirmed"`; or `table = "crm.code_map"`, `key = "code"`, `value = "meaning"`.
+    Lines(Lines),
     /// `[[dictionaries.state]]` with `from` and `to`.
     Entries(Vec<Entry>),
 }
 
-/// A dictionary that is a table, as written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableValue {
-    table: String,
-    key: Names,
-    value: String,
-    #[serde(rename = "where")]
-    filter: Option<String>,
+/// The lines of a dictionary: codes and meanings, or the words of one that is a table.
+pub type Lines = BTreeMap<Spanned<String>, Spanned<Code>>;
+
+impl<'de> Deserialize<'de> for DictionaryValue {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = DictionaryValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "codes as code = \"meaning\", a list of { from = ..., to = ... }, or table, key and value",
+                )
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<DictionaryValue, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(map)).map(DictionaryValue::Lines)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                seq: A,
+            ) -> std::result::Result<DictionaryValue, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(DictionaryValue::Entries)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
-/// One name or several.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum Names {
-    /// One.
-    One(String),
-    /// Several.
-    Several(Vec<String>),
+/// The words of a dictionary that is a table.
+const TABLE_WORDS: [&str; 4] = ["table", "key", "value", "where"];
+
+/// Whether lines are those of a table: `table` reads as the name of one, and `key` or `value` stands beside it. So a
+/// misspelt word is one, and does not make codes of the others.
+fn is_table(lines: &Lines, systems: &BTreeMap<String, SystemConfig>) -> bool {
+    let has = |word: &str| lines.keys().any(|key| key.get_ref() == word);
+    let named = |value: &Spanned<Code>| value.get_ref().word().and_then(TableRef::parse);
+    let table = lines.iter().find(|(key, _)| key.get_ref() == "table");
+    match table {
+        Some((_, value)) => named(value).is_some() && (has("key") || has("value")),
+        // `tabel = "erp.unit_map"`.
+        None => lines.iter().any(|(key, value)| {
+            let known = named(value).is_some_and(|table| systems.contains_key(&table.system));
+            let near = !file::nearest(key.get_ref(), std::iter::once("table")).is_empty();
+            known && near && has("key") && has("value")
+        }),
+    }
+}
+
+fn table(
+    name: &str,
+    lines: &Lines,
+    span: Range<usize>,
+    systems: &BTreeMap<String, SystemConfig>,
+    source: &Source,
+) -> Result<DictionaryTable> {
+    if let Some(unknown) = lines.keys().find(|key| !TABLE_WORDS.contains(&key.get_ref().as_str())) {
+        let near = file::nearest(unknown.get_ref(), TABLE_WORDS.into_iter());
+        let words = format!(
+            "dictionary {name} is a table, which has no word `{}`{}",
+            unknown.get_ref(),
+            if near.is_empty() { "\nhint: it has table, key, value and where" } else { &near }
+        );
+        return Err(source.error(unknown.span(), words));
+    }
+    let line = |word: &str| lines.iter().find(|(key, _)| key.get_ref() == word).map(|(_, v)| v);
+    let needed = |word: &str| {
+        line(word).ok_or_else(|| {
+            let words = format!(
+                "dictionary {name} is a table, and `{word}` is missing\nhint: add `{word} = ...`"
+            );
+            source.error(span.clone(), words)
+        })
+    };
+    let text = |value: &Spanned<Code>| {
+        let word = value.get_ref().word().map(str::to_owned);
+        word.ok_or_else(|| source.error(value.span(), "expected a text"))
+    };
+    let written = needed("table")?;
+    let named = table_ref(&text(written)?, written.span(), systems, source)?;
+    if named.table == TablePattern::All {
+        return Err(source.error(written.span(), "expected one table"));
+    }
+    let columns = needed("key")?;
+    let key = match columns.get_ref() {
+        Code::One(_) => vec![text(columns)?],
+        Code::Tuple(names) => names
+            .iter()
+            .map(|name| match name {
+                Scalar::Text(name) => Ok(name.clone()),
+                Scalar::Int(_) | Scalar::Bool(_) => {
+                    Err(source.error(columns.span(), "expected names of columns"))
+                }
+            })
+            .collect::<Result<_>>()?,
+    };
+    if key.is_empty() {
+        return Err(source.error(columns.span(), "expected at least one column"));
+    }
+    Ok(DictionaryTable {
+        table: named,
+        written: text(written)?,
+        key,
+        value: text(needed("value")?)?,
+        filter: line("where").map(text).transpose()?,
+    })
 }
 
 pub(super) fn dictionary(
@@ -329,30 +481,21 @@ pub(super) fn dictionary(
     source: &Source,
 ) -> Result<Dictionary> {
     let entries: Vec<(Vec<String>, &Scalar)> = match value.get_ref() {
-        DictionaryValue::Table(table) => {
-            let named = table_ref(&table.table, value.span(), systems, source)?;
-            let key = match &table.key {
-                Names::One(name) => vec![name.clone()],
-                Names::Several(names) => names.clone(),
-            };
-            if key.is_empty() || named.table == TablePattern::All {
-                let words =
-                    format!("dictionary {name}: one table, and at least one column as `key`");
-                return Err(source.error(value.span(), words));
-            }
-            let table = DictionaryTable {
-                table: named,
-                written: table.table.clone(),
-                value: table.value.clone(),
-                filter: table.filter.clone(),
-                key,
-            };
+        DictionaryValue::Lines(lines) if is_table(lines, systems) => {
+            let table = table(name, lines, value.span(), systems, source)?;
             let arity = table.key.len();
             return Ok(Dictionary { name: name.to_owned(), arity, held: Held::Table(table) });
         }
-        DictionaryValue::Pairs(pairs) => {
-            pairs.iter().map(|(code, to)| (vec![code.clone()], to)).collect()
-        }
+        DictionaryValue::Lines(lines) => lines
+            .iter()
+            .map(|(code, to)| {
+                let meaning = to.get_ref().one().ok_or_else(|| {
+                    let words = "expected one meaning: a text, a whole number, true or false";
+                    source.error(to.span(), words)
+                })?;
+                Ok((vec![code.get_ref().clone()], meaning))
+            })
+            .collect::<Result<_>>()?,
         DictionaryValue::Entries(entries) => entries
             .iter()
             .map(|entry| {

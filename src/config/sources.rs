@@ -202,13 +202,14 @@ fn track(value: &TrackValue, span: std::ops::Range<usize>, source: &Source) -> R
     })
 }
 
-/// A span of time such as `60s`, `15m` or `1h`.
-pub(super) fn duration(text: &Spanned<String>, source: &Source) -> Result<Duration> {
+/// A span of time such as `60s`, `15m` or `1h`; `0s` is none, against a default.
+pub(super) fn duration(text: &Spanned<String>, source: &Source) -> Result<Option<Duration>> {
     let parsed = text.get_ref().parse::<jiff::SignedDuration>().ok();
-    parsed
+    let span = parsed
         .and_then(|span| Duration::try_from(span).ok())
-        .filter(|span| *span >= Duration::from_millis(1))
+        .filter(|span| span.is_zero() || *span >= Duration::from_millis(1))
         .ok_or_else(|| {
             source.error(text.span(), "expected a span of time such as \"60s\", \"15m\" or \"1h\"")
-        })
+        })?;
+    Ok((!span.is_zero()).then_some(span))
 }

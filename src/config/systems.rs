@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_spanned::Spanned;
 use tidelock_core::SystemConfig;
 
-use super::file::{self, File, Password, System, Text};
+use super::file::{self, File, Kept, System};
+use super::form::Form;
 use super::resolve::{self, Source};
 use super::{ConfigError, SourceText};
 
@@ -43,21 +45,26 @@ fn lines(name: &str, system: &System, bare: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let mut bared = false;
     lines.push(match system.url.get_ref() {
-        Text::Env(from) => format!("url = {{ env = {} }}", text(&from.env)),
-        Text::Plain(url) => {
+        Form::Table(from) => format!("url = {{ env = {} }}", text(&from.env)),
+        Form::List(_) => String::new(),
+        Form::Text(url) => {
             let stripped = without_password(url).filter(|_| bare);
             bared = stripped.is_some();
             format!("url = {}", text(stripped.as_deref().unwrap_or(url)))
         }
     });
-    match system.password.as_ref().map(|p| p.get_ref()) {
-        Some(Password { env: Some(env), .. }) => {
+    let kept = system.password.as_ref().and_then(|password| match password.get_ref() {
+        Form::Table(kept) => Some(kept),
+        Form::Text(_) | Form::List(_) => None,
+    });
+    match kept {
+        Some(Kept { env: Some(env), .. }) => {
             lines.push(format!("password = {{ env = {} }}", text(env)));
         }
-        Some(Password { file: Some(file), .. }) => {
+        Some(Kept { file: Some(file), .. }) => {
             lines.push(format!("password = {{ file = {} }}", text(&file.display().to_string())));
         }
-        Some(Password { env: None, file: None }) | None => {
+        Some(Kept { env: None, file: None }) | None => {
             if bared {
                 let letters = |c: char| match c.is_ascii_alphanumeric() {
                     true => c.to_ascii_uppercase(),
@@ -69,17 +76,18 @@ fn lines(name: &str, system: &System, bare: bool) -> Vec<String> {
             }
         }
     }
-    if let Some(tls) = &system.tls {
+    if let Some(Form::Table(tls)) = system.tls.as_ref().map(Spanned::get_ref) {
         let files =
             [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)];
         let files = files.into_iter().filter_map(|(key, path)| {
             Some(format!(", {key} = {}", text(&path.as_ref()?.display().to_string())))
         });
         let files: String = files.collect();
-        lines.push(format!("tls = {{ mode = {}{files} }}", text(tls.mode.get_ref())));
+        let mode = tls.mode.as_ref().map_or("verify-full", |mode| mode.get_ref());
+        lines.push(format!("tls = {{ mode = {}{files} }}", text(mode)));
     }
     if let Some(schema) = &system.meta_schema {
-        lines.push(format!("meta_schema = {}", text(schema)));
+        lines.push(format!("meta_schema = {}", text(schema.get_ref())));
     }
     lines
 }

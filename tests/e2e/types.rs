@@ -583,6 +583,7 @@ async fn table_of_types(url: String, cases: &[(String, &Case)], other: &str) -> 
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".into(),
+        user: String::new(),
     };
     let connector = tidelock::registry::connector(&config).expect("connector");
     let schema = connector.default_schema().to_owned();

@@ -73,6 +73,12 @@ pub struct Tls {
     pub key_file: Option<PathBuf>,
 }
 
+/// Whether a host is this machine itself: what is sent there nobody else hears.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// How to reach one system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemConfig {
@@ -86,6 +92,28 @@ pub struct SystemConfig {
     pub tls: Tls,
     /// Schema (PostgreSQL) or database (MySQL, MariaDB) for tidelock's own tables.
     pub meta_schema: String,
+    /// Whom we are where the URL names no user: the user of this process. Empty if that cannot be told.
+    pub user: String,
+}
+
+/// A family of databases: what is known of it before any server is asked.
+#[derive(Clone, Copy)]
+pub struct Family {
+    /// The schemes of its URLs.
+    pub schemes: &'static [&'static str],
+    /// Whether a log is read through a slot and a publication, which have names.
+    pub has_slots: bool,
+    /// Longest identifier that its servers keep apart.
+    pub identifier_max: IdentifierMax,
+    /// Whether a URL leads to a Unix socket or a loopback address. One that leads nowhere does not.
+    pub is_local: fn(&str) -> bool,
+    /// What is wrong with the settings of a system: [`crate::Code::Tls`] if it is about `tls`, else it is about the
+    /// URL. Looks at the files that `tls` names.
+    pub check: fn(&SystemConfig) -> Result<()>,
+    /// Checks a position given by a person (`start_at`) and brings it into our notation.
+    pub parse_position: fn(&str) -> Result<Position>,
+    /// The connector of a system. Does not connect.
+    pub connector: fn(SystemConfig) -> Result<Box<dyn Connector>>,
 }
 
 /// Who a server is.
@@ -387,7 +415,7 @@ pub trait Connector: Send + Sync {
     /// How two positions of this system's log lie to each other. Pure.
     fn compare(&self, a: &Position, b: &Position) -> Result<PositionOrder>;
 
-    /// Checks a position given by a person (`start_at`) and brings it into our notation. Pure.
+    /// As [`Family::parse_position`]. Pure.
     fn parse_position(&self, text: &str) -> Result<Position>;
 
     /// Bytes of log from `from` to `to`, where the notation tells, or what the last [`Connector::probe`] has seen. No I/O.

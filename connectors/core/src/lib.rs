@@ -39,8 +39,8 @@ pub use bytes::Bytes;
 pub use bytestring::ByteString;
 pub use change::{Change, Delete, Insert, OldRow, Op, OpKind, Row, Update};
 pub use connector::{
-    Connector, Dropped, Finding, IdentifierMax, Identity, Probe, Secret, Severity, SystemConfig,
-    Tls, TlsMode,
+    Connector, Dropped, Family, Finding, IdentifierMax, Identity, Probe, Secret, Severity,
+    SystemConfig, Tls, TlsMode, is_loopback,
 };
 pub use copy::{
     Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, KeyRange, LineReader, Lines,

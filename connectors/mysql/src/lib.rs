@@ -34,7 +34,7 @@ mod upsert;
 
 use async_trait::async_trait;
 use tidelock_core::{
-    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Family, Finding,
     IdentifierMax, Identity, Lease, Look, MemoryPrefix, Position, PositionOrder, Probe, Progress,
     QueryColumn, Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
     SystemConfig, SystemId, Table, TableName, TrackQuery,
@@ -47,6 +47,17 @@ use session::Session;
 use tokio::sync::Mutex;
 
 pub use session::Flavour;
+
+/// What is known of MySQL and MariaDB before a server is asked.
+pub const FAMILY: Family = Family {
+    schemes: &["mysql", "mariadb"],
+    has_slots: false,
+    identifier_max: IdentifierMax::Chars(64),
+    is_local: config::is_local,
+    check: |config| config::endpoint(config).map(drop),
+    parse_position: |text| Ok(text.trim().parse::<BinlogPosition>()?.to_position()),
+    connector,
+};
 
 /// A connector for a `mysql://` or `mariadb://` system.
 pub fn connector(config: SystemConfig) -> Result<Box<dyn Connector>> {
@@ -84,7 +95,7 @@ impl Connector for MySqlConnector {
     }
 
     fn identifier_max(&self) -> IdentifierMax {
-        IdentifierMax::Chars(64)
+        FAMILY.identifier_max
     }
 
     async fn identify(&self) -> Result<Identity> {
@@ -271,7 +282,7 @@ impl Connector for MySqlConnector {
     }
 
     fn parse_position(&self, text: &str) -> Result<Position> {
-        Ok(text.trim().parse::<BinlogPosition>()?.to_position())
+        (FAMILY.parse_position)(text)
     }
 
     fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64> {

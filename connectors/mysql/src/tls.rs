@@ -22,6 +22,7 @@ pub(crate) fn options(config: &SystemConfig) -> Result<Option<SslOpts>> {
                 Code::Tls,
                 format!("system {}: TLS file {} cannot be read", config.name, file.display()),
             )
+            .with_hint("see that the file is there and that tidelock's user may read it")
             .with_source(e)
         })?;
     }
@@ -37,8 +38,9 @@ pub(crate) fn options(config: &SystemConfig) -> Result<Option<SslOpts>> {
         (None, None) => Ok(Some(options)),
         _ => Err(Error::setup(
             Code::Tls,
-            format!("system {}: tls.cert_file and tls.key_file go together", config.name),
-        )),
+            format!("system {}: cert_file and key_file go together", config.name),
+        )
+        .with_hint("give both, or neither where the server asks for no certificate of ours")),
     }
 }
 

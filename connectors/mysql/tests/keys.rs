@@ -22,6 +22,7 @@ fn config(url: &str) -> SystemConfig {
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".into(),
+        user: String::new(),
     }
 }
 

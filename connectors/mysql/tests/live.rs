@@ -27,6 +27,7 @@ fn connector(server: &Mysql) -> Box<dyn Connector> {
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".into(),
+        user: String::new(),
     })
     .unwrap()
 }
@@ -799,6 +800,7 @@ fn connector_of(url: String, password: Option<&str>, tls: Tls) -> Box<dyn Connec
         password: password.map(Secret::new),
         tls,
         meta_schema: "tidelock".into(),
+        user: String::new(),
     })
     .unwrap()
 }
@@ -870,6 +872,7 @@ async fn tls_is_verified_and_never_given_up() {
             password: None,
             tls: Tls { mode, ca_file: Some(folder.join(ca)), cert_file: None, key_file: None },
             meta_schema: "tidelock".into(),
+            user: String::new(),
         })
         .unwrap()
     };

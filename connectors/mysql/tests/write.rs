@@ -20,6 +20,7 @@ async fn server() -> (Mysql, Box<dyn Connector>) {
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".into(),
+        user: String::new(),
     })
     .unwrap();
     connector.ensure_meta().await.unwrap();

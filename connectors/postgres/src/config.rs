@@ -5,10 +5,10 @@
 //! hide in an address.
 
 use percent_encoding::percent_decode_str;
-use tidelock_core::{Code, Error, ErrorKind, Result, Secret, SystemConfig, Tls, TlsMode};
+use tidelock_core::{
+    Code, Error, ErrorKind, Result, Secret, SystemConfig, Tls, TlsMode, is_loopback,
+};
 use url::Url;
-
-use crate::quote::IDENTIFIER_MAX;
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,44 @@ pub(crate) enum Host {
     Tcp(String),
     /// The folder of a Unix socket.
     Unix(String),
+}
+
+impl Host {
+    /// The server that a URL names, be it in front of the path or as a parameter: the one place that decides.
+    fn of(url: &Url) -> std::result::Result<Host, &'static str> {
+        let in_front = percent_decode_str(url.host_str().unwrap_or_default());
+        let parameter = url.query_pairs().filter(|(key, _)| key == "host").last();
+        let named = match parameter {
+            Some((_, host)) => host.into_owned(),
+            None => in_front
+                .decode_utf8()
+                .map_err(|_| "holds an escape that is not UTF-8")?
+                .into_owned(),
+        };
+        if named.starts_with('/') {
+            return Ok(Host::Unix(named));
+        }
+        if named.contains(',') {
+            return Err("names several hosts, and a log is that of one server");
+        }
+        match named.trim_start_matches('[').trim_end_matches(']') {
+            "" => Err("names no host"),
+            bare => Ok(Host::Tcp(bare.to_owned())),
+        }
+    }
+
+    /// Whether it is this machine.
+    fn is_local(&self) -> bool {
+        match self {
+            Host::Unix(_) => true,
+            Host::Tcp(host) => is_loopback(host),
+        }
+    }
+}
+
+/// Whether a URL leads to this machine.
+pub(crate) fn is_local(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| Host::of(&url).is_ok_and(|host| host.is_local()))
 }
 
 /// How to reach one database.
@@ -55,7 +93,7 @@ impl Address {
                 .map(|t| t.into_owned())
                 .map_err(|_| refuse("holds an escape that is not UTF-8"))
         };
-        let mut host = decode(url.host_str().unwrap_or(""))?;
+        let host = Host::of(&url).map_err(refuse)?;
         let mut port = url.port();
         let mut user = decode(url.username())?;
         let mut database = decode(url.path().trim_start_matches('/'))?;
@@ -65,7 +103,7 @@ impl Address {
         };
         for (key, value) in url.query_pairs() {
             match key.as_ref() {
-                "host" => host = value.into_owned(),
+                "host" => {}
                 "port" => port = Some(value.parse().map_err(|_| refuse("has an odd port"))?),
                 "user" => user = value.into_owned(),
                 "dbname" => database = value.into_owned(),
@@ -73,11 +111,16 @@ impl Address {
                 "sslmode" | "sslrootcert" | "sslcert" | "sslkey" => {
                     return Err(refuse("sets TLS; write tls = { mode = \"…\" } instead"));
                 }
-                other => return Err(refuse(&format!("has an unknown parameter {other}"))),
+                // It is not repeated: with a slip in it, it may be the password.
+                _ => {
+                    return Err(refuse(
+                        "has another parameter than host, port, user, dbname and password",
+                    ));
+                }
             }
         }
         if user.is_empty() {
-            user = std::env::var("USER").unwrap_or_default();
+            user.clone_from(&config.user);
         }
         if user.is_empty() {
             return Err(refuse("names no user"));
@@ -85,23 +128,16 @@ impl Address {
         if database.is_empty() {
             return Err(refuse("names no database"));
         }
-        let host = if host.starts_with('/') {
-            Host::Unix(host)
-        } else if host.is_empty() {
-            return Err(refuse("names no host"));
-        } else {
-            Host::Tcp(host.trim_start_matches('[').trim_end_matches(']').to_owned())
-        };
         if matches!(host, Host::Unix(_)) && config.tls.mode != TlsMode::Disable {
-            return Err(refuse("is a Unix socket, where there is no TLS; set tls mode disable"));
-        }
-        if let Some(excess) = IDENTIFIER_MAX.excess(&config.meta_schema) {
             return Err(Error::new(
                 ErrorKind::Config,
-                Code::Config,
-                format!("meta_schema of system {} is {excess}", config.name),
+                Code::Tls,
+                format!(
+                    "system {} is reached by a Unix socket, where there is no TLS",
+                    config.name
+                ),
             )
-            .with_hint("choose a shorter one: the server would cut it and never find it again"));
+            .with_hint("leave `tls` out, or name a host in the url"));
         }
         Ok(Address {
             system: config.name.clone(),
@@ -128,14 +164,7 @@ impl Address {
 
     /// Whether what we send cannot be heard by others: TLS, a Unix socket or a loopback address.
     pub(crate) fn is_private(&self) -> bool {
-        self.tls.mode != TlsMode::Disable
-            || match &self.host {
-                Host::Unix(_) => true,
-                Host::Tcp(host) => {
-                    host == "localhost"
-                        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-                }
-            }
+        self.tls.mode != TlsMode::Disable || self.host.is_local()
     }
 }
 
@@ -150,6 +179,7 @@ mod tests {
             password: None,
             tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
             meta_schema: "tidelock".into(),
+            user: "runner".into(),
         })
     }
 
@@ -165,9 +195,7 @@ mod tests {
 
     #[test]
     fn sockets_and_addresses_of_version_six_are_read() {
-        let a = address("postgres://me@/erp?host=/run/postgresql&port=5433");
-        let a = a.or_else(|_| address("postgres:///erp?host=/run/postgresql&port=5433&user=me"));
-        let a = a.expect("address");
+        let a = address("postgres:///erp?host=/run/postgresql&port=5433&user=me").expect("address");
         assert_eq!(a.host, Host::Unix("/run/postgresql".into()));
         assert_eq!((a.port, a.user.as_str()), (5433, "me"));
         let a = address("postgres://me@[::1]/erp").expect("address");
@@ -178,19 +206,39 @@ mod tests {
     }
 
     #[test]
-    fn a_meta_schema_that_the_server_would_cut_is_refused() {
-        let with = |meta_schema: &str| {
-            Address::new(&SystemConfig {
-                name: "erp".into(),
-                url: Secret::new("postgres://me@h/d"),
-                password: None,
-                tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
-                meta_schema: meta_schema.into(),
-            })
-        };
-        assert!(with(&"m".repeat(63)).is_ok());
-        let text = with(&"ü".repeat(32)).expect_err("64 bytes").to_string();
-        assert!(text.contains("meta_schema of system erp is 64 bytes long"), "{text}");
+    fn one_place_decides_which_host_a_url_leads_to() {
+        for (url, local) in [
+            ("postgres:///erp?host=erp-db.example", false),
+            ("postgres://u@localhost/erp?host=erp-db.example", false),
+            ("postgres:///erp?host=127.0.0.1&host=erp-db.example", false),
+            ("postgres://u@erp-db.example/erp?host=127.0.0.1", true),
+            ("postgres:///erp?host=/run/postgresql", true),
+            ("postgresql://me@%2Frun%2Fpostgresql/erp", true),
+            ("postgres://u@LocalHost/erp", true),
+            ("postgres://u@[::1]/erp", true),
+            ("postgres://u@localhost.example/erp", false),
+            ("postgres://u@127.0.0.1,erp-db.example/erp", false),
+            ("postgres:///erp", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(is_local(url), local, "{url}");
+            if let Ok(address) = address(url) {
+                assert_eq!(address.is_private(), local, "{url}");
+            }
+        }
+        for refused in [
+            "postgres://u@a,b/erp",
+            "postgres://u@localhost/erp?host=a,b",
+            "postgres://u@localhost/erp?hostaddr=192.0.2.1",
+        ] {
+            assert!(address(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_named_is_the_user_of_the_process() {
+        let a = address("postgres:///erp?host=/run/postgresql").expect("address");
+        assert_eq!(a.user, "runner");
     }
 
     #[test]

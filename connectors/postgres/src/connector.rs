@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 use tidelock_core::{
-    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Error, Finding,
+    Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding,
     IdentifierMax, Identity, Lease, Look, MemoryPrefix, Position, PositionOrder, Probe, Progress,
     QueryColumn, Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
     SystemConfig, SystemId, Table, TableName, TrackQuery,
@@ -292,7 +292,7 @@ impl Connector for PgConnector {
     }
 
     fn parse_position(&self, text: &str) -> Result<Position> {
-        text.parse::<Lsn>().map(Lsn::to_position).map_err(|e: Error| e.at("start_at"))
+        (crate::FAMILY.parse_position)(text)
     }
 
     fn bytes_between(&self, from: &Position, to: &Position) -> Option<u64> {

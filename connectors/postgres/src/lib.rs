@@ -37,7 +37,18 @@ mod types;
 mod upsert;
 mod wire;
 
-use tidelock_core::{Connector, Result, SystemConfig};
+use tidelock_core::{Connector, Family, Result, SystemConfig};
+
+/// What is known of PostgreSQL before a server is asked.
+pub const FAMILY: Family = Family {
+    schemes: &["postgres", "postgresql"],
+    has_slots: true,
+    identifier_max: quote::IDENTIFIER_MAX,
+    is_local: config::is_local,
+    check: |config| tls::check(&config::Address::new(config)?.tls),
+    parse_position: |text| text.parse().map(lsn::Lsn::to_position),
+    connector,
+};
 
 /// The connector of a system whose URL says `postgres`. Checks the address and reads the
 /// certificates; does not connect.

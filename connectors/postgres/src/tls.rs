@@ -53,11 +53,33 @@ pub(crate) fn client_config(tls: &Tls) -> Result<Option<Arc<ClientConfig>>> {
             })?
         }
         (None, None) => builder.with_no_client_auth(),
-        (Some(_), None) | (None, Some(_)) => {
-            return Err(Error::setup(Code::Tls, "cert_file and key_file go together"));
-        }
+        (Some(_), None) | (None, Some(_)) => return Err(alone()),
     };
     Ok(Some(Arc::new(config)))
+}
+
+/// Whether what these settings name can be used. The system's own store of authorities is not looked at.
+pub(crate) fn check(tls: &Tls) -> Result<()> {
+    if tls.mode == TlsMode::Disable {
+        return Ok(());
+    }
+    if let Some(path) = &tls.ca_file {
+        certificates(path)?;
+    }
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(cert), Some(key)) => {
+            certificates(cert)?;
+            private_key(key).map(drop)
+        }
+        (None, None) => Ok(()),
+        (Some(_), None) | (None, Some(_)) => Err(alone()),
+    }
+}
+
+/// A certificate without a key, or a key without a certificate.
+fn alone() -> Error {
+    Error::setup(Code::Tls, "cert_file and key_file go together")
+        .with_hint("give both, or neither where the server asks for no certificate of ours")
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
@@ -83,6 +105,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
 
 fn unreadable(path: &Path) -> Error {
     Error::setup(Code::Tls, format!("cannot read {} as PEM", path.display()))
+        .with_hint("see that the file is there, in PEM, and that tidelock's user may read it")
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -25,6 +25,7 @@ fn connector() -> Arc<dyn Connector> {
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".to_owned(),
+        user: String::new(),
     };
     // Only asked how positions lie to each other.
     crate::registry::connector(&config).expect("connector")

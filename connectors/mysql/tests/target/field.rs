@@ -22,6 +22,7 @@ pub fn connector(url: &str) -> Box<dyn Connector> {
         password: None,
         tls: Tls { mode: TlsMode::Disable, ca_file: None, cert_file: None, key_file: None },
         meta_schema: "tidelock".into(),
+        user: String::new(),
     })
     .unwrap()
 }
