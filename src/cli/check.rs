@@ -11,7 +11,7 @@ use serde_json::json;
 use tidelock_core::{Connector, CopyTable, Error, Finding, KeyRange, Severity, SinkSpec};
 
 use super::{Cli, FINDINGS, Outcome, say, survey};
-use crate::config::{Config, FlowConfig, SnapshotMode};
+use crate::config::{Config, FlowConfig, SchemaChanges, SnapshotMode};
 use crate::flow::copies::Mirror;
 use crate::flow::{copies, start};
 use crate::mapping::MappingPlan;
@@ -44,7 +44,7 @@ impl Report {
 /// Looks at every system and every flow, read-only.
 pub async fn check(cli: &Cli, sample: Option<usize>) -> Outcome {
     let config = super::config(cli)?;
-    let reports = look(&config, sample).await?;
+    let reports = look(&config, sample).await;
     let problems = reports
         .iter()
         .flat_map(|r| &r.findings)
@@ -58,12 +58,20 @@ pub async fn check(cli: &Cli, sample: Option<usize>) -> Outcome {
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
-async fn look(config: &Config, sample: Option<usize>) -> Result<Vec<Report>, Error> {
+async fn look(config: &Config, sample: Option<usize>) -> Vec<Report> {
     let mut reports = Vec::new();
     let mut connectors: BTreeMap<&str, Arc<dyn Connector>> = BTreeMap::new();
     let mut ids = BTreeMap::new();
     for (name, system) in &config.systems {
-        let connector = registry::connector(system)?;
+        let connector = match registry::connector(system) {
+            Ok(connector) => connector,
+            Err(error) => {
+                let mut report = Report::new(format!("system {name}"));
+                report.findings.push(finding(&error));
+                reports.push(report);
+                continue;
+            }
+        };
         let mut report = Report::new(format!("system {name} ({})", connector.endpoint()));
         report.system = Some(name.clone());
         if config.inline_passwords.contains(name) {
@@ -100,11 +108,33 @@ async fn look(config: &Config, sample: Option<usize>) -> Result<Vec<Report>, Err
         };
         let two_way = config.flows.iter().any(|other| other.source == flow.target);
         let mut report = check_flow(config, flow, source, target, two_way).await;
-        report.findings.extend(check_mirror(config, flow, source, target, sample).await?);
+        report.findings.extend(without_effect(config, flow));
+        report.findings.extend(check_mirror(config, flow, source, target, sample).await);
         reports.push(report);
     }
     gather(&mut reports);
-    Ok(reports)
+    reports
+}
+
+/// Words of a flow's mappings that change nothing where the other direction exists.
+fn without_effect(config: &Config, flow: &FlowConfig) -> Vec<Finding> {
+    let reverse = config.flows.iter().find(|f| f.source == flow.target && f.target == flow.source);
+    let Some(reverse) = reverse else { return Vec::new() };
+    let mut findings = Vec::new();
+    for mapping in flow.mappings.iter().filter(|m| m.schema_changes == SchemaChanges::Add) {
+        let Some(place) = &mapping.places.schema_changes else { continue };
+        let finding = Finding::warning(format!(
+            "schema_changes = \"add\" has no effect here: flow {} goes the other way, and schema changes stay on their side then",
+            reverse.name
+        ))
+        .hint("new columns are noted in `status`, with the statement that takes them up")
+        .place(place.show());
+        // A flow's word is that of all its mappings.
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    findings
 }
 
 /// What more than one flow says of a server is told once, under the system; what only one says, in its
@@ -202,27 +232,34 @@ async fn told_why(
     findings
 }
 
-/// Mappings of both directions whose first copies would swap values; told once, at the flow that comes
-/// first.
+/// Mappings of both directions whose first copies would swap values, and columns that do not come back as they went; told
+/// once, at the flow that comes first. What keeps this from being looked at is a finding as any other.
 async fn check_mirror(
     config: &Config,
     flow: &FlowConfig,
     source: &dyn Connector,
     target: &dyn Connector,
     sample: Option<usize>,
-) -> Result<Vec<Finding>, Error> {
+) -> Vec<Finding> {
     let mut later = config.flows.iter().skip_while(|f| f.name != flow.name).skip(1);
     let Some(reverse) =
         later.find(|other| other.source == flow.target && other.target == flow.source)
     else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
-    let ours = start::plan(flow, source, target, true).await?.mappings;
-    let theirs = start::plan(reverse, target, source, true).await?.mappings;
+    let planned = (
+        start::plan(flow, source, target, true).await,
+        start::plan(reverse, target, source, true).await,
+    );
+    // Why one cannot be planned is told at its own flow.
+    let (Ok(ours), Ok(theirs)) = planned else { return Vec::new() };
+    let (ours, theirs) = (ours.mappings, theirs.mappings);
     let found = copies::mirrors_of(&ours, &theirs, &reverse.name);
-    let mut findings = round_trips(&ours, &theirs, &found)?;
+    let told =
+        |answer: Result<Vec<Finding>, Error>| answer.unwrap_or_else(|error| vec![finding(&error)]);
+    let mut findings = told(round_trips(&ours, &theirs, &found));
     if let Some(rows) = sample {
-        findings.extend(sampled((&ours, source), (&theirs, target), &found, rows).await?);
+        findings.extend(told(sampled((&ours, source), (&theirs, target), &found, rows).await));
     }
     let both = found.iter().filter(|mirror| {
         mirror.snapshot == SnapshotMode::Initial
@@ -233,7 +270,7 @@ async fn check_mirror(
         finding(&copies::both_initial(&mirror.ours, mirror))
             .place(own.map_or_else(String::new, |m| m.places.from.show()))
     }));
-    Ok(findings)
+    findings
 }
 
 /// Columns of real rows that go both ways and do not come back as they went. No value is told.

@@ -8,33 +8,36 @@ use std::collections::BTreeSet;
 
 use tidelock_core::{Finding, IdentifierMax};
 
-use crate::config::{FlowConfig, MappingConfig, TablePattern, TableRef};
+use crate::config::{FlowConfig, MappingConfig, Place, TablePattern, TableRef};
 use crate::mapping::PlanOutcome;
 
 /// The names of a flow's mappings that are too long for their server.
 pub fn too_long(flow: &FlowConfig, source: IdentifierMax, target: IdentifierMax) -> Vec<Finding> {
     let mut findings = Vec::new();
     for mapping in &flow.mappings {
-        let names = table(&mapping.from, "source", source)
-            .chain(table(&mapping.to, "target", target))
+        let places = &mapping.places;
+        let names = table(&mapping.from, "source", source, &places.from)
+            .chain(table(&mapping.to, "target", target, &places.to))
             .chain(columns(mapping, source, target));
-        findings.extend(names.filter_map(|(what, name, max)| {
+        findings.extend(names.filter_map(|(what, name, max, place)| {
             let excess = max.excess(name)?;
             Some(
                 Finding::problem(format!("mapping {}: {what} {name} is {excess}", mapping.name))
-                    .hint("write the name as the server's catalog shows it"),
+                    .hint("write the name as the server's catalog shows it")
+                    .place(place.show()),
             )
         }));
     }
     findings
 }
 
-type Named<'a> = (String, &'a str, IdentifierMax);
+type Named<'a> = (String, &'a str, IdentifierMax, &'a Place);
 
 fn table<'a>(
     table: &'a TableRef,
     side: &'a str,
     max: IdentifierMax,
+    place: &'a Place,
 ) -> impl Iterator<Item = Named<'a>> {
     let name = match &table.table {
         TablePattern::Exact(name) => Some(name.as_str()),
@@ -42,30 +45,32 @@ fn table<'a>(
     };
     [("schema", table.schema.as_deref()), ("table", name)]
         .into_iter()
-        .filter_map(move |(what, name)| Some((format!("the {side} {what}"), name?, max)))
+        .filter_map(move |(what, name)| Some((format!("the {side} {what}"), name?, max, place)))
 }
 
-fn columns(
-    mapping: &MappingConfig,
+fn columns<'a>(
+    mapping: &'a MappingConfig,
     source: IdentifierMax,
     target: IdentifierMax,
-) -> impl Iterator<Item = Named<'_>> {
-    let key = mapping.key.iter().flatten();
+) -> impl Iterator<Item = Named<'a>> {
+    let key = mapping.key.iter().flatten().zip(&mapping.places.key);
     let listed = mapping.columns.iter().flat_map(|c| &c.columns);
-    key.map(move |name| ("the key column".to_owned(), name.as_str(), target)).chain(
-        listed.flat_map(move |listed| {
-            let name = listed.value.text.trim_matches('"');
-            let from =
-                listed.plain().is_some().then(|| ("the source column".to_owned(), name, source));
-            let to = ("the target column".to_owned(), listed.target.as_str(), target);
-            [Some(to), from].into_iter().flatten()
-        }),
-    )
+    let of_key = move |(name, place): (&'a String, &'a Place)| {
+        ("the key column".to_owned(), name.as_str(), target, place)
+    };
+    key.map(of_key).chain(listed.flat_map(move |listed| {
+        let name = listed.value.text.trim_matches('"');
+        let from = ("the source column".to_owned(), name, source, &listed.value.place);
+        let from = listed.plain().is_some().then_some(from);
+        let to = listed.target.as_str();
+        let to = ("the target column".to_owned(), to, target, &listed.place);
+        [Some(to), from].into_iter().flatten()
+    }))
 }
 
 /// Mappings of one name: their states and counters could not be told apart. The configuration refuses
 /// it for names it knows; a wildcard's come from the catalog.
-pub fn shared(outcome: &PlanOutcome) -> Vec<Finding> {
+pub fn shared(flow: &FlowConfig, outcome: &PlanOutcome) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
     let mut again = BTreeSet::new();
     for plan in &outcome.mappings {
@@ -76,8 +81,10 @@ pub fn shared(outcome: &PlanOutcome) -> Vec<Finding> {
     again
         .into_iter()
         .map(|name| {
+            let places = flow.places_of(name);
             Finding::problem(format!("several mappings of the flow are named {name}"))
                 .hint("write one of the tables as a mapping of its own with another `name`")
+                .place(places.map_or_else(String::new, |places| places.from.show()))
         })
         .collect()
 }

@@ -123,7 +123,7 @@ pub async fn plan_seen(
             two_way: target_is_read,
         },
     );
-    outcome.findings.extend(names::shared(&outcome));
+    outcome.findings.extend(names::shared(config, &outcome));
     judge_queries(source, &mut outcome).await?;
     Ok((outcome, seen))
 }

@@ -6,6 +6,7 @@ CREATE TABLE order_line (id int NOT NULL PRIMARY KEY, order_id int NOT NULL, pro
     FOREIGN KEY (order_id) REFERENCES orders (id));
 CREATE TABLE loose (id int, code varchar(2));
 CREATE TABLE journal (line varchar(100) NOT NULL PRIMARY KEY);
+CREATE TABLE zone (id int NOT NULL PRIMARY KEY, name varchar(20));
 CREATE PROCEDURE put_account(p_party_id int, p_name varchar(60))
     INSERT INTO account (party_id, name) VALUES (p_party_id, p_name) ON DUPLICATE KEY UPDATE name = p_name;
 CREATE PROCEDURE remove_account(p_party_id int) DELETE FROM account WHERE party_id = p_party_id;

@@ -27,6 +27,8 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
     let mut ordered: HashSet<Arc<str>> = HashSet::new();
     for (target, plans) in shared {
         let names: Vec<&str> = plans.iter().map(|p| &*p.name).collect();
+        let place =
+            |name: &str| flow.places_of(name).map_or_else(String::new, |places| places.to.show());
         let pairs = || {
             plans
                 .iter()
@@ -50,7 +52,8 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
                     "mapping {}: on_truncate = \"delete\" would delete the rows of other mappings from {target}",
                     plan.name
                 ))
-                .hint("on_truncate = \"halt\" or \"ignore\""),
+                .hint("on_truncate = \"halt\" or \"ignore\"")
+                .place(place(&plan.name)),
             );
         }
         if pairs().any(|(a, b)| !never_one_row(a, b)) {
@@ -63,7 +66,8 @@ pub(super) fn judge(flow: &FlowConfig, outcome: &mut PlanOutcome) {
                     "mappings {} write to the same rows of {target}, and more than one deletes them",
                     names.join(", ")
                 ))
-                .hint("whichever source row goes first takes the whole target row with it: on_delete = \"ignore\" or { set = ... } for all but one"),
+                .hint("whichever source row goes first takes the whole target row with it: on_delete = \"ignore\" or { set = ... } for all but one")
+                .place(names.last().map_or_else(String::new, |last| place(last))),
             );
         }
     }
