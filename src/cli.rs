@@ -17,10 +17,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 use tidelock_core::Error;
 
 use crate::config::{Config, ConfigError};
 use crate::control::Request;
+use crate::status::ErrorStatus;
 use crate::telemetry;
 
 /// Keeps tables of PostgreSQL, MySQL and MariaDB in step, in both directions, exactly once in effect.
@@ -164,6 +166,25 @@ pub enum Refusal {
     Config(ConfigError),
     /// Something else failed.
     Error(Error),
+    /// The daemon refused it.
+    Told(ErrorStatus),
+    /// Something failed after a part was done, which the one document tells too.
+    Partly(ErrorStatus, Value),
+}
+
+impl Refusal {
+    fn shown(&self) -> ErrorStatus {
+        match self {
+            Refusal::Config(error) => error.into(),
+            Refusal::Error(error) => error.into(),
+            Refusal::Told(error) | Refusal::Partly(error, _) => error.clone(),
+        }
+    }
+
+    /// The same, with what was done before.
+    fn with(self, done: Value) -> Refusal {
+        Refusal::Partly(self.shown(), done)
+    }
 }
 
 impl From<ConfigError> for Refusal {
@@ -195,6 +216,23 @@ pub fn say(line: impl AsRef<str>) {
 fn complain(line: impl AsRef<str>) {
     let mut out = std::io::stderr().lock();
     let _closed = writeln!(out, "{}", line.as_ref());
+}
+
+/// An error on standard error.
+fn complain_of(error: &ErrorStatus) {
+    complain(error.told());
+    if !error.hint.is_empty() {
+        complain(format!("hint: {}", error.hint));
+    }
+}
+
+/// The one JSON document of a command that does something: whether it was done, and what else is to be told.
+fn answer(ok: bool, rest: Value) {
+    let mut document = json!({ "ok": ok });
+    if let (Some(all), Value::Object(rest)) = (document.as_object_mut(), rest) {
+        all.extend(rest);
+    }
+    say(document.to_string());
 }
 
 /// The configuration that the command line points to.
@@ -229,20 +267,23 @@ pub async fn execute(cli: Cli) -> ExitCode {
         Verb::Map { verb: MapVerb::Test { mapping, rows } } => {
             map::test(&cli, mapping, usize::try_from(*rows).unwrap_or(usize::MAX)).await
         }
-        Verb::Demo { seconds } => demo::demo(*seconds).await,
+        Verb::Demo { seconds } => demo::demo(&cli, *seconds).await,
     };
-    match outcome {
-        Ok(code) => code,
-        Err(Refusal::Config(error)) => {
-            complain(format!("error: {error}"));
-            ExitCode::from(FAILED)
-        }
-        Err(Refusal::Error(error)) => {
-            complain(format!("error[{}]: {error}", error.code()));
-            if let Some(hint) = error.hint() {
-                complain(format!("hint: {hint}"));
+    outcome.unwrap_or_else(|refusal| {
+        let error = refusal.shown();
+        if cli.json {
+            let ErrorStatus { code, message, hint, place } = error;
+            let error = json!({"code": code, "message": message, "hint": hint, "place": place});
+            let mut document = json!({ "error": error });
+            if let (Refusal::Partly(_, Value::Object(done)), Some(all)) =
+                (refusal, document.as_object_mut())
+            {
+                all.extend(done);
             }
-            ExitCode::from(FAILED)
+            answer(false, document);
+        } else {
+            complain_of(&error);
         }
-    }
+        ExitCode::from(FAILED)
+    })
 }

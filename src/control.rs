@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidelock_core::{Code, Error, ErrorKind, Result};
+use tidelock_core::{Code, Error, Result};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -168,7 +168,7 @@ async fn answer(stream: UnixStream, controlled: &Controlled) -> std::io::Result<
         Ok(Request::Reload) => match reload(controlled).await {
             Ok(Reloaded { done, failed, .. }) if failed.is_empty() => Reply::Done(done.join("; ")),
             Ok(Reloaded { done, failed, .. }) => Reply::Found { done: done.join("; "), failed },
-            Err(error) => done(Err(error)),
+            Err(error) => Reply::Failed(error),
         },
         Ok(Request::Pause { flow }) => done(engine.pause(flow.as_deref()).await),
         Ok(Request::Resume { flow }) => done(engine.resume(flow.as_deref()).await),
@@ -185,15 +185,17 @@ async fn answer(stream: UnixStream, controlled: &Controlled) -> std::io::Result<
 
 /// Reads the file again and takes up what changed; a file with a fault, or an address that cannot be
 /// had, changes nothing.
-pub async fn reload(controlled: &Controlled) -> Result<Reloaded> {
-    let file = controlled
-        .file
-        .as_deref()
-        .ok_or_else(|| Error::setup(Code::Config, "this process was not started from a file"))?;
-    let config = Config::load(file)
-        .map_err(|e| Error::new(ErrorKind::Config, Code::Config, e.to_string()))?;
+pub async fn reload(controlled: &Controlled) -> std::result::Result<Reloaded, ErrorStatus> {
+    let file = controlled.file.as_deref().ok_or_else(|| {
+        ErrorStatus::from(&Error::setup(Code::Config, "this process was not started from a file"))
+    })?;
+    let config = Config::load(file).map_err(|error| ErrorStatus::from(&error))?;
+    take_up(controlled, &config).await.map_err(|error| ErrorStatus::from(&error))
+}
+
+async fn take_up(controlled: &Controlled, config: &Config) -> Result<Reloaded> {
     let bound = controlled.http.bind(config.listen.as_deref()).await?;
-    let mut reloaded = controlled.engine.reload(&config).await?;
+    let mut reloaded = controlled.engine.reload(config).await?;
     reloaded.done.extend(controlled.http.swap(bound));
     if reloaded.done.is_empty() {
         reloaded.done.push("nothing changed".to_owned());

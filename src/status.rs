@@ -4,10 +4,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
-use tidelock_core::StateRow;
+use tidelock_core::{Code, CopyPhase, CopyRow, StateRow};
 
-use tidelock_core::{CopyPhase, CopyRow};
-
+use crate::config::ConfigError;
 use crate::flow::shared::ShownError;
 use crate::flow::{FlowShared, FlowState};
 
@@ -41,6 +40,32 @@ pub struct ErrorStatus {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// The part of the configuration that it is about, as shown to people; mostly empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub place: String,
+}
+
+impl ErrorStatus {
+    /// For people: code, message and, where there is one, the place of the file.
+    pub fn told(&self) -> String {
+        if self.place.is_empty() {
+            return format!("error[{}]: {}", self.code, self.message);
+        }
+        let (message, place) = (self.message.clone(), self.place.clone());
+        let fault = ConfigError { message, place, hint: String::new() };
+        format!("error: {}", fault.told())
+    }
+}
+
+impl From<&ConfigError> for ErrorStatus {
+    fn from(error: &ConfigError) -> Self {
+        ErrorStatus {
+            code: Code::Config.as_str().to_owned(),
+            message: error.message.clone(),
+            hint: error.hint.clone(),
+            place: error.place.clone(),
+        }
+    }
 }
 
 /// A flow that does not run, and why.
@@ -196,13 +221,15 @@ impl From<&StateRow> for ErrorStatus {
             code: row.code.map_or_else(String::new, |c| c.as_str().to_owned()),
             message: row.message.clone(),
             hint: row.hint.clone(),
+            place: String::new(),
         }
     }
 }
 
 impl From<ShownError> for ErrorStatus {
     fn from(error: ShownError) -> Self {
-        ErrorStatus { code: error.code, message: error.message, hint: error.hint }
+        let ShownError { code, message, hint } = error;
+        ErrorStatus { code, message, hint, place: String::new() }
     }
 }
 

@@ -4,10 +4,11 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tidelock_core::{Code, Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::{FINDINGS, Outcome, run, say};
+use super::{Cli, FINDINGS, Outcome, answer, complain, run, say};
 use crate::config::Config;
 use crate::control::{Reply, Request, ask};
 use crate::demo::compare::{Compared, agree, compare};
@@ -18,9 +19,14 @@ use crate::status::PipelineStatus;
 /// How long the last changes may take to arrive once work has stopped.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// Where lines go as things happen.
+type Tell = fn(String);
+
 /// Runs for `seconds`, or until Ctrl-C if 0. Exit code 1 if the databases disagree at the end.
-pub async fn demo(seconds: u64) -> Outcome {
-    say("starting a scratch PostgreSQL \"ERP\" and a scratch MariaDB \"CRM\" …");
+/// With `--json` standard output has the comparison alone, and the rest goes to standard error.
+pub async fn demo(cli: &Cli, seconds: u64) -> Outcome {
+    let tell: Tell = if cli.json { |line| complain(line) } else { |line| say(line) };
+    tell("starting a scratch PostgreSQL \"ERP\" and a scratch MariaDB \"CRM\" …".to_owned());
     let world = World::start().await?;
     let state = tempfile::tempdir().map_err(trouble)?;
     let listen = free_address()?;
@@ -28,9 +34,9 @@ pub async fn demo(seconds: u64) -> Outcome {
         &world.config(state.path(), Some(&listen)),
         "examples/erp-crm/tidelock.toml",
     )?;
-    say(format!("ERP      {}", world.erp.url("erp")));
-    say(format!("CRM      {}", world.crm.url("crm")));
-    say(format!("console  http://{listen}/   metrics http://{listen}/metrics"));
+    tell(format!("ERP      {}", world.erp.url("erp")));
+    tell(format!("CRM      {}", world.crm.url("crm")));
+    tell(format!("console  http://{listen}/   metrics http://{listen}/metrics"));
 
     let (stop_flows, stop_work) = (CancellationToken::new(), CancellationToken::new());
     let serving = tokio::spawn({
@@ -39,8 +45,10 @@ pub async fn demo(seconds: u64) -> Outcome {
     });
     wait_until_streaming(&config).await?;
     master_data(&world).await?;
-    let done = work(&world, &config, seconds, &stop_work).await?;
-    say(format!("work has stopped: {done} transactions; waiting for the last of them to arrive …"));
+    let done = work(&world, &config, seconds, &stop_work, tell).await?;
+    tell(format!(
+        "work has stopped: {done} transactions; waiting for the last of them to arrive …"
+    ));
 
     let began = Instant::now();
     let (compared, lag) = loop {
@@ -52,21 +60,27 @@ pub async fn demo(seconds: u64) -> Outcome {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    say(report(&compared));
+    tell(report(&compared));
     stop_flows.cancel();
     match serving.await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => return Err(refusal),
         Err(panic) => return Err(Error::bug(format!("the flows ended in a panic: {panic}")).into()),
     }
-    if agree(&compared) && lag == 0.0 {
-        say(format!(
+    let agrees = agree(&compared) && lag == 0.0;
+    if cli.json {
+        let table = |c: &Compared| json!({"table": c.name, "erp_rows": c.erp_rows, "crm_rows": c.crm_rows, "different": c.different});
+        let tables: Vec<_> = compared.iter().map(table).collect();
+        answer(agrees, json!({"transactions": done, "lag_seconds": lag, "tables": tables}));
+    }
+    if agrees {
+        tell(format!(
             "both databases agree; lag 0 s, {:.1} s after work stopped",
             began.elapsed().as_secs_f64()
         ));
         Ok(ExitCode::SUCCESS)
     } else {
-        say(format!("the databases DISAGREE or lag is not 0 (lag {lag:.1} s)"));
+        tell(format!("the databases DISAGREE or lag is not 0 (lag {lag:.1} s)"));
         Ok(ExitCode::from(FINDINGS))
     }
 }
@@ -125,6 +139,7 @@ async fn work(
     config: &Config,
     seconds: u64,
     stop: &CancellationToken,
+    tell: Tell,
 ) -> Result<u64> {
     let until = (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds));
     let (mut sales, mut warehouse) =
@@ -143,15 +158,15 @@ async fn work(
         done += 2;
         if shown.elapsed() >= Duration::from_secs(1) {
             shown = Instant::now();
-            show(&status(config).await?, done);
+            show(&status(config).await?, done, tell);
         }
     }
     Ok(done)
 }
 
-fn show(status: &PipelineStatus, done: u64) {
+fn show(status: &PipelineStatus, done: u64, tell: Tell) {
     if std::io::stdout().is_terminal() {
-        say(format!("\x1b[2J\x1b[H{done} transactions\n\n{}", super::status::render(status)));
+        tell(format!("\x1b[2J\x1b[H{done} transactions\n\n{}", super::status::render(status)));
         return;
     }
     let flows: Vec<String> = status
@@ -163,7 +178,7 @@ fn show(status: &PipelineStatus, done: u64) {
             format!("{} {} lag {:.1} s, {rows} rows", f.flow, f.state, f.lag_seconds.unwrap_or(0.0))
         })
         .collect();
-    say(format!("{done:>6} transactions | {}", flows.join(" | ")));
+    tell(format!("{done:>6} transactions | {}", flows.join(" | ")));
 }
 
 fn report(compared: &[Compared]) -> String {

@@ -91,7 +91,8 @@ fn watch_hangup(controlled: Arc<Controlled>, stop: CancellationToken) -> Result<
             match control::reload(&controlled).await {
                 // A flow that does not run with it has logged why.
                 Ok(reloaded) => tracing::info!(done = %reloaded.done.join("; "), "reload"),
-                Err(error) => tracing::error!(%error, "the changed configuration is not taken up"),
+                Err(error) => tracing::error!(code = %error.code, hint = %error.hint,
+                    "the changed configuration is not taken up: {}", error.told()),
             }
         }
     });

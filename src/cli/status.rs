@@ -1,13 +1,15 @@
 //! `tidelock status`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tidelock_core::{Code, CopyRow, Error, StateRow, StoredState};
 
-use super::{Cli, FINDINGS, Outcome, Refusal, say};
+use super::{Cli, FINDINGS, Outcome, Refusal, complain, say};
 use crate::config::resolve::is_name_of;
 use crate::config::{Config, FlowConfig, TablePattern};
 use crate::control::{Reply, Request, ask};
@@ -16,13 +18,20 @@ use crate::status::{FlowStatus, Leftover, MappingStatus, PipelineStatus, Snapsho
 
 /// Shows the status once, or every second.
 pub async fn status(cli: &Cli, watch: bool) -> Outcome {
-    let config = super::config(cli)?;
+    let file = Config::find(cli.config.as_deref())?;
+    let state_dir = Config::state_dir(&file)?;
+    // Only a page for people is begun anew.
+    let clears = watch && !cli.json && std::io::stdout().is_terminal();
     loop {
-        let mut status = look(&config).await?;
+        let mut status = look(&state_dir, &file).await?;
         if !watch {
-            status.leftovers = leftovers(&config).await;
+            match Config::load(&file) {
+                Ok(config) => status.leftovers = leftovers(&config).await,
+                // A daemon has answered, which has the secrets that may not be here.
+                Err(error) => complain(format!("not looked for leftovers: {}", error.message)),
+            }
         }
-        if watch {
+        if clears {
             say("\x1b[2J\x1b[H");
         }
         if cli.json {
@@ -41,13 +50,13 @@ pub async fn status(cli: &Cli, watch: bool) -> Outcome {
 }
 
 /// The daemon's own status, or what the targets hold where no daemon runs.
-async fn look(config: &Config) -> Result<PipelineStatus, Refusal> {
-    match ask(&config.state_dir, &Request::Status).await? {
+async fn look(state_dir: &Path, file: &Path) -> Result<PipelineStatus, Refusal> {
+    match ask(state_dir, &Request::Status).await? {
         Some(Reply::Status(status)) => Ok(status),
         Some(Reply::Done(_) | Reply::Found { .. } | Reply::Failed(_)) => {
             Err(Error::setup(Code::Control, "the daemon gave another answer than asked for").into())
         }
-        None => Ok(stopped(config).await),
+        None => Ok(stopped(&Config::load(file)?).await),
     }
 }
 

@@ -1,62 +1,80 @@
 //! `tidelock pause`, `resume`, `resync`, `backfill`, `reload`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tidelock_core::{Code, Error};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 
-use super::{Cli, FAILED, FINDINGS, Outcome, say};
+use super::{Cli, FINDINGS, Outcome, Refusal, answer, complain_of, say};
 use crate::control::{Reply, Request, ask};
 use crate::engine::{Engine, open_checkpoint};
-use crate::status::ErrorStatus;
 
 /// How long a daemon may take until it answers.
 const STARTING: Duration = Duration::from_secs(5);
 
-/// Asks the daemon, or does it at the targets where no daemon runs.
+/// Asks the daemon, or does it at the targets where no daemon runs. A daemon has the secrets that the file names, so they
+/// are asked for only where there is none.
 pub async fn steer(cli: &Cli, request: Request) -> Outcome {
-    let config = super::config(cli)?;
-    let (reply, checkpoint) = reach(&config, &request).await?;
+    let file = Config::find(cli.config.as_deref())?;
+    let (reply, checkpoint) = reach(&Config::state_dir(&file)?, &request).await?;
     match reply {
-        Some(Reply::Done(text)) => {
-            say(text);
+        Some(Reply::Done(done)) => {
+            if cli.json {
+                answer(true, json!({ "done": done }));
+            } else {
+                say(done);
+            }
             Ok(ExitCode::SUCCESS)
         }
         Some(Reply::Found { done, failed }) => {
-            say(done);
-            for failure in &failed {
-                say(format!("{} does not run:", failure.flow));
-                tell(&failure.error);
+            if cli.json {
+                answer(false, json!({ "done": done, "failed": failed }));
+            } else {
+                say(done);
+                for failure in &failed {
+                    super::complain(format!("{} does not run:", failure.flow));
+                    complain_of(&failure.error);
+                }
             }
             Ok(ExitCode::from(FINDINGS))
         }
-        Some(Reply::Failed(error)) => {
-            tell(&error);
-            Ok(ExitCode::from(FAILED))
-        }
+        Some(Reply::Failed(error)) => Err(Refusal::Told(error)),
         Some(Reply::Status(_)) => {
             Err(Error::setup(Code::Control, "the daemon gave another answer than asked for").into())
         }
         None => {
             let checkpoint = checkpoint.ok_or_else(|| Error::bug("no daemon and no checkpoint"))?;
-            let engine = Engine::new(&config, checkpoint)?;
-            let text = match &request {
-                Request::Pause { flow } => engine.pause(flow.as_deref()).await?,
-                Request::Resume { flow } => engine.resume(flow.as_deref()).await?,
-                Request::Resync { name } => engine.resync(name).await?,
-                Request::Backfill { name, filter } => {
-                    engine.backfill(name, filter.as_deref()).await?
-                }
-                Request::Reload | Request::Status => {
-                    return Err(Error::setup(Code::Control, "no daemon is running").into());
-                }
-            };
-            say(format!("{text} (no daemon is running)"));
+            let done = at_the_targets(&Config::load(&file)?, checkpoint, &request).await?;
+            if cli.json {
+                answer(true, json!({ "done": done, "daemon": false }));
+            } else {
+                say(format!("{done} (no daemon is running)"));
+            }
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn at_the_targets(
+    config: &Config,
+    checkpoint: Arc<Checkpoint>,
+    request: &Request,
+) -> Result<String, Error> {
+    let engine = Engine::new(config, checkpoint)?;
+    match request {
+        Request::Pause { flow } => engine.pause(flow.as_deref()).await,
+        Request::Resume { flow } => engine.resume(flow.as_deref()).await,
+        Request::Resync { name } => engine.resync(name).await,
+        Request::Backfill { name, filter } => engine.backfill(name, filter.as_deref()).await,
+        Request::Reload | Request::Status => {
+            Err(Error::setup(Code::Control, "no daemon is running")
+                .with_hint("`tidelock run` starts it, with the file as it is now"))
         }
     }
 }
@@ -64,25 +82,18 @@ pub async fn steer(cli: &Cli, request: Request) -> Outcome {
 /// The daemon's answer, or the checkpoint that no daemon holds. A daemon that is just starting holds it
 /// and does not answer yet: that is waited for.
 async fn reach(
-    config: &Config,
+    state_dir: &Path,
     request: &Request,
 ) -> Result<(Option<Reply>, Option<Arc<Checkpoint>>), Error> {
     let began = Instant::now();
     loop {
-        if let Some(reply) = ask(&config.state_dir, request).await? {
+        if let Some(reply) = ask(state_dir, request).await? {
             return Ok((Some(reply), None));
         }
-        match open_checkpoint(&config.state_dir) {
+        match open_checkpoint(state_dir) {
             Ok(checkpoint) => return Ok((None, Some(checkpoint))),
             Err(error) if began.elapsed() > STARTING => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
-    }
-}
-
-fn tell(error: &ErrorStatus) {
-    say(format!("error[{}]: {}", error.code, error.message));
-    if !error.hint.is_empty() {
-        say(format!("hint: {}", error.hint));
     }
 }

@@ -26,6 +26,7 @@ mod rows;
 mod schema;
 mod snapshot;
 mod soak;
+mod steer;
 mod takeover;
 mod tracks;
 mod types;

@@ -1,0 +1,128 @@
+//! Commands to a daemon: what they need, what they answer and where.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::daemon::{Daemon, command};
+
+/// What a command says on standard output and on standard error.
+fn apart(config: &Path, args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+        .args(args)
+        .arg("-c")
+        .arg(config)
+        .output()
+        .expect("tidelock");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_has_the_secrets_and_its_commands_need_none() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "x\n").expect("secret");
+    let kept = format!("[systems.a]\npassword = {{ file = {:?} }}\n", secret.display().to_string());
+    let text =
+        super::config(folder.path(), &systems, &[("a", "b")]).replace("[systems.a]\n", &kept);
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    std::fs::remove_file(&secret).expect("secret");
+    let config = folder.path().join("tidelock.toml");
+    let (code, said, beside) = apart(&config, &["status", "--json"]);
+    assert_eq!(code, 0, "{said} {beside}");
+    let status: Value = serde_json::from_str(&said).expect("one document");
+    assert_eq!(status["flows"][0]["state"], "streaming");
+    assert!(beside.contains("not looked for leftovers"), "{beside}");
+    for (verb, answer) in [("pause", "paused a:b\n"), ("resume", "resumed a:b\n")] {
+        let (code, said, beside) = apart(&config, &[verb]);
+        assert_eq!((code, said.as_str(), beside.as_str()), (0, answer, ""), "{verb}");
+    }
+    // What the daemon cannot read it says, in its own words, where errors go.
+    let (code, said, beside) = apart(&config, &["reload"]);
+    assert!(code == 2 && said.is_empty(), "{said} {beside}");
+    assert!(beside.starts_with("error: ") && beside.contains("tidelock.toml:5:12: "), "{beside}");
+    let (code, said, beside) = apart(&config, &["reload", "--json"]);
+    let answer: Value = serde_json::from_str(&said).expect("one document");
+    assert!(code == 2 && beside.is_empty() && answer["ok"] == false, "{answer}");
+    let place = answer["error"]["place"].as_str().unwrap_or_default();
+    assert!(place.contains("tidelock.toml:5:12\n"), "{answer}");
+    daemon.stop();
+    let (code, said) = command(&config, &["status"]);
+    assert!(
+        code == 2 && said.contains("cannot be read"),
+        "without a daemon they are needed: {said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_answers_one_document_if_asked_for_json() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b")]);
+    // So that nothing is said of it beside the answers.
+    let ours = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(folder.path(), ours).expect("permissions");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let config = folder.path().join("tidelock.toml");
+    let asked = |args: &[&str], wanted: i32| -> Value {
+        let (code, said, beside) = apart(&config, &[args, &["--json"]].concat());
+        assert!(code == wanted && beside.is_empty(), "{args:?}: {code} {said} {beside}");
+        let answer: Value = serde_json::from_str(&said).expect("one document");
+        assert_eq!(answer["ok"], wanted == 0, "{answer}");
+        answer
+    };
+    assert_eq!(asked(&["pause", "a:b"], 0)["done"], "paused a:b");
+    assert_eq!(asked(&["resume"], 0)["done"], "resumed a:b");
+    daemon.streaming().await;
+    asked(&["backfill", "item"], 0);
+    asked(&["resync", "item"], 0);
+    asked(&["reload"], 0);
+    for refused in [["pause", "nothing"], ["backfill", "nothing"], ["resync", "nothing"]] {
+        let error = asked(&refused, 2)["error"].clone();
+        assert_eq!(error["code"], "TL0012", "{error}");
+        for key in ["message", "hint", "place"] {
+            assert!(error[key].is_string(), "{key}: {error}");
+        }
+        let (_, said, beside) = apart(&config, &refused);
+        assert!(said.is_empty() && beside.starts_with("error[TL0012]"), "{said} {beside}");
+    }
+    std::fs::write(&config, text.replace("b.item", "b.missing")).expect("config");
+    let found = asked(&["reload"], 1);
+    assert_eq!(found["failed"][0]["flow"], "a:b", "{found}");
+    std::fs::write(&config, &text).expect("config");
+    assert_eq!(asked(&["drop"], 2)["error"]["message"], "the daemon is running");
+
+    // One document after the other, and nothing between them.
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+        .args(["status", "--watch", "--json", "-c"])
+        .arg(&config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tidelock");
+    let lines = BufReader::new(watching.stdout.take().expect("output")).lines();
+    for line in lines.take(2) {
+        let line = line.expect("line");
+        let status: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        assert_eq!(status["name"], "test");
+    }
+    watching.kill().expect("kill");
+    watching.wait().expect("wait");
+
+    daemon.stop();
+    assert_eq!(asked(&["pause"], 0)["daemon"], false);
+    asked(&["reload"], 2);
+    let dropped = asked(&["drop"], 0);
+    assert!(dropped["removed"].as_array().is_some_and(|r| r.len() >= 2), "{dropped}");
+    std::fs::write(&config, "version = 1\nnam = 5\n").expect("config");
+    let error = asked(&["pause"], 2)["error"].clone();
+    assert!(error["place"].as_str().is_some_and(|p| p.contains("tidelock.toml:2:1\n")), "{error}");
+}
