@@ -494,10 +494,11 @@ impl Running {
 
     fn start(&mut self) {
         self.context.shared.set_config(self.context.config.clone());
-        self.context.shared.set_state(FlowState::Starting, None);
         // There from the start, so that a rate over the first increment is true.
-        let source = self.context.config.source.clone();
-        metrics::counter!("tidelock_reconnects_total", "system" => source).increment(0);
+        for system in [&self.context.config.source, &self.context.config.target] {
+            metrics::counter!("tidelock_reconnects_total", "system" => system.clone()).increment(0);
+        }
+        self.context.shared.set_state(FlowState::Starting, None);
         self.tasks.spawn(supervise(self.context.clone(), self.wake.subscribe(), self.stop.clone()));
         self.tasks.spawn(lag::sample(self.context.clone(), self.stop.clone()));
     }
@@ -515,6 +516,7 @@ impl Running {
             tracing::error!(flow = %self.context.config.name, "did not drain in time; what was not committed is read again");
             self.tasks.shutdown().await;
         }
+        self.context.shared.take_gauges_away();
     }
 }
 

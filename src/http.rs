@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
+use crate::telemetry;
 
 /// Connections at a time: well below the 1,024 descriptors that a process usually has.
 const CONNECTIONS_MAX: usize = 256;
@@ -202,8 +203,7 @@ async fn check_host(State(shown): State<Shown>, request: Request, next: Next) ->
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> String {
-    shown.metrics.run_upkeep();
-    shown.metrics.render()
+    telemetry::render(&shown.metrics)
 }
 
 async fn ready(State(shown): State<Shown>) -> Response {

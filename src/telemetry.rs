@@ -64,7 +64,7 @@ pub const METRICS: &[(MetricKind, &str, &str)] = {
         (
             Counter,
             "tidelock_reconnects_total",
-            "attempts that failed and were made again, by the flow's source",
+            "attempts that failed and were made again, by the system at which they failed",
         ),
         (
             Gauge,
@@ -79,7 +79,7 @@ pub const METRICS: &[(MetricKind, &str, &str)] = {
         (
             Gauge,
             "tidelock_log_headroom_seconds",
-            "time until the server drops log that we need; absent where it sets no limit",
+            "time until the server drops log that we need, by its own limit or as fast as the log has lately grown; absent where it sets no limit",
         ),
         (
             Gauge,
@@ -89,6 +89,19 @@ pub const METRICS: &[(MetricKind, &str, &str)] = {
         (Gauge, "tidelock_build_info", "version of this program"),
     ]
 };
+
+/// What a gauge is set to that has no value any more: it is not shown.
+pub const GONE: f64 = f64::NAN;
+
+/// The metrics of this process, as Prometheus reads them.
+pub fn render(metrics: &PrometheusHandle) -> String {
+    metrics.run_upkeep();
+    without_gone(&metrics.render())
+}
+
+fn without_gone(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect()
+}
 
 /// Makes the metrics of this process ready to be rendered.
 pub fn install_metrics() -> Result<PrometheusHandle> {
@@ -140,4 +153,27 @@ pub fn install_logging(json: bool, default: &str) {
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| Beside);
     // A second call, in tests, finds a subscriber already there and leaves it.
     let _already_set = if json { builder.json().try_init() } else { builder.try_init() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_that_has_no_value_any_more_is_not_shown() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::gauge!("tidelock_lag_seconds", "flow" => "a:b").set(1.5);
+            metrics::gauge!("tidelock_lag_seconds", "flow" => "b:a").set(2.5);
+            metrics::gauge!("tidelock_lag_seconds", "flow" => "b:a").set(GONE);
+        });
+        let text = render(&handle);
+        assert!(text.contains("tidelock_lag_seconds{flow=\"a:b\"} 1.5"), "{text}");
+        assert!(!text.contains("b:a"), "{text}");
+        metrics::with_local_recorder(&recorder, || {
+            metrics::gauge!("tidelock_lag_seconds", "flow" => "b:a").set(0.0);
+        });
+        assert!(render(&handle).contains("{flow=\"b:a\"} 0"), "it may come back");
+    }
 }

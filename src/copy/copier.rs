@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tidelock_core::{
     Connector, Copier, CopyPhase, CopyRow, CopyTable, Error, ErrorKind, Key, KeyRange, Piece,
-    Position, Reach, Result, SourceSpec, copy::key_order,
+    Position, Reach, Result, Side, SourceSpec, copy::key_order,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -211,7 +211,8 @@ impl Copying {
     /// until that has applied everything that the target's log holds now.
     pub(super) async fn reverse_has_passed(&self) -> Result<()> {
         let Some(reverse) = &self.reverse else { return Ok(()) };
-        let end = self.target.probe(&reverse.spec, None).await?.end;
+        let probed = self.target.probe(&reverse.spec, None).await;
+        let end = probed.map_err(|error| error.of(Side::Target))?.end;
         let began = Instant::now();
         let mut told = false;
         loop {

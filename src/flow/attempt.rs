@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidelock_core::{Code, Error, ErrorKind, Position, Result, Sink, StoredState};
+use tidelock_core::{Code, Error, ErrorKind, Position, Result, Side, Sink, StoredState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -132,13 +132,13 @@ pub async fn attempt(
         biased;
         () = stop.cancelled() => return Ok(Ended::Stopped),
         source = context.source.open_source(&spec, &progress.position) =>
-            source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source)))?,
+            source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source).of(Side::Source)))?,
     };
     let keepers = Keeper::read_all(&systems.plans, &*context.source, &progress.position);
     let keepers = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(Ended::Stopped),
-        keepers = keepers => keepers.map_err(|e| Failed::early(e.at(&context.config.source)))?,
+        keepers = keepers => keepers.map_err(|e| Failed::early(e.at(&context.config.source).of(Side::Source)))?,
     };
     for row in &copies.settled {
         context.target.write_copy(row).await.map_err(Failed::early)?;
@@ -318,12 +318,12 @@ async fn stream(
     let outcome = tokio::select! {
         biased;
         applied = applier.run(&mut queue, stop) => applied,
-        read = &mut reading => joined(read).and_then(|()| Err(Error::bug("the reader ended by itself"))),
+        read = &mut reading => read_only(read),
         kept = &mut checkpointing => joined(kept).and_then(|()| Err(Error::bug("the checkpoint ended by itself"))),
         failed = &mut copier => match failed {
             Ok(CopyFailed { error, mapping }) => {
                 copier_blame = mapping;
-                Err(error)
+                Err(error.of(Side::Source))
             }
             Err(panic) => Err(Error::bug(format!("copying ended in a panic: {panic}"))),
         },
@@ -334,9 +334,7 @@ async fn stream(
     let outcome = match outcome {
         Ok(()) if !stop.is_cancelled() => {
             match tokio::time::timeout(READER_END, &mut reading).await {
-                Ok(read) => {
-                    joined(read).and_then(|()| Err(Error::bug("the reader ended by itself")))
-                }
+                Ok(read) => read_only(read),
                 Err(_) => Err(Error::bug("the reader closed its queue and did not end")),
             }
         }
@@ -373,6 +371,13 @@ fn joined(result: std::result::Result<Result<()>, tokio::task::JoinError>) -> Re
         Ok(result) => result,
         Err(panic) => Err(Error::bug(format!("a stage ended in a panic: {panic}"))),
     }
+}
+
+/// The reader's error; it reads nothing but the source.
+fn read_only(read: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    joined(read)
+        .and_then(|()| Err(Error::bug("the reader ended by itself")))
+        .map_err(|error| error.of(Side::Source))
 }
 
 struct Stamp {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidelock_core::{
     Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Part, Result,
-    ShapeChange, SourceSpec, StateRow, TableName,
+    ShapeChange, Side, SourceSpec, StateRow, TableName,
 };
 
 use super::FlowContext;
@@ -346,7 +346,7 @@ pub(super) async fn copies(
         {
             // A table made again belongs to nobody's publication yet, and may be somebody else's to add.
             if error.code() != Code::Privilege {
-                return Err(error.at(&context.config.source));
+                return Err(error.at(&context.config.source).of(Side::Source));
             }
             tables.ask(plan, Asked::Nothing);
             let hint = error.hint().unwrap_or_default().to_owned();
@@ -803,7 +803,8 @@ async fn unknown(
             Ok(first)
         }
         (SnapshotMode::Never, Some(mirror)) if mirror.snapshot == SnapshotMode::Initial => {
-            let rows = context.source.read_copies(&context.pipeline).await?;
+            let rows = context.source.read_copies(&context.pipeline).await;
+            let rows = rows.map_err(|e| e.of(Side::Source))?;
             let ended = rows.iter().any(|r| {
                 r.flow == mirror.flow && *r.mapping == *mirror.theirs && r.phase == CopyPhase::Done
             });
@@ -834,7 +835,8 @@ pub fn both_initial(ours: &str, mirror: &Mirror) -> Error {
 
 async fn is_empty(context: &FlowContext, plan: &MappingPlan) -> Result<bool> {
     let Some(table) = &plan.copy else { return Ok(false) };
-    let mut copier = context.source.copier().await?;
-    let first = copier.bound(table, None, 1).await?;
+    let source = |e: Error| e.of(Side::Source);
+    let mut copier = context.source.copier().await.map_err(source)?;
+    let first = copier.bound(table, None, 1).await.map_err(source)?;
     Ok(first.is_none())
 }

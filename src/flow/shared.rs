@@ -9,6 +9,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::FlowConfig;
+use crate::telemetry::GONE;
+
+/// The stages of `tidelock_snapshot_rows`.
+const COPY_STAGES: [&str; 2] = ["done", "total"];
 
 /// Everything an attempt needs that outlives it.
 #[derive(Clone)]
@@ -284,6 +288,31 @@ impl FlowShared {
             }
             mappings.insert(name.to_owned(), old.get(name).cloned().unwrap_or_default());
         }
+        for gone in old.keys().filter(|name| !mappings.contains_key(*name)) {
+            self.take_away(gone);
+        }
+    }
+
+    /// Takes the gauges of a mapping that is no more away.
+    fn take_away(&self, mapping: &str) {
+        let (flow, mapping) = (|| self.name.clone(), || mapping.to_owned());
+        metrics::gauge!("tidelock_exceptions_open", "flow" => flow(), "mapping" => mapping())
+            .set(GONE);
+        for stage in COPY_STAGES {
+            metrics::gauge!("tidelock_snapshot_rows", "flow" => flow(), "mapping" => mapping(), "stage" => stage)
+                .set(GONE);
+        }
+    }
+
+    /// Takes all gauges of a flow that has ended away. One that goes on under the same name sets its own.
+    pub fn take_gauges_away(&self) {
+        for state in FlowState::ALL {
+            metrics::gauge!("tidelock_flow_state", "flow" => self.name.clone(), "state" => state.as_str())
+                .set(GONE);
+        }
+        for mapping in self.mappings().keys() {
+            self.take_away(mapping);
+        }
     }
 
     /// Adds a mapping that only the target knows of.
@@ -347,7 +376,7 @@ impl FlowShared {
 
     /// Shows how far the copy of a mapping has come.
     pub fn show_copy(&self, mapping: &str, row: &CopyRow) {
-        for (stage, rows) in [("done", row.rows_done), ("total", row.rows_total)] {
+        for (stage, rows) in COPY_STAGES.into_iter().zip([row.rows_done, row.rows_total]) {
             metrics::gauge!("tidelock_snapshot_rows", "flow" => self.name.clone(),
                 "mapping" => mapping.to_owned(), "stage" => stage)
             .set(rows as f64);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tidelock_core::{
     Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Finding, Lease, Look, OpenSink,
-    PROGRESS_TABLE, Position, Progress, Result, Routine, SNAPSHOT_TABLE, Scope, Severity, SinkSpec,
-    SourceSpec, SourceTable, StateRow, SystemId, Table, TableName, comparable,
+    PROGRESS_TABLE, Position, Progress, Result, Routine, SNAPSHOT_TABLE, Scope, Severity, Side,
+    SinkSpec, SourceSpec, SourceTable, StateRow, SystemId, Table, TableName, comparable,
 };
 
 use super::attempt::MappingStop;
@@ -124,13 +124,19 @@ pub async fn plan_seen(
         },
     );
     outcome.findings.extend(names::shared(config, &outcome));
-    judge_queries(source, &mut outcome).await?;
+    judge_queries(source, &mut outcome).await.map_err(of_source)?;
     Ok((outcome, seen))
 }
 
+fn of_source(error: Error) -> Error {
+    error.of(Side::Source)
+}
+
 async fn see(config: &FlowConfig, source: &dyn Connector, target: &dyn Connector) -> Result<Seen> {
-    let source_tables: Vec<Table> =
-        source.catalog(&schemas(config.read(), source.default_schema())).await?;
+    let source_tables: Vec<Table> = source
+        .catalog(&schemas(config.read(), source.default_schema()))
+        .await
+        .map_err(of_source)?;
     let looked_up = config.looked_up();
     let written = config.mappings.iter().map(|m| &m.to).chain(&looked_up);
     let target_tables: Vec<Table> =
@@ -235,7 +241,8 @@ fn source_tables(plans: &[Arc<MappingPlan>]) -> Vec<SourceTable> {
 /// Identifies both systems and compiles the mappings; refuses what no attempt could mend.
 pub async fn systems(context: &FlowContext) -> Result<Systems> {
     let (source, target) = (&*context.source, &*context.target);
-    let source_id = source.ensure_meta().await.map_err(|e| e.at(&context.config.source))?;
+    let source_id =
+        source.ensure_meta().await.map_err(|e| e.at(&context.config.source).of(Side::Source))?;
     let target_id = target.ensure_meta().await.map_err(|e| e.at(&context.config.target))?;
     if source_id == target_id {
         return Err(Error::setup(
@@ -244,11 +251,14 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
         )
         .with_hint("if one is a copy of the other, delete the row of table `system` in the copy's meta schema and start again"));
     }
-    let identity = source.identify().await.map_err(|e| e.at(&context.config.source))?;
+    let identity =
+        source.identify().await.map_err(|e| e.at(&context.config.source).of(Side::Source))?;
     // Before the catalogs: what is altered in between is then met as a change.
     let read = schemas(context.config.read(), source.default_schema());
-    let look =
-        source.look(Scope::Schemas(&read)).await.map_err(|e| e.at(&context.config.source))?;
+    let look = source
+        .look(Scope::Schemas(&read))
+        .await
+        .map_err(|e| e.at(&context.config.source).of(Side::Source))?;
     let mut outcome = plan(&context.config, source, target, context.target_is_read).await?;
     if copies::add_columns(context, &outcome.mappings).await? {
         outcome = plan(&context.config, source, target, context.target_is_read).await?;
@@ -426,7 +436,7 @@ async fn first_start(
         .source
         .create_stream(spec, intent.as_deref() == Some(&spec.slot))
         .await
-        .map_err(|e| e.at(&context.config.source))?;
+        .map_err(|e| e.at(&context.config.source).of(Side::Source))?;
     if spec.start_at.is_some() {
         // The rows were copied by other means, as of that position.
         for plan in &systems.plans {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use tidelock_core::Code;
+use tidelock_core::{Code, Side};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -134,8 +134,12 @@ pub async fn supervise(
 
 fn retrying(context: &FlowContext, error: &tidelock_core::Error, delay: Duration) {
     tracing::warn!(flow = %context.config.name, code = %error.code(), %error, delay_ms = delay.as_millis() as u64, "retrying");
-    metrics::counter!("tidelock_reconnects_total", "system" => context.config.source.clone())
-        .increment(1);
+    // What is not the source's came up where we write.
+    let system = match error.side() {
+        Some(Side::Source) => &context.config.source,
+        Some(Side::Target) | None => &context.config.target,
+    };
+    metrics::counter!("tidelock_reconnects_total", "system" => system.clone()).increment(1);
     context.shared.set_state(FlowState::Retrying, Some(ShownError::from(error)));
 }
 

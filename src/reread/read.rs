@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tidelock_core::{
     Connector, Copier, CopyTable, Error, Key, MemoryKind, MemoryScope, OpKind, Piece, Position,
-    Result, Sink, TableSchema, TransactionId, Value,
+    Result, Side, Sink, TableSchema, TransactionId, Value,
 };
 
 use self::found::{likeness, recall};
@@ -172,7 +172,7 @@ impl Rereads {
         }
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
-            copier.close_snapshot().await?;
+            copier.close_snapshot().await.map_err(|e| e.of(Side::Source))?;
         }
         for Memories { scope, put, gone } in self.gates.take() {
             sink.remember(&scope, &put, &gone).await?;
@@ -237,7 +237,7 @@ impl Rereads {
                 Ok(opened) => opened,
                 Err(error) => {
                     self.copier = None;
-                    return Err(error);
+                    return Err(error.of(Side::Source));
                 }
             };
             if let Some(upto) = opened {
@@ -253,7 +253,7 @@ impl Rereads {
 
     async fn copier(&mut self) -> Result<&mut Box<dyn Copier>> {
         if self.copier.is_none() {
-            self.copier = Some(self.source.copier().await?);
+            self.copier = Some(self.source.copier().await.map_err(|e| e.of(Side::Source))?);
         }
         self.copier.as_mut().ok_or_else(|| Error::bug("a connection that was just opened is gone"))
     }
@@ -275,7 +275,7 @@ impl Rereads {
                 Ok(piece) => piece,
                 Err(error) => {
                     self.copier = None;
-                    return Err(error);
+                    return Err(error.of(Side::Source));
                 }
             };
             if !piece.cut {
@@ -419,7 +419,7 @@ impl Rereads {
                 Ok(found) => found,
                 Err(error) => {
                     self.copier = None;
-                    return Err(error);
+                    return Err(error.of(Side::Source));
                 }
             };
             for key in found {

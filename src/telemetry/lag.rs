@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::now_micros;
 use crate::checkpoint::LagRecord;
 use crate::flow::{FlowContext, FlowState};
+use crate::telemetry::GONE;
 
 /// Looks kept; beyond that every second one of the older half goes.
 const SAMPLES_MAX: usize = 600;
@@ -112,6 +113,75 @@ impl<T: Copy> LagTracker<T> {
     }
 }
 
+/// How long the pace of a log is taken over, and how much of that there must be.
+const PACE_OVER: Duration = Duration::from_secs(600);
+const PACE_AFTER: Duration = Duration::from_secs(30);
+
+/// How fast a log has grown lately.
+#[derive(Debug, Default)]
+struct Pace {
+    written: u64,
+    looks: VecDeque<(Instant, u64)>,
+}
+
+impl Pace {
+    /// Takes a look: so much was written since the one before.
+    fn look(&mut self, now: Instant, bytes: u64) {
+        self.written = self.written.saturating_add(bytes);
+        self.looks.push_back((now, self.written));
+        while self.looks.front().is_some_and(|(at, _)| now.duration_since(*at) > PACE_OVER) {
+            self.looks.pop_front();
+        }
+    }
+
+    /// Seconds in which so many bytes more will have been written; `None` for a log at rest or known for too short.
+    fn seconds_for(&self, bytes: u64) -> Option<f64> {
+        let ((first, before), (last, now)) = (self.looks.front()?, self.looks.back()?);
+        let (over, written) = (last.duration_since(*first), now.saturating_sub(*before));
+        (over >= PACE_AFTER && written > 0)
+            .then(|| bytes as f64 * over.as_secs_f64() / written as f64)
+    }
+}
+
+/// The gauges that a sampler has set. They go with it, and each with the value that it shows.
+struct Gauges {
+    flow: String,
+    system: String,
+    shown: [bool; 3],
+}
+
+impl Gauges {
+    /// Gauges of the source: they may be those of other flows too, so only what was ours is taken away.
+    fn of_system(&mut self, values: [Option<f64>; 3]) {
+        for (n, value) in values.into_iter().enumerate() {
+            let Some(shown) = self.shown.get_mut(n) else { continue };
+            if value.is_some() || *shown {
+                let system = || self.system.clone();
+                match n {
+                    0 => metrics::gauge!("tidelock_log_headroom_bytes", "system" => system()),
+                    1 => metrics::gauge!("tidelock_log_headroom_seconds", "system" => system()),
+                    _ => metrics::gauge!("tidelock_open_transaction_age_seconds", "system" => system()),
+                }
+                .set(value.unwrap_or(GONE));
+            }
+            *shown = value.is_some();
+        }
+    }
+}
+
+impl Drop for Gauges {
+    fn drop(&mut self) {
+        self.of_system([None; 3]);
+        let flow = || self.flow.clone();
+        metrics::gauge!("tidelock_lag_seconds", "flow" => flow()).set(GONE);
+        metrics::gauge!("tidelock_lag_probe_age_seconds", "flow" => flow()).set(GONE);
+        metrics::gauge!("tidelock_checkpoint_age_seconds", "flow" => flow()).set(GONE);
+        for stage in ["unapplied", "unread", "retained"] {
+            metrics::gauge!("tidelock_lag_bytes", "flow" => flow(), "stage" => stage).set(GONE);
+        }
+    }
+}
+
 /// Looks once a second until `stop`.
 pub async fn sample(context: FlowContext, stop: CancellationToken) {
     let mut tracker: LagTracker<Instant> = LagTracker::default();
@@ -136,6 +206,9 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
     let mut known = context.checkpoint.applied(&flow).ok().flatten();
     let mut been_level = false;
     let mut nudging = Nudging::default();
+    let (mut pace, mut end) = (Pace::default(), None);
+    let mut gauges =
+        Gauges { flow: flow.clone(), system: context.config.source.clone(), shown: [false; 3] };
     loop {
         tokio::select! {
             biased;
@@ -164,6 +237,15 @@ pub async fn sample(context: FlowContext, stop: CancellationToken) {
             looked = Instant::now();
             bytes = applied.as_ref().and_then(|a| context.source.bytes_between(a, &probe.end));
             publish_bytes(&context, &flow, &probe, bytes);
+            let before = end.replace(probe.end.clone());
+            let grown = before.and_then(|before| context.source.bytes_between(&before, &probe.end));
+            pace.look(looked, grown.unwrap_or(0));
+            let paced = probe.headroom_bytes.and_then(|bytes| pace.seconds_for(bytes));
+            gauges.of_system([
+                probe.headroom_bytes.map(|bytes| bytes as f64),
+                probe.headroom_seconds.or(paced),
+                probe.open_transaction_seconds,
+            ]);
             let kept = probe.retained_bytes.filter(|_| probe.freed_by_confirming);
             if kept.is_some_and(|kept| nudging.due(kept, looked)) {
                 context.shared.save_wanted.store(true, Ordering::Relaxed);
@@ -273,16 +355,6 @@ fn publish_bytes(
     if let Some(bytes) = probe.retained_bytes {
         set("retained", bytes);
     }
-    let system = || context.config.source.clone();
-    if let Some(bytes) = probe.headroom_bytes {
-        metrics::gauge!("tidelock_log_headroom_bytes", "system" => system()).set(bytes as f64);
-    }
-    if let Some(seconds) = probe.headroom_seconds {
-        metrics::gauge!("tidelock_log_headroom_seconds", "system" => system()).set(seconds);
-    }
-    if let Some(seconds) = probe.open_transaction_seconds {
-        metrics::gauge!("tidelock_open_transaction_age_seconds", "system" => system()).set(seconds);
-    }
 }
 
 #[cfg(test)]
@@ -291,6 +363,26 @@ mod tests {
 
     fn at(n: u64) -> Position {
         Position::new(format!("{n:06}"))
+    }
+
+    #[test]
+    fn what_is_left_of_a_log_is_told_in_time_by_how_fast_it_grew() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        for second in 0..=20 {
+            pace.look(start + Duration::from_secs(second), 100);
+        }
+        assert_eq!(pace.seconds_for(1000), None, "known for too short");
+        for second in 21..=700 {
+            pace.look(start + Duration::from_secs(second), 100);
+        }
+        let seconds = pace.seconds_for(1000).expect("a pace");
+        assert!((seconds - 10.0).abs() < 1e-6, "{seconds}");
+        for second in 701..=1400 {
+            pace.look(start + Duration::from_secs(second), 0);
+        }
+        assert_eq!(pace.seconds_for(1000), None, "at rest");
+        assert!(pace.looks.len() <= 602, "{}", pace.looks.len());
     }
 
     #[test]

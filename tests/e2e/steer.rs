@@ -1,13 +1,82 @@
-//! Commands to a daemon: what they need, what they answer and where.
+//! Commands to a daemon: what they need, what they answer and where, and what its metrics say of it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::SOON;
 use super::daemon::{Daemon, command};
+
+/// A configuration that serves metrics, and where.
+fn served(text: &str) -> (String, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let address = listener.local_addr().expect("address").to_string();
+    let listen = format!("version = 1\nlisten = {address:?}\n");
+    (text.replace("version = 1\n", &listen), address)
+}
+
+fn metrics(address: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).expect("connect");
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    answer
+}
+
+/// The value of a series; none where it is not shown.
+fn value(address: &str, series: &str) -> Option<f64> {
+    let text = metrics(address);
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{series} ")))?;
+    line.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gauges_of_a_flow_that_a_reload_takes_away_go_with_it() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let both = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")]);
+    let (both, address) = served(&both);
+    let (one, _) = both.rsplit_once("[[mappings]]").expect("two");
+    let daemon = Daemon::start(folder.path(), &both);
+    // From the very start there is a state.
+    tidelock_scratch::wait_for("served", SOON, true, async || {
+        std::net::TcpStream::connect(&address).is_ok()
+    })
+    .await
+    .expect("served");
+    let states = metrics(&address);
+    assert!(states.contains("tidelock_flow_state{flow=\"b:a\",state="), "{states}");
+    daemon.streaming().await;
+    daemon.wait("lag", SOON, |flows| flows.iter().all(|f| f["lag_seconds"].is_number())).await;
+    let gauges = |flow: &str| -> Vec<String> {
+        let text = metrics(&address);
+        let kept = ["_total", "tidelock_apply_latency"];
+        text.lines()
+            .filter(|l| l.contains(&format!("flow={flow:?}")))
+            .filter(|l| !kept.iter().any(|k| l.contains(k)))
+            .map(str::to_owned)
+            .collect()
+    };
+    for name in ["lag_seconds", "flow_state", "exceptions_open", "lag_probe_age_seconds"] {
+        let there = gauges("b:a").iter().any(|l| l.starts_with(&format!("tidelock_{name}{{")));
+        assert!(there, "{name}: {:?}", gauges("b:a"));
+    }
+    std::fs::write(folder.path().join("tidelock.toml"), one).expect("config");
+    let (code, said) = daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(gauges("b:a"), Vec::<String>::new());
+    assert!(
+        gauges("a:b").iter().any(|l| l.contains("state=\"streaming\"} 1")),
+        "{:?}",
+        gauges("a:b")
+    );
+    daemon.stop();
+}
 
 /// What a command says on standard output and on standard error.
 fn apart(config: &Path, args: &[&str]) -> (i32, String, String) {

@@ -146,6 +146,15 @@ impl std::str::FromStr for Code {
     }
 }
 
+/// Which of the two systems of a flow an error came up at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where changes come from.
+    Source,
+    /// Where they go.
+    Target,
+}
+
 #[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
@@ -154,6 +163,7 @@ struct Inner {
     detail: Option<String>,
     hint: Option<String>,
     batch: Option<usize>,
+    side: Option<Side>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -171,6 +181,7 @@ impl Error {
             detail: None,
             hint: None,
             batch: None,
+            side: None,
             source: None,
         }))
     }
@@ -239,6 +250,18 @@ impl Error {
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.0.message = format!("{place}: {}", self.0.message);
         self
+    }
+
+    /// Adds which system of its flow it came up at, unless that is known already.
+    #[must_use]
+    pub fn of(mut self, side: Side) -> Self {
+        self.0.side.get_or_insert(side);
+        self
+    }
+
+    /// Which system of its flow it came up at, if that is known.
+    pub fn side(&self) -> Option<Side> {
+        self.0.side
     }
 
     /// What it is about.
