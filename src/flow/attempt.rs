@@ -79,6 +79,20 @@ pub async fn attempt(
 ) -> std::result::Result<Ended, Failed> {
     // Cancelled from within, too: when the mappings must be planned anew.
     let stop = &asked.child_token();
+    let paused = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(Ended::Stopped),
+        paused = is_paused(context) => paused,
+    };
+    if paused {
+        context.shared.set_state(FlowState::Paused, None);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = name_mappings(context) => {}
+        }
+        return Ok(Ended::Paused);
+    }
     let begin = async {
         let systems = start::systems(context).await?;
         let started = start::start(context, &systems, mapping_stop.as_ref()).await?;
@@ -250,6 +264,27 @@ pub async fn attempt(
     match Box::pin(streaming).await {
         Ok(Ended::Stopped) if !asked.is_cancelled() => Ok(Ended::Replan),
         other => other,
+    }
+}
+
+/// Whether a person paused the flow: asked before all else, so that it shows whatever has become of the source. A target
+/// that cannot be asked is met again below.
+async fn is_paused(context: &FlowContext) -> bool {
+    let states = context.target.read_states(&context.pipeline).await.unwrap_or_default();
+    states.iter().any(|s| {
+        s.flow == context.config.name && s.mapping.is_empty() && s.state == StoredState::Paused
+    })
+}
+
+/// A paused flow needs no more than the names of its mappings, as far as they can be had.
+async fn name_mappings(context: &FlowContext) {
+    if !context.shared.mappings().is_empty() {
+        return;
+    }
+    let (source, target) = (&*context.source, &*context.target);
+    if let Ok(plan) = start::plan(&context.config, source, target, context.target_is_read).await {
+        let failed = plan.failed.iter().map(|(name, _)| name.as_str());
+        context.shared.set_mappings(plan.mappings.iter().map(|p| &*p.name).chain(failed));
     }
 }
 

@@ -35,6 +35,45 @@ fn value(address: &str, series: &str) -> Option<f64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flow_whose_source_is_away_can_be_paused_and_each_failure_counts_for_its_system() {
+    let (a, b) = (super::postgres().await, super::postgres().await);
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let (text, address) = served(&super::config(folder.path(), &systems, &[("a", "b")]));
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let reconnects =
+        |system: &str| value(&address, &format!("tidelock_reconnects_total{{system={system:?}}}"));
+    assert_eq!((reconnects("a"), reconnects("b")), (Some(0.0), Some(0.0)));
+
+    a.stop().await.expect("stop");
+    let state = |wanted: &'static str| move |flows: &[Value]| flows[0]["state"] == wanted;
+    daemon.wait("retrying", SOON, state("retrying")).await;
+    assert!(reconnects("a") > Some(0.0), "{}", metrics(&address));
+    assert_eq!(reconnects("b"), Some(0.0), "the source alone is away");
+    let (code, said) = daemon.command(&["pause"]);
+    assert!(code == 0 && said == "paused a:b\n", "{said}");
+    assert_eq!(daemon.flows()[0]["state"], "paused");
+    // Of a process that has never met the source, too.
+    daemon.kill_and_start();
+    daemon.wait("paused", SOON, state("paused")).await;
+    a.start_again().await.expect("start");
+    let (code, said) = daemon.command(&["resume"]);
+    assert!(code == 0, "{said}");
+    daemon.streaming().await;
+
+    let before = reconnects("a");
+    b.stop().await.expect("stop");
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'x')").await.expect("insert");
+    daemon.wait("retrying", SOON, state("retrying")).await;
+    assert!(reconnects("b") > Some(0.0), "{}", metrics(&address));
+    assert_eq!(reconnects("a"), before, "the target alone is away");
+    b.start_again().await.expect("start");
+    daemon.streaming().await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_gauges_of_a_flow_that_a_reload_takes_away_go_with_it() {
     let (a, b) = (super::postgres().await, super::mysql().await);
     let folder = tempfile::tempdir().expect("folder");
