@@ -134,7 +134,9 @@ impl Applier {
         let route = &mut self.routes.routes[route];
         let Role::Mapped(followed) = &route.role else { return Err(not_followed()) };
         let Some(mapped) = followed.mapped.get(nth) else { return Err(not_followed()) };
-        made(&mut route.bound, nth, || BoundPlan::new(&mapped.plan, shape))
+        let bound = made(&mut route.bound, nth, || BoundPlan::new(&mapped.plan, shape))?;
+        bound.tick();
+        Ok(bound)
     }
 
     /// What of a view a change of a table touches.

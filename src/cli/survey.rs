@@ -168,7 +168,9 @@ impl Surveyed<'_> {
             Wanted::Column => {
                 compile_column(&text.text, &origin.fields, &plan.values, &*plan.lookups).ok()
             }
-            Wanted::Value | Wanted::Condition => origin.compile(text, wanted, "").ok(),
+            Wanted::Value | Wanted::Condition | Wanted::Rule => {
+                origin.compile(text, wanted, "").ok()
+            }
         };
         compiled.ok_or_else(|| Error::bug("a planned expression does not compile"))
     }

@@ -29,8 +29,10 @@ pub enum Wanted {
     Value,
     /// A value of any type for a column of rows that are written: it may be looked up.
     Column,
-    /// A truth value.
+    /// A truth value, of a row as it is.
     Condition,
+    /// A truth value, of a row that is sent and what it was before.
+    Rule,
 }
 
 impl<'a> Origin<'a> {
@@ -88,7 +90,8 @@ pub fn compile(
     let scope = scope(fields, values, &NoLookups);
     match wanted {
         Wanted::Value | Wanted::Column => expr::compile(text, &scope),
-        Wanted::Condition => expr::compile_condition(text, &scope),
+        Wanted::Rule => expr::compile_condition(text, &scope),
+        Wanted::Condition => expr::compile_condition(text, &Scope { old: false, ..scope }),
     }
 }
 
@@ -134,12 +137,17 @@ pub fn sql_type(data_type: &DataType) -> Option<&'static str> {
     })
 }
 
+/// The time that the expressions of a row see. It is taken once for all of them.
+pub fn now() -> Instant {
+    Instant(crate::apply::now_micros())
+}
+
 /// What expressions of a mapping look at besides the row.
-pub fn env(plan: &MappingPlan) -> Env<'_> {
-    env_of(&plan.values)
+pub fn env(plan: &MappingPlan, now: Instant) -> Env<'_> {
+    env_of(&plan.values, now)
 }
 
 /// What expressions of these values look at besides the row.
-pub fn env_of(values: &Values) -> Env<'_> {
-    Env { now: Instant(crate::apply::now_micros()), dictionaries: values, mask_key: values.mask() }
+pub fn env_of(values: &Values, now: Instant) -> Env<'_> {
+    Env { now, dictionaries: values, mask_key: values.mask() }
 }

@@ -55,6 +55,11 @@ impl KeptPlan {
         &self.copy.name
     }
 
+    /// The column of what its codes stand for.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
     /// What the source must deliver for it. It is read when the log has been opened, so a server may be told of it then.
     pub fn source_table(&self) -> SourceTable {
         SourceTable {
@@ -463,7 +468,7 @@ impl Keeper {
         let plan = self.plan.clone();
         let bound = self.bind(shape)?;
         if let Some(filter) = &bound.filter {
-            let env = computed::env_of(&plan.values);
+            let env = computed::env_of(&plan.values, computed::now());
             let input = Input { new: &row.0, old: None, lookups: &[], env: &env };
             let told = filter.test(&input).map_err(|error| {
                 Error::data(Code::Expression, format!("dictionary {}: where: {error}", plan.name))

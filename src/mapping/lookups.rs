@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidelock_core::{
-    Code, Error, JsonForm, LookupTarget, Result, Row, TableName, TargetColumn, Value, alike,
+    Code, Error, Instant, JsonForm, LookupTarget, Result, Row, TableName, TargetColumn, Value,
+    alike,
 };
 
 use super::computed;
@@ -282,6 +283,8 @@ pub struct Wait {
     seek: Arc<Seek>,
     new: Box<[Value]>,
     old: Option<Box<[Value]>>,
+    /// The time that its expression sees, whenever it is answered.
+    now: Instant,
     answers: Vec<Answer>,
     asks: usize,
     given: Vec<Value>,
@@ -336,7 +339,7 @@ impl Seek {
     }
 
     /// The cell of a row, or what it waits for. What the log does not carry of what a cell that waits depends on makes it `Unchanged`.
-    pub fn begin(self: &Arc<Self>, row: &Row, old: Option<&Row>) -> Result<Begun> {
+    pub fn begin(self: &Arc<Self>, row: &Row, old: Option<&Row>, now: Instant) -> Result<Begun> {
         let cells = |row: &Row| -> Result<Box<[Value]>> {
             let cell = |&at: &usize| row.0.get(at).cloned();
             let cells: Option<Box<[Value]>> = self.fields.iter().map(cell).collect();
@@ -349,6 +352,7 @@ impl Seek {
             seek: self.clone(),
             new,
             old,
+            now,
             answers: vec![Answer::Open; self.lookups.len()],
             asks: 0,
             given: Vec::new(),
@@ -426,7 +430,7 @@ impl Wait {
 
     fn run(&mut self) -> Result<Option<Value>> {
         let seek = self.seek.clone();
-        let env = computed::env(&seek.plan);
+        let env = computed::env(&seek.plan, self.now);
         let input =
             Input { new: &self.new, old: self.old.as_deref(), lookups: &self.answers, env: &env };
         match seek.expr.run(&input).map_err(|error| seek.failed(&error))? {

@@ -7,14 +7,17 @@
 //!
 //! **What changes nothing.** An update that leaves every mapped value as it was is not sent, where the log carries
 //! the old row.
+//!
+//! **What the log does not carry.** A column that did not change may be left out of the log. A cell that is made of it alone stays as it
+//! is; one that is made of others, too, which changed, cannot be told: the row is read again by its key.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Code, Delete, Error, JsonForm, Key, OldRow, Op, Result, Row, TableSchema, TargetColumn, Update,
-    Value, WriteOp,
+    Code, Delete, Error, Instant, JsonForm, Key, OldRow, Op, Result, Row, TableSchema,
+    TargetColumn, Update, Value, WriteOp,
 };
 
 use super::computed;
@@ -22,7 +25,7 @@ use super::convert::{Conversion, Misfit, Rule, Target, compatible};
 use super::lookups::{Begun, Seek, Wait};
 use super::plan::{ColumnPlan, EndPlan, Feed, MappingPlan};
 use super::rules::{self, Holds, Rules, Signs};
-use crate::expr::{Expr, Field, Input};
+use crate::expr::{Env, Expr, Field, Input};
 
 /// One row for the target.
 #[derive(Debug, Clone)]
@@ -84,9 +87,19 @@ pub enum Becomes {
     Unknown {
         /// The key.
         key: Key,
-        /// The removal of the row that had another key before.
+        /// What is written before: the removal of the row that had another key, or what the log tells of the row.
         moved: Option<Write>,
     },
+}
+
+impl Becomes {
+    /// A write, and the key by which its row is read again, if it is.
+    fn of(write: Write, reread: Option<Key>) -> Becomes {
+        match reread {
+            Some(key) => Becomes::Unknown { key, moved: Some(write) },
+            None => Becomes::Write(write),
+        }
+    }
 }
 
 /// A mapping plan tied to one shape of the source's rows.
@@ -102,6 +115,10 @@ pub struct BoundPlan {
     /// Whether the cells are the source's columns, all of them and in their order.
     in_place: bool,
     computes: bool,
+    /// Whether a cell, or what must hold of a row, takes several columns of the source together.
+    joins: bool,
+    /// The time that expressions see.
+    now: Instant,
     /// Where the key is by which the source's rows are read.
     copy_key: Option<Vec<usize>>,
     partial: HashMap<Vec<usize>, Arc<[usize]>>,
@@ -189,20 +206,33 @@ impl BoundPlan {
         Ok(BoundPlan {
             end: End::new(plan, &fields)?,
             plain: plan.rows.takes_all() && plan.rows.on_change.is_none() && !plan.rows.is_gated(),
-            rules,
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
             key: plan.target.key.iter().copied().collect(),
             in_place: cells.len() == shape.columns.len()
                 && places.iter().enumerate().all(|(at, place)| *place == Some(at)),
             computes: places.iter().any(Option::is_none),
+            joins: cells.iter().any(|cell| cell.reads().len() > 1) || rules.join(),
+            now: computed::now(),
             copy_key: plan.copy.as_ref().and_then(|copy| {
                 let place = |name: &String| shape.columns.iter().position(|c| c.name == *name);
                 copy.key.iter().map(place).collect()
             }),
             cells,
+            rules,
             partial: HashMap::new(),
         })
+    }
+
+    /// A row comes: its expressions see the time of now, all of them the same.
+    pub fn tick(&mut self) {
+        if self.computes || !self.plain {
+            self.now = computed::now();
+        }
+    }
+
+    fn env(&self) -> Env<'_> {
+        computed::env(&self.plan, self.now)
     }
 
     /// Whether cells of its rows may wait for lookups.
@@ -246,12 +276,14 @@ impl BoundPlan {
         if self.plain {
             return Ok(true);
         }
-        match self.rules.holds(&self.plan, &row.0)? {
+        let lacks = || Error::bug(format!("{}: a copied row lacks a cell", self.plan.source));
+        match self.rules.holds(&self.plan, &row.0, &self.env())? {
             Holds::No => Ok(false),
-            Holds::Yes => self.rules.check(&self.plan, &row.0, None).map(|()| true),
-            Holds::Untold => {
-                Err(Error::bug(format!("{}: a copied row lacks a cell", self.plan.source)))
-            }
+            Holds::Yes => match self.rules.check(&self.plan, &row.0, None, &self.env())? {
+                true => Ok(true),
+                false => Err(lacks()),
+            },
+            Holds::Untold => Err(lacks()),
         }
     }
 
@@ -294,12 +326,12 @@ impl BoundPlan {
             let cell = |at: &usize| row.0.get(*at).filter(|v| !v.is_unchanged()).cloned();
             places.iter().map(cell).collect()
         });
-        Ok((self.rules.signs(&self.plan, &row.0)?, key))
+        Ok((self.rules.signs(&self.plan, &row.0, &self.env())?, key))
     }
 
     /// On which side of the mapping's edge a whole row is.
     pub fn signs_of(&self, row: &Row) -> Result<Option<Signs>> {
-        self.rules.signs(&self.plan, &row.0)
+        self.rules.signs(&self.plan, &row.0, &self.env())
     }
 
     /// The plan.
@@ -328,10 +360,15 @@ impl BoundPlan {
         match op {
             Op::Insert(insert) => {
                 if !self.plain {
-                    match self.rules.holds(&self.plan, &insert.new.0)? {
+                    let row = &insert.new;
+                    match self.rules.holds(&self.plan, &row.0, &self.env())? {
                         Holds::No => return Ok(Becomes::Nothing),
-                        Holds::Yes => self.rules.check(&self.plan, &insert.new.0, None)?,
-                        Holds::Untold => return self.unknown(&insert.new, None),
+                        Holds::Yes => {
+                            if !self.rules.check(&self.plan, &row.0, None, &self.env())? {
+                                return self.unknown(row, None);
+                            }
+                        }
+                        Holds::Untold => return self.unknown(row, None),
                     }
                 }
                 self.insert(insert.new, WriteOp::Insert).map(Becomes::Write)
@@ -339,7 +376,9 @@ impl BoundPlan {
             Op::Update(update) => self.update(update),
             Op::Delete(delete) => {
                 let old = delete.old.row().ok_or_else(|| self.identity_missing())?;
-                if self.rules.filters() && self.rules.holds(&self.plan, &old.0)? == Holds::No {
+                if self.rules.filters()
+                    && self.rules.holds(&self.plan, &old.0, &self.env())? == Holds::No
+                {
                     return Ok(Becomes::Nothing);
                 }
                 self.ended(&delete, old)
@@ -366,8 +405,11 @@ impl BoundPlan {
     }
 
     fn update(&mut self, update: Update) -> Result<Becomes> {
-        let Update { old, new } = update;
-        let (mut before, mut worth) = (Holds::Yes, true);
+        let Update { old, mut new } = update;
+        if self.joins && !new.is_full() {
+            new = told(new, &old);
+        }
+        let (mut before, mut worth, mut judged) = (Holds::Yes, true, true);
         if !self.plain {
             // What did not change and is not in the log of the new row may be in that of the old one.
             let filled = filled(&new, &old);
@@ -375,36 +417,43 @@ impl BoundPlan {
             let was = old.row();
             if self.rules.filters() {
                 before = match was {
-                    Some(row) => self.rules.holds(&self.plan, &row.0)?,
+                    Some(row) => self.rules.holds(&self.plan, &row.0, &self.env())?,
                     None => Holds::Untold,
                 };
             }
-            match (before, self.rules.holds(&self.plan, &seen.0)?) {
+            match (before, self.rules.holds(&self.plan, &seen.0, &self.env())?) {
                 (Holds::No, Holds::No) => return Ok(Becomes::Nothing),
                 (_, Holds::Untold) => return self.unknown(&new, was),
                 (_, Holds::No) => return self.left(old, new),
                 (Holds::No, Holds::Yes) => {
-                    self.rules.check(&self.plan, &seen.0, None)?;
+                    let judged = self.rules.check(&self.plan, &seen.0, None, &self.env())?;
                     // There is nothing of it at the target, under whatever key it was.
-                    return match seen.is_full() {
+                    return match seen.is_full() && judged {
                         true => self.insert(seen.clone(), WriteOp::Insert).map(Becomes::Write),
                         false => self.unknown(&new, was),
                     };
                 }
                 (Holds::Yes | Holds::Untold, Holds::Yes) => {}
             }
-            self.rules.check(&self.plan, &seen.0, was.map(|row| &*row.0))?;
+            judged = self.rules.check(&self.plan, &seen.0, was.map(|row| &*row.0), &self.env())?
+                || !self.rules.concerns(|at| self.may_differ(&old, seen, at));
             worth = self.rules.is_worth(&new.0, full(&old));
             if let Some(filled) = filled {
                 // Nothing partial of rows that come and go: one that is read again may be gone ahead of the log.
-                return self.send(old, filled, before, worth);
+                return self.send(old, filled, before, (worth, judged));
             }
         }
-        self.send(old, new, before, worth)
+        self.send(old, new, before, (worth, judged))
     }
 
-    /// An update of a row that is to be at the target.
-    fn send(&mut self, old: OldRow, new: Row, before: Holds, worth: bool) -> Result<Becomes> {
+    /// An update of a row that is to be at the target: whether it is worth sending, and whether all that must hold of it is told.
+    fn send(
+        &mut self,
+        old: OldRow,
+        new: Row,
+        before: Holds,
+        (worth, judged): (bool, bool),
+    ) -> Result<Becomes> {
         let told = full(&old);
         // Where changes are kept back, the target may not have what was before.
         let gated = self.plan.rows.is_gated();
@@ -416,7 +465,9 @@ impl BoundPlan {
             return Ok(Becomes::Nothing);
         }
         let again = before == Holds::Untold || self.plan.call.is_some() || gated;
-        let source = again.then(|| new.0.clone());
+        let partial = self.joins && !new.is_full();
+        let fed = if partial { self.fed(&old, &new) } else { Vec::new() };
+        let source = (again || partial).then(|| new.0.clone());
         let (mut row, mut waits) = self.take_all(new, told)?;
         let mut old_key = None;
         let mut moved = false;
@@ -436,19 +487,23 @@ impl BoundPlan {
         let key = self.hash_key(|i| &row[i]);
         let full = !row.iter().any(Value::is_unchanged);
         let uniques = self.uniques(Some(&row), old.row());
-        if full && !moved {
-            return Ok(Becomes::Write(Write {
-                op: WriteOp::Overwrite,
-                columns: self.all.clone(),
-                row,
-                keys: [key, key],
-                uniques,
-                waits,
-            }));
-        }
-        if !full && again {
+        if again && (!full || !judged) {
             // It may be one that has just come; and a routine takes whole rows, as does a row of which changes were kept back.
             return self.unknown(&Row(source.unwrap_or_default()), old.row());
+        }
+        // A cell is made of what changed and of what the log does not carry, or a rule looks at both: the row is read again, in
+        // the same transaction. What the log tells is written before: later changes find the row where they expect it, though
+        // the reading may have found it gone or moved already. So a row that moves is read as well: the reading for a change
+        // before may have looked for it under its old key.
+        let lacks = !judged || (!full && (moved || fed.iter().any(|&n| row[n].is_unchanged())));
+        let reread = match partial && lacks {
+            true => Some(self.known_key(&Row(source.unwrap_or_default()), old.row())?),
+            false => None,
+        };
+        if full && !moved {
+            let (op, columns) = (WriteOp::Overwrite, self.all.clone());
+            let write = Write { op, columns, row, keys: [key, key], uniques, waits };
+            return Ok(Becomes::of(write, reread));
         }
         let old_key = old_key.unwrap_or_else(|| self.key.iter().map(|&i| row[i].clone()).collect());
         let keys = [key, hash(old_key.iter())];
@@ -459,7 +514,10 @@ impl BoundPlan {
                 .filter(|&i| !row[i].is_unchanged() && (moved || !self.key.contains(&i)))
                 .collect::<Vec<_>>();
             if present.is_empty() {
-                return Ok(Becomes::Nothing);
+                return Ok(match reread {
+                    Some(key) => Becomes::Unknown { key, moved: None },
+                    None => Becomes::Nothing,
+                });
             }
             let cached =
                 self.partial.entry(present).or_insert_with_key(|k| Arc::from(k.as_slice()));
@@ -468,7 +526,29 @@ impl BoundPlan {
         let mut cells: Vec<Value> = columns.iter().map(|&i| row[i].clone()).collect();
         cells.extend(old_key);
         waits.retain(|wait| columns.contains(&wait.column()));
-        Ok(Becomes::Write(Write { op, columns, row: cells.into(), keys, uniques, waits }))
+        let write = Write { op, columns, row: cells.into(), keys, uniques, waits };
+        Ok(Becomes::of(write, reread))
+    }
+
+    /// Whether a column of the source may have another value after a change than before.
+    fn may_differ(&self, old: &OldRow, new: &Row, at: usize) -> bool {
+        let Some(now) = new.0.get(at).filter(|now| !now.is_unchanged()) else { return false };
+        match old.row() {
+            Some(old) => old.0.get(at).is_none_or(|was| was.is_unchanged() || !now.is_same(was)),
+            // What tells rows apart did not change then.
+            None => !self.copy_key.as_ref().is_some_and(|key| key.contains(&at)),
+        }
+    }
+
+    /// The cells of which an input may have changed, while the log does not carry another.
+    fn fed(&self, old: &OldRow, new: &Row) -> Vec<usize> {
+        let untold = |at: usize| new.0.get(at).is_none_or(Value::is_unchanged);
+        let is_fed = |cell: &Cell| {
+            let reads = cell.reads();
+            reads.iter().any(|&at| untold(at))
+                && reads.iter().any(|&at| self.may_differ(old, new, at))
+        };
+        (0..self.cells.len()).filter(|&n| self.cells.get(n).is_some_and(is_fed)).collect()
     }
 
     /// The reading of a row that is not at the target, and of which the log does not carry all.
@@ -499,17 +579,7 @@ impl BoundPlan {
 
     /// The row is to be read again by its key.
     fn unknown(&self, new: &Row, old: Option<&Row>) -> Result<Becomes> {
-        let Some(places) = &self.copy_key else {
-            return Err(self
-                .error(Code::UpdateMissing, "a row may have come into the filter, and the log does not carry all of it")
-                .with_hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"));
-        };
-        let told = |row: &Row, at: usize| row.0.get(at).filter(|v| !v.is_unchanged()).cloned();
-        let key: Option<Key> = places
-            .iter()
-            .map(|&at| told(new, at).or_else(|| old.and_then(|old| told(old, at))))
-            .collect();
-        let key = key.ok_or_else(|| self.identity_missing())?;
+        let key = self.known_key(new, old)?;
         let before = old.and_then(|old| self.key_of(old).ok());
         let after = self.convert_keys(new)?;
         let changed = |(old, new): (&Value, &Value)| !new.is_unchanged() && !old.is_same(new);
@@ -517,6 +587,21 @@ impl BoundPlan {
             .filter(|before| before.iter().zip(&after).any(changed))
             .map(|before| Self::remove(&self.plan, &before));
         Ok(Becomes::Unknown { key, moved })
+    }
+
+    /// The key at the source of a row of which the log carries a part.
+    fn known_key(&self, new: &Row, old: Option<&Row>) -> Result<Key> {
+        let Some(places) = &self.copy_key else {
+            return Err(self
+                .error(Code::UpdateMissing, "the log does not carry all of a row that is needed whole, and there is no key by which it could be read")
+                .with_hint("set REPLICA IDENTITY FULL (PostgreSQL) or binlog_row_image = FULL (MySQL, MariaDB)"));
+        };
+        let told = |row: &Row, at: usize| row.0.get(at).filter(|v| !v.is_unchanged()).cloned();
+        let key: Option<Key> = places
+            .iter()
+            .map(|&at| told(new, at).or_else(|| old.and_then(|old| told(old, at))))
+            .collect();
+        key.ok_or_else(|| self.identity_missing())
     }
 
     /// Whether an update leaves every mapped value as it was.
@@ -543,7 +628,7 @@ impl BoundPlan {
         for cell in doubtful {
             let alike = match self.cells.get(cell).map(|cell| &cell.from) {
                 Some(From::Sought { seek, .. }) => {
-                    match (seek.begin(new, None)?, seek.begin(old, None)?) {
+                    match (seek.begin(new, None, self.now)?, seek.begin(old, None, self.now)?) {
                         (Begun::Value(new), Begun::Value(old)) => new.is_same(&old),
                         (Begun::Wait(new), Begun::Wait(old)) => new.is_same(&old),
                         (Begun::Value(_), Begun::Wait(_)) | (Begun::Wait(_), Begun::Value(_)) => {
@@ -735,7 +820,7 @@ impl BoundPlan {
                         let value = self.evaluate(expr, &row, old, Some(n))?;
                         computed.push(self.take(n, value)?);
                     }
-                    From::Sought { seek, .. } => match seek.begin(&row, old)? {
+                    From::Sought { seek, .. } => match seek.begin(&row, old, self.now)? {
                         Begun::Value(value) => computed.push(value),
                         Begun::Wait(wait) => {
                             waits.push(wait);
@@ -780,7 +865,7 @@ impl BoundPlan {
                 self.take(cell, self.evaluate(expr, row, None, Some(cell))?)
             }
             // Where this is asked, nothing is written: it is no part of a key.
-            From::Sought { seek, .. } => Ok(match seek.begin(row, None)? {
+            From::Sought { seek, .. } => Ok(match seek.begin(row, None, self.now)? {
                 Begun::Value(value) => value,
                 Begun::Wait(_) => Value::Null,
             }),
@@ -794,7 +879,7 @@ impl BoundPlan {
         old: Option<&Row>,
         column: Option<usize>,
     ) -> Result<Value> {
-        let env = computed::env(&self.plan);
+        let env = self.env();
         let input = Input { new: &row.0, old: old.map(|old| &*old.0), lookups: &[], env: &env };
         expr.eval(&input).map_err(|error| {
             let column = column.and_then(|c| self.plan.target.columns.get(c));
@@ -839,7 +924,7 @@ pub fn mark(plan: &MappingPlan, key: &[Value]) -> Result<Write> {
     let End::Set { columns, values } = End::new(plan, &[])? else {
         return Err(Error::bug("a row is to be marked by a mapping that marks none"));
     };
-    let env = computed::env(plan);
+    let env = computed::env(plan, computed::now());
     let mut cells = Vec::with_capacity(values.len() + key.len());
     for (expr, convert) in &values {
         let value = expr
@@ -894,7 +979,7 @@ pub fn constant(plan: &MappingPlan, column: usize) -> Result<Value> {
         return Err(Error::bug("a column of the source was taken for a constant"));
     };
     let expr = bind(&computed.text.text, &[], plan, &to.name)?;
-    let env = computed::env(plan);
+    let env = computed::env(plan, computed::now());
     let value = expr
         .eval(&Input { new: &[], old: None, lookups: &[], env: &env })
         .map_err(|error| rules::failed(plan, &to.name, &error))?;
@@ -914,6 +999,15 @@ impl Cell {
         match self.from {
             From::Column { at, .. } => Some(at),
             From::Computed { .. } | From::Sought { .. } => None,
+        }
+    }
+
+    /// The columns of the source that it is made of.
+    fn reads(&self) -> &[usize] {
+        match &self.from {
+            From::Column { at, .. } => std::slice::from_ref(at),
+            From::Computed { expr, .. } => expr.fields(),
+            From::Sought { reads, .. } => reads,
         }
     }
 }
@@ -954,6 +1048,16 @@ fn full(old: &OldRow) -> Option<&Row> {
         OldRow::Full(row) => Some(row),
         OldRow::Key(_) | OldRow::Absent => None,
     }
+}
+
+/// A new row with what did not change taken from the old one, as far as the log has it.
+fn told(mut new: Row, old: &OldRow) -> Row {
+    for (cell, was) in new.0.iter_mut().zip(old.row().iter().flat_map(|old| &old.0)) {
+        if cell.is_unchanged() {
+            cell.clone_from(was);
+        }
+    }
+    new
 }
 
 /// A new row with what did not change taken from the old one, where that is needed and the log has it.

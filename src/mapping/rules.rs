@@ -5,7 +5,7 @@ use tidelock_core::{Code, Error, Result, Row, TableSchema, Value};
 use super::computed::{self, Wanted};
 use super::plan::MappingPlan;
 use crate::config::Placed;
-use crate::expr::{EvalError, EvalErrorKind, Expr, Input, Truth};
+use crate::expr::{Env, EvalError, EvalErrorKind, Expr, Input, Truth};
 use crate::reread::memory::hash;
 
 /// Whether a row meets the filter.
@@ -48,18 +48,21 @@ impl Rules {
     /// Ties a plan's rules to a shape; [`Code::SchemaDrift`] if they do not fit it any more.
     pub fn new(plan: &MappingPlan, shape: &TableSchema) -> Result<Rules> {
         let fields = computed::fields_of(shape);
-        let condition = |text: &str, what: &str| {
-            computed::compile(text, &fields, &plan.values, Wanted::Condition).map_err(|fault| {
+        let compiled = |text: &str, what: &str, wanted: Wanted| {
+            computed::compile(text, &fields, &plan.values, wanted).map_err(|fault| {
                 Error::data(Code::SchemaDrift, format!("{}: {what}: {}", shape.name, fault.message))
                     .with_hint("mend the condition or the table, then take the mapping up again")
             })
         };
+        let condition = |text: &str, what: &str| compiled(text, what, Wanted::Condition);
         let rows = &plan.rows;
         let filter = rows.filter.as_ref().map(|f| condition(&f.text, "where")).transpose()?;
         let checks = rows
             .checks
             .iter()
-            .map(|check| Ok((condition(&check.rule.text, "validate")?, check.says.clone())))
+            .map(|check| {
+                Ok((compiled(&check.rule.text, "validate", Wanted::Rule)?, check.says.clone()))
+            })
             .collect::<Result<Vec<_>>>()?;
         let place = |name: &String| {
             shape.columns.iter().position(|c| c.name == *name).ok_or_else(|| {
@@ -99,11 +102,10 @@ impl Rules {
     }
 
     /// Whether a row meets the filter.
-    pub fn holds(&self, plan: &MappingPlan, row: &[Value]) -> Result<Holds> {
+    pub fn holds(&self, plan: &MappingPlan, row: &[Value], env: &Env<'_>) -> Result<Holds> {
         let Some(filter) = &self.filter else { return Ok(Holds::Yes) };
-        let env = computed::env(plan);
         let told = filter
-            .test(&Input { new: row, old: None, lookups: &[], env: &env })
+            .test(&Input { new: row, old: None, lookups: &[], env })
             .map_err(|error| failed(plan, "where", &error))?;
         Ok(match told {
             Truth::True => Holds::Yes,
@@ -114,10 +116,9 @@ impl Rules {
 
     /// On which side of the mapping's edge a row is; nothing where it has none, or where the log does not carry
     /// what that depends on: then the row is sent.
-    pub fn signs(&self, plan: &MappingPlan, row: &[Value]) -> Result<Option<Signs>> {
+    pub fn signs(&self, plan: &MappingPlan, row: &[Value], env: &Env<'_>) -> Result<Option<Signs>> {
         let Some(edge) = &self.edge else { return Ok(None) };
-        let env = computed::env(plan);
-        let input = Input { new: row, old: None, lookups: &[], env: &env };
+        let input = Input { new: row, old: None, lookups: &[], env };
         let test = |expr: &Expr| expr.test(&input).map_err(|error| failed(plan, "edge", &error));
         let rise = test(&edge.rise)?;
         let mut fall = match &edge.fall {
@@ -139,25 +140,49 @@ impl Rules {
         Ok(Some(Signs { rise: rise == Truth::True, fall: fall == Truth::True, tells_fall }))
     }
 
-    /// Whether a row that is about to be sent may be. What the log does not carry was looked at when it was written.
-    pub fn check(&self, plan: &MappingPlan, new: &[Value], old: Option<&[Value]>) -> Result<()> {
-        if self.checks.is_empty() {
-            return Ok(());
-        }
-        let env = computed::env(plan);
+    /// Judges a row that is about to be sent. Whether all rules could be judged: the log may not carry what they look at.
+    pub fn check(
+        &self,
+        plan: &MappingPlan,
+        new: &[Value],
+        old: Option<&[Value]>,
+        env: &Env<'_>,
+    ) -> Result<bool> {
+        let mut judged = true;
         for (rule, says) in &self.checks {
-            let told = rule
-                .test(&Input { new, old, lookups: &[], env: &env })
-                .map_err(|error| failed(plan, "validate", &error))?;
-            if told == Truth::False {
-                return Err(Error::data(
-                    Code::Invalid,
-                    format!("{}: a row is not valid: {says}", plan.source),
-                )
-                .with_hint("mend the row at the source, or the rule in the configuration"));
+            let test = |old: Option<&[Value]>| {
+                rule.test(&Input { new, old, lookups: &[], env })
+                    .map_err(|error| failed(plan, "validate", &error))
+            };
+            let mut told = test(old)?;
+            let whole = rule.fields().iter().all(|&at| new.get(at).is_some_and(is_told));
+            if told == Truth::NotInLog && whole {
+                // What is not known of the row before the change is NULL; no reading would bring it.
+                told = test(None)?;
+            }
+            match told {
+                Truth::True => {}
+                Truth::NotInLog => judged = false,
+                Truth::False | Truth::Null => {
+                    return Err(Error::data(
+                        Code::Invalid,
+                        format!("{}: a row is not valid: {says}", plan.source),
+                    )
+                    .with_hint("mend the row at the source, or the rule in the configuration; where NULL is right: x IS NULL OR ..."));
+                }
             }
         }
-        Ok(())
+        Ok(judged)
+    }
+
+    /// Whether a rule looks at one of the columns that are so.
+    pub fn concerns(&self, is: impl Fn(usize) -> bool) -> bool {
+        self.checks.iter().any(|(rule, _)| rule.fields().iter().any(|&at| is(at)))
+    }
+
+    /// Whether a rule looks at several columns together.
+    pub fn join(&self) -> bool {
+        self.checks.iter().any(|(rule, _)| rule.fields().len() > 1)
     }
 
     /// Whether an update changes what makes it worth sending. What the log does not tell passes for a change.
@@ -169,6 +194,10 @@ impl Rules {
             _ => true,
         })
     }
+}
+
+fn is_told(value: &Value) -> bool {
+    !value.is_unchanged()
 }
 
 /// An expression that failed over a row.

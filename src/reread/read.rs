@@ -298,10 +298,10 @@ impl Rereads {
             let bound = BoundPlan::new(plan, shape)?;
             self.bound.insert(plan.name.clone(), (shape.version, bound));
         }
-        self.bound
-            .get_mut(&plan.name)
-            .map(|(_, bound)| bound)
-            .ok_or_else(|| Error::bug("a plan that was just bound is gone"))
+        let bound = self.bound.get_mut(&plan.name).map(|(_, bound)| bound);
+        let bound = bound.ok_or_else(|| Error::bug("a plan that was just bound is gone"))?;
+        bound.tick();
+        Ok(bound)
     }
 
     /// Rows of a table, of which the log told a part.

@@ -275,7 +275,7 @@ impl Way {
 
     fn counts(&self, plan: &MappingPlan, row: &Row) -> Result<bool> {
         let Some(filter) = &self.filter else { return Ok(true) };
-        let env = computed::env(plan);
+        let env = computed::env(plan, computed::now());
         let told = filter
             .test(&Input { new: &row.0, old: None, lookups: &[], env: &env })
             .map_err(|error| failed(plan, "where of a track", &error))?;

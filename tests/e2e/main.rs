@@ -14,6 +14,7 @@ mod exposure;
 mod folder;
 mod hostile;
 mod init;
+mod joined;
 mod lag;
 mod lookups;
 mod mappings;

@@ -178,7 +178,7 @@ async fn explained(one: &Chosen<'_>, plan: &MappingPlan) -> Result<Explained> {
         .checks
         .iter()
         .map(|check| {
-            let rule = used.expression(&check.rule, Wanted::Condition, over)?;
+            let rule = used.expression(&check.rule, Wanted::Rule, over)?;
             Ok(Rule { says: check.says.clone(), rule })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -74,7 +74,7 @@ impl Compiler<'_> {
             [row, name] if row.quote_style.is_none() && row.value.eq_ignore_ascii_case("old") => {
                 if !self.scope.old {
                     return Err(Fault::new(whole, "the row before the change is not known here")
-                        .hint("old.column may be written in conditions on changes"));
+                        .hint("old.column may stand in [mappings.columns] outside the key, in validate and in on_delete; an edge compares with what was before by itself"));
                 }
                 self.column(name, true)
             }

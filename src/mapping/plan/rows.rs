@@ -192,7 +192,8 @@ impl RowPlan {
         origin: &Origin<'_>,
         problems: &mut Vec<Finding>,
     ) {
-        match origin.compile(text, Wanted::Condition, what) {
+        let wanted = if what == "validate" { Wanted::Rule } else { Wanted::Condition };
+        match origin.compile(text, wanted, what) {
             Err(fault) => problems.push(fault),
             Ok(expr) => {
                 for warning in expr.warnings() {
