@@ -11,7 +11,6 @@ use tidelock_core::{
 use super::batch::batches_of;
 use super::seek;
 use crate::mapping::call::calls;
-use crate::mapping::plan::EndPlan;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 use crate::reread::{Left, all_but_refused, put_off};
 
@@ -26,14 +25,17 @@ struct Loading {
 
 impl Loading {
     /// Takes out the rows that do not meet the mapping's filter. Where the target may hold rows of before (`known`), they
-    /// are removed there.
+    /// have ended there.
     fn leave_out(&mut self, known: bool) -> Result<Vec<Write>> {
         let (mut kept, mut gone) = (Vec::with_capacity(self.rows.len()), Vec::new());
         for row in std::mem::take(&mut self.rows) {
             if self.bound.takes(&row)? {
                 kept.push(row);
-            } else if known && self.bound.plan().rows.end == EndPlan::Delete {
-                gone.push(BoundPlan::remove(self.bound.plan(), &self.bound.key_of(&row)?));
+            } else if known
+                && !self.bound.plan().shares_keys
+                && let Becomes::Write(write) = self.bound.outside(&row)?
+            {
+                gone.push(write);
             }
         }
         self.rows = kept;

@@ -112,6 +112,8 @@ pub struct MappingPlan {
     pub rule: String,
     /// Whether the source keeps the columns that feed the key unique.
     pub keyed: bool,
+    /// Whether a row outside the filter may have the key of one inside: nothing keeps what feeds the key unique.
+    pub shares_keys: bool,
     /// Source columns of a mapping of all same-named columns that the target does not have.
     pub unmapped: Vec<Column>,
 }
@@ -884,6 +886,12 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     reads.extend(rows.reads.iter().cloned());
     let mut seen = HashSet::new();
     reads.retain(|c| seen.insert(c.clone()));
+    let kept_unique = |not_null: bool| {
+        source.unique_indexes.iter().any(|index| {
+            let feeds = |name: &String| key.iter().any(|&i| pairs[i].plain() == Some(name));
+            index.immediate && (index.not_null || !not_null) && index.columns.iter().all(feeds)
+        })
+    };
     let loosable = loosable(target, &columns);
     let pointers = pointers(target, &columns, catalogs.target);
     MappingPlan {
@@ -913,10 +921,8 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             })
             .collect(),
         rule: rule_of(mapping),
-        keyed: source.unique_indexes.iter().any(|index| {
-            let feeds = |name: &String| key.iter().any(|&i| pairs[i].plain() == Some(name));
-            index.immediate && index.not_null && index.columns.iter().all(feeds)
-        }),
+        keyed: kept_unique(true),
+        shares_keys: key.iter().all(|&i| pairs[i].is_plain()) && !kept_unique(false),
         unmapped: unmapped(mapping, source, target, pairs),
         columns: pairs
             .iter()

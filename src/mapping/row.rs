@@ -119,6 +119,8 @@ pub struct BoundPlan {
     joins: bool,
     /// The time that expressions see.
     now: Instant,
+    /// Whether a row may have left the filter without a change.
+    ends_unseen: bool,
     /// Where the key is by which the source's rows are read.
     copy_key: Option<Vec<usize>>,
     partial: HashMap<Vec<usize>, Arc<[usize]>>,
@@ -206,6 +208,7 @@ impl BoundPlan {
         Ok(BoundPlan {
             end: End::new(plan, &fields)?,
             plain: plan.rows.takes_all() && plan.rows.on_change.is_none() && !plan.rows.is_gated(),
+            ends_unseen: rules.passes_with_time() && !plan.shares_keys,
             plan: plan.clone(),
             all: (0..cells.len()).collect(),
             key: plan.target.key.iter().copied().collect(),
@@ -292,7 +295,15 @@ impl BoundPlan {
         if self.takes(row)? {
             return self.insert(row.clone(), WriteOp::Upsert).map(Becomes::Write);
         }
-        self.end(self.key_of(row)?.into(), row, Some(row))
+        self.outside(row)
+    }
+
+    /// What becomes of a row that does not meet the filter, whose key was the same before.
+    pub fn outside(&self, row: &Row) -> Result<Becomes> {
+        match self.has_key(row)? {
+            true => self.end(self.key_of(row)?.into(), row, Some(row)),
+            false => Ok(Becomes::Nothing),
+        }
     }
 
     /// The key at the target of which the source's columns `names` alone are known; `None` if they do not tell it.
@@ -376,13 +387,29 @@ impl BoundPlan {
             Op::Update(update) => self.update(update),
             Op::Delete(delete) => {
                 let old = delete.old.row().ok_or_else(|| self.identity_missing())?;
-                if self.rules.filters()
-                    && self.rules.holds(&self.plan, &old.0, &self.env())? == Holds::No
-                {
+                if self.rules.filters() && self.held(old)? == Holds::No {
                     return Ok(Becomes::Nothing);
                 }
                 self.ended(&delete, old)
             }
+        }
+    }
+
+    /// Whether a row met the filter when it was last judged. One that does not by now may have, where that changes as time passes:
+    /// it is still at the target then.
+    fn held(&self, old: &Row) -> Result<Holds> {
+        match self.rules.holds(&self.plan, &old.0, &self.env())? {
+            Holds::No if self.ends_unseen && self.has_key(old)? => Ok(Holds::Untold),
+            held => Ok(held),
+        }
+    }
+
+    /// Whether the target can have the key that a row comes to. The key of a row outside the filter may be none.
+    fn has_key(&self, row: &Row) -> Result<bool> {
+        match self.key_of(row) {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Code::IdentityMissing => Err(error),
+            Err(_) => Ok(false),
         }
     }
 
@@ -417,7 +444,7 @@ impl BoundPlan {
             let was = old.row();
             if self.rules.filters() {
                 before = match was {
-                    Some(row) => self.rules.holds(&self.plan, &row.0, &self.env())?,
+                    Some(row) => self.held(row)?,
                     None => Holds::Untold,
                 };
             }
@@ -581,11 +608,13 @@ impl BoundPlan {
     fn unknown(&self, new: &Row, old: Option<&Row>) -> Result<Becomes> {
         let key = self.known_key(new, old)?;
         let before = old.and_then(|old| self.key_of(old).ok());
-        let after = self.convert_keys(new)?;
+        // One that comes to no key is outside the filter, or an error when it is read.
+        let after = self.convert_keys(new).ok();
         let changed = |(old, new): (&Value, &Value)| !new.is_unchanged() && !old.is_same(new);
-        let moved = before
-            .filter(|before| before.iter().zip(&after).any(changed))
-            .map(|before| Self::remove(&self.plan, &before));
+        let differs = |before: &Vec<Value>| {
+            after.as_ref().is_none_or(|after| before.iter().zip(after).any(changed))
+        };
+        let moved = before.filter(differs).map(|before| Self::remove(&self.plan, &before));
         Ok(Becomes::Unknown { key, moved })
     }
 
@@ -647,13 +676,12 @@ impl BoundPlan {
 
     /// A row that left the filter.
     fn left(&self, old: OldRow, new: Row) -> Result<Becomes> {
-        let values = self.convert_keys(&new)?;
-        let key: Box<[Value]> = match old.row() {
-            Some(old) => self.key_of(old)?.into(),
-            None if values.iter().any(Value::is_unchanged) => return Err(self.identity_missing()),
-            None => values.into(),
-        };
-        self.end(key, &new, old.row())
+        // Outside the filter, the new key may be none.
+        let before = old.row().unwrap_or(&new);
+        match self.has_key(before)? {
+            true => self.end(self.key_of(before)?.into(), &new, old.row()),
+            false => Ok(Becomes::Nothing),
+        }
     }
 
     /// A row that was deleted.
@@ -699,10 +727,7 @@ impl BoundPlan {
     pub fn target_key(&self, op: &Op) -> Result<Vec<Value>> {
         match op {
             Op::Insert(insert) => self.key_of(&insert.new),
-            Op::Update(update) => {
-                let new = self.convert_all(&update.new)?;
-                self.old_key(&update.old, &new)
-            }
+            Op::Update(update) => self.key_of(update.old.row().unwrap_or(&update.new)),
             Op::Delete(delete) => {
                 self.key_of(delete.old.row().ok_or_else(|| self.identity_missing())?)
             }
@@ -711,8 +736,7 @@ impl BoundPlan {
 
     /// The removal of the row before a change, whatever `on_delete` says.
     pub fn erase(&self, old: &OldRow, new: &Row) -> Result<Write> {
-        let new = self.convert_all(new)?;
-        let row: Box<[Value]> = self.old_key(old, &new)?.into();
+        let row: Box<[Value]> = self.key_of(old.row().unwrap_or(new))?.into();
         let key = hash(row.iter());
         let columns = self.key.clone();
         let (op, waits) = (WriteOp::Delete, Vec::new());
@@ -798,11 +822,7 @@ impl BoundPlan {
         if value.is_unchanged() { Err(self.identity_missing()) } else { Ok(value) }
     }
 
-    fn convert_all(&self, row: &Row) -> Result<Vec<Value>> {
-        (0..self.cells.len()).map(|i| self.convert(i, row)).collect()
-    }
-
-    /// As [`BoundPlan::convert_all`], for a row that nobody else needs: what passes is moved.
+    /// All cells of a row that nobody else needs: what passes is moved.
     fn take_all(&self, row: Row, old: Option<&Row>) -> Result<(Box<[Value]>, Vec<Wait>)> {
         if self.in_place && row.0.len() == self.cells.len() {
             let mut row = row.0;

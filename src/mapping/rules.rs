@@ -101,6 +101,11 @@ impl Rules {
         self.filter.is_some()
     }
 
+    /// Whether rows come and go by the filter as time passes.
+    pub fn passes_with_time(&self) -> bool {
+        self.filter.as_ref().is_some_and(Expr::uses_clock)
+    }
+
     /// Whether a row meets the filter.
     pub fn holds(&self, plan: &MappingPlan, row: &[Value], env: &Env<'_>) -> Result<Holds> {
         let Some(filter) = &self.filter else { return Ok(Holds::Yes) };

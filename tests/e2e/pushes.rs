@@ -224,3 +224,66 @@ async fn a_window_of_time_moves_over_postgres() {
 async fn a_window_of_time_moves_over_mariadb() {
     window(false).await;
 }
+
+/// What has left the window unseen is still at the target, and goes with its row; where rows are marked, the next look marks it.
+async fn left_by_time(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    let kind = |side: &Side| match side {
+        Side::Pg(_) => "timestamptz",
+        Side::My(_) => "timestamp(6)",
+    };
+    a.sql(&format!(
+        "CREATE TABLE shipment (id int NOT NULL PRIMARY KEY, due {} NOT NULL)",
+        kind(&a)
+    ))
+    .await;
+    if postgres_source {
+        a.sql("ALTER TABLE shipment REPLICA IDENTITY FULL").await;
+    }
+    for table in ["shipment", "marked"] {
+        b.sql(&format!(
+            "CREATE TABLE {table} (id int NOT NULL PRIMARY KEY, due {} NOT NULL, active int)",
+            kind(&b)
+        ))
+        .await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let inside = "where = \"due > now() AND due < now() + interval '1 hour'\"\n";
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nname = \"plain\"\nfrom = \"a.shipment\"\nto = \"b.shipment\"\nrefresh = \"1h\"\n"
+        + inside
+        + "columns = { id = \"id\", due = \"due\" }\n"
+        + "[[mappings]]\nname = \"marking\"\nfrom = \"a.shipment\"\nto = \"b.marked\"\nrefresh = \"1s\"\n"
+        + inside
+        + "columns = { id = \"id\", due = \"due\", active = \"1\" }\non_delete = { set = { active = \"0\" } }\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let soon = match &a {
+        Side::Pg(_) => "now() + interval '4 seconds'",
+        Side::My(_) => "now(6) + interval 4 second",
+    };
+    a.sql(&format!("INSERT INTO shipment VALUES (1, {soon}), (2, {soon}), (3, {soon})")).await;
+    let count = async |sql: &str| b.one(sql).await;
+    let all = "SELECT count(*) FROM shipment";
+    wait_for("all are inside", SOON, "3".to_owned(), async || count(all).await).await.expect("3");
+    let passed = async || a.one("SELECT count(*) FROM shipment WHERE due < now()").await;
+    wait_for("all have left", SOON, "3".to_owned(), passed).await.expect("passed");
+    a.sql("DELETE FROM shipment WHERE id = 1").await;
+    a.sql("UPDATE shipment SET id = 22 WHERE id = 2").await;
+    a.sql("UPDATE shipment SET due = due WHERE id = 3").await;
+    let ids = "SELECT coalesce(sum(id), 0) FROM shipment WHERE id < 3";
+    wait_for("they go", SOON, "0".to_owned(), async || count(ids).await).await.expect("gone");
+    let marked = "SELECT count(*) FROM marked WHERE active = 0 AND id = 3";
+    wait_for("marked", SOON, "1".to_owned(), async || count(marked).await).await.expect("marked");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_a_window_unseen_goes_with_its_row_from_postgres() {
+    left_by_time(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_a_window_unseen_goes_with_its_row_from_mariadb() {
+    left_by_time(false).await;
+}

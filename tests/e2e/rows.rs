@@ -367,3 +367,55 @@ async fn two_tables_make_one_row_from_postgres_to_mariadb() {
 async fn two_tables_make_one_row_from_mariadb_to_postgres() {
     shared(false, true).await;
 }
+
+/// The key of a row outside the filter may be none.
+async fn without_key(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    a.sql("CREATE TABLE person (id int NOT NULL PRIMARY KEY, email varchar(60), name varchar(40))")
+        .await;
+    if postgres_source {
+        a.sql("ALTER TABLE person REPLICA IDENTITY FULL").await;
+    }
+    b.sql("CREATE TABLE contact (email varchar(60) NOT NULL PRIMARY KEY, name varchar(40))").await;
+    a.sql("INSERT INTO person VALUES (1, 'a@x', 'a'), (2, NULL, 'b'), (3, 'c@x', 'c')").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = head(folder.path(), &a, &b)
+        + "[[mappings]]\nname = \"contacts\"\nfrom = \"a.person\"\nto = \"b.contact\"\nkey = [\"email\"]\n\
+           where = \"email IS NOT NULL\"\ncolumns = { email = \"email\", name = \"name\" }\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let want = "SELECT email, name FROM person WHERE email IS NOT NULL ORDER BY email";
+    let have = "SELECT email, name FROM contact ORDER BY email";
+    equal(&daemon, (&a, want), (&b, have)).await;
+    for sql in [
+        "UPDATE person SET email = NULL WHERE id = 1",
+        "UPDATE person SET email = 'b@x' WHERE id = 2",
+        "INSERT INTO person VALUES (4, NULL, 'd'), (5, 'e@x', 'e')",
+        "UPDATE person SET name = 'still none' WHERE id = 4",
+        "DELETE FROM person WHERE id = 4",
+        "UPDATE person SET email = NULL WHERE id = 3",
+    ] {
+        a.sql(sql).await;
+        equal(&daemon, (&a, want), (&b, have)).await;
+    }
+    for command in ["backfill", "resync"] {
+        b.sql("INSERT INTO contact VALUES ('nobody@x', 'n')").await;
+        b.sql("UPDATE contact SET name = 'spoilt' WHERE email <> 'nobody@x'").await;
+        assert_eq!(daemon.command(&[command, "contacts"]).0, 0);
+        let have = "SELECT email, name FROM contact WHERE email <> 'nobody@x' ORDER BY email";
+        equal(&daemon, (&a, want), (&b, have)).await;
+        b.sql("DELETE FROM contact WHERE email = 'nobody@x'").await;
+    }
+    daemon.streaming().await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_outside_the_filter_may_have_no_key_at_postgres() {
+    without_key(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_outside_the_filter_may_have_no_key_at_mariadb() {
+    without_key(false).await;
+}

@@ -86,6 +86,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         uniques: if unique { vec![vec![UNIQUE]] } else { Vec::new() },
         rule: String::new(),
         keyed: true,
+        shares_keys: false,
         unmapped: Vec::new(),
     }
 }
