@@ -179,8 +179,8 @@ impl Applier {
             let gone = hands.rereads.gone(&mut *hands.sink, *number, plan, &self.reached).await;
             self.waiting.append(&mut gone.map_err(|blamed| blamed.error)?);
         }
-        if first && (row.reason == CopyReason::Initial || row.sweep) {
-            // Of a mapping of this name that was before, or of rows that are about to be swept away.
+        if first && row.sweep {
+            // Of rows that are about to be swept away.
             hands.sink.forget_memory(&plan.name).await?;
         }
         let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;

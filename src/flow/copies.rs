@@ -799,6 +799,9 @@ async fn unknown(
             Err(both_initial(&plan.name, mirror))
         }
         (SnapshotMode::Initial, _) => {
+            // Of a mapping of this name that was before. What is followed from here on is remembered for good, also before the first piece.
+            let (pipeline, flow) = (&context.pipeline, &context.config.name);
+            context.target.forget_memory(pipeline, flow, &plan.name).await?;
             context.target.write_copy(&first).await?;
             Ok(first)
         }
