@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use tidelock_core::{
     Code, CopyRow, Error, HopList, LogEvent, Position, Result, Sink, StateRow, StoredState,
-    SystemId, TableName, TransactionId,
+    SystemId, TableName, TransactionId, WriteBatch,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -140,6 +140,8 @@ pub struct Applier {
     keepers: HashMap<String, Keeper>,
     /// Keys that the open transaction's changes touched.
     touched: Touched,
+    /// Deletes of the open transaction that come after what it touched is read again.
+    late: Vec<WriteBatch>,
     /// What of the tables' rows is worth sending.
     gates: Gates,
     /// Keys that wait for the flow to come to what their rows point to.
@@ -252,6 +254,7 @@ impl Applier {
             plans: numbered(&scope.plans),
             keepers: begin.keepers,
             touched: Touched::default(),
+            late: Vec::new(),
             waiting: Vec::new(),
             delayed: Delayed::new(&scope.plans, begin.put_off),
             gates: begin.gates,

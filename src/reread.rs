@@ -6,7 +6,7 @@
 //!  change of a tracked table ─> keys touched
 //!  end of a batch: keys ────────────────────> snapshot of the source that shows the whole batch
 //!                                             rows of the keys, one query for many
-//!                                             upserts in order, deletes in reverse, memory
+//!                                             upserts in order, deletes in reverse (also those of the log), memory
 //!                                             position, COMMIT
 //! ```
 //!
@@ -34,9 +34,11 @@
 //! **Memory.** Of each row of a view the target remembers a hash and the key ([`memory`]): a row that comes out as it was is not sent
 //! again, and of a group it is known which rows have vanished.
 
+mod late;
 pub mod memory;
 mod read;
 mod touched;
 
+pub use late::Late;
 pub use read::{Blamed, Left, PutOff, Reread, Rereads, Waiting, all_but_refused, put_off, waiting};
 pub use touched::{Refused, Touched, TouchedBy, Trace};

@@ -149,12 +149,13 @@ impl Applier {
         self.blame = Some(plan.name.clone());
         let gated = self.gates.has(number);
         let loose = self.is_loose(number);
+        let again = loose || self.leans(number);
         let bound = self.bound(route, &change.table)?;
         let (signs, source) = match gated {
             true => bound.signs(&change.op)?,
             false => (None, None),
         };
-        let later = match (loose, &meeting) {
+        let later = match (again, &meeting) {
             (true, Meeting::Apply) => bound.later(&change.op)?,
             (true, Meeting::Insert(insert)) => bound.later(&Op::Insert(insert.clone()))?,
             (true, Meeting::Again | Meeting::Erase | Meeting::Later) | (false, _) => None,

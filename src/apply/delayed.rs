@@ -64,6 +64,8 @@ pub(super) struct Delayed {
     /// For each mapping, those that write what its rows may point to; itself may be among them.
     parents: Vec<Vec<usize>>,
     points: Vec<bool>,
+    /// Whether some of those, or of theirs, are views.
+    behind_view: Vec<bool>,
 }
 
 impl Delayed {
@@ -77,10 +79,18 @@ impl Delayed {
             let all = plans.iter().enumerate().filter(|(_, parent)| plan.points && writes(parent));
             all.map(|(number, _)| number).collect()
         };
+        let parents: Vec<Vec<usize>> = plans.iter().map(parents).collect();
+        let mut behind_view = vec![false; plans.len()];
+        // Parents come first; what a circle leads on to is not needed.
+        for (number, parents) in parents.iter().enumerate() {
+            let is_view = |&parent: &usize| plans[parent].view.is_some() || behind_view[parent];
+            behind_view[number] = parents.iter().any(is_view);
+        }
         let mut delayed = Delayed {
             turns: BTreeMap::new(),
-            parents: plans.iter().map(parents).collect(),
+            parents,
             points: plans.iter().map(|plan| plan.points).collect(),
+            behind_view,
         };
         numbers.into_iter().for_each(|number| delayed.add(number));
         delayed
@@ -191,6 +201,15 @@ impl Applier {
             && (self.delayed.has(number)
                 || self.waits(number)
                 || self.delayed.parents(number).iter().any(|&parent| lacks(parent)))
+    }
+
+    /// Whether rows of a mapping may point to rows that are read again with the open transaction: then they are read again with it, too, and
+    /// written after these. In a replay in log order that holds for all that a view is above of, since a row may come before the one it points to.
+    pub(super) fn leans(&self, number: usize) -> bool {
+        let touched = |parent: &usize| self.touched.mappings.contains_key(parent);
+        self.delayed.parents(number).iter().any(touched)
+            || (self.careful > 0
+                && self.delayed.behind_view.get(number).is_some_and(|behind| *behind))
     }
 
     /// Whether keys of a mapping are not to be taken up yet: a copy may still bring what their rows point to, or themselves.
@@ -310,7 +329,8 @@ mod tests {
 
     fn delayed(points: &[bool], numbers: &[usize]) -> Delayed {
         let (turns, parents) = (BTreeMap::new(), vec![Vec::new(); points.len()]);
-        let mut delayed = Delayed { turns, parents, points: points.to_vec() };
+        let behind_view = vec![false; points.len()];
+        let mut delayed = Delayed { turns, parents, points: points.to_vec(), behind_view };
         numbers.iter().for_each(|&n| delayed.add(n));
         delayed
     }

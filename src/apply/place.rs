@@ -36,11 +36,17 @@ pub struct Place {
     pub sought: bool,
     /// Whether a row may be refused for a value that another row gives up by a delete.
     pub has_uniques: bool,
+    /// Whether foreign keys and lookups lead back to it: no rank is right for it.
+    pub circle: bool,
 }
 
 /// The places of all tables of a flow, by the identity of their plan.
 #[derive(Debug, Clone, Default)]
-pub struct Places(HashMap<u64, Place>);
+pub struct Places {
+    places: HashMap<u64, Place>,
+    /// What each table points to or looks up.
+    before: HashMap<TableName, Vec<TableName>>,
+}
 
 impl Places {
     /// Of these mappings; those in `ordered` are strict whatever their tables are.
@@ -61,15 +67,39 @@ impl Places {
                 referenced,
                 sought: is_sought,
                 has_uniques: plan.has_uniques,
+                circle: circles.contains(&plan.target.id),
             };
             (plan.target.id, place)
         });
-        Places(places.collect())
+        let mut before: HashMap<TableName, Vec<TableName>> = HashMap::new();
+        for plan in plans.iter().filter(|plan| !plan.before.is_empty()) {
+            before.entry(plan.target.name.clone()).or_default().extend(plan.before.iter().cloned());
+        }
+        Places { places: places.collect(), before }
     }
 
     /// The place of a table; strict if it is not known.
     pub fn of(&self, table: u64) -> Place {
-        self.0.get(&table).copied().unwrap_or(Place { strict: true, ..Place::default() })
+        self.places.get(&table).copied().unwrap_or(Place { strict: true, ..Place::default() })
+    }
+
+    /// Whether some of these are tables that a table's rows point to or look up, or that these do.
+    pub fn are_above(&self, table: &TableName, those: &HashSet<TableName>) -> bool {
+        !self.above(&HashSet::from([table.clone()])).is_disjoint(those)
+    }
+
+    /// The tables that rows of these point to or look up, and those that these do.
+    pub fn above(&self, tables: &HashSet<TableName>) -> HashSet<TableName> {
+        let mut above = HashSet::new();
+        let mut ahead: Vec<&TableName> = tables.iter().collect();
+        while let Some(table) = ahead.pop() {
+            for before in self.before.get(table).into_iter().flatten() {
+                if above.insert(before.clone()) {
+                    ahead.push(before);
+                }
+            }
+        }
+        above
     }
 }
 

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow};
+use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow, WriteBatch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batch::{Sought, Step};
 use super::gate::Memories;
+use super::place::Places;
 use super::seek;
 use crate::mapping::call::calls;
-use crate::reread::{Blamed, Reread, Rereads, Touched};
+use crate::reread::{Blamed, Late, Reread, Rereads, Touched};
 
 /// Something to be done at the target.
 pub struct Work {
@@ -25,6 +26,10 @@ pub struct Work {
     pub steps: Vec<Step>,
     /// What is read again after that, before the commit.
     pub touched: Touched,
+    /// Deletes that come after that.
+    pub late: Vec<WriteBatch>,
+    /// Where the tables stand.
+    pub places: Arc<Places>,
     /// What is remembered with it.
     pub memories: Vec<Memories>,
     /// The position to commit with, and when the source committed it; the transaction stays open without.
@@ -125,7 +130,7 @@ impl Session {
 
 async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Hands { sink, rereads } = &mut *hands;
-    let Work { mark, stop, mut steps, touched, memories, commit } = work;
+    let Work { mark, stop, mut steps, touched, mut late, places, memories, commit } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
         if let Some(mark) = &mark {
@@ -134,20 +139,20 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
         if let Some(row) = &stop {
             sink.record(row).await.map_err(blamed)?;
         }
-        // What is read again may point to what goes; and of its own tables, it has the last word.
-        let after = match (&commit, touched.is_empty()) {
-            (Some(_), false) => Step::split_deletes(&mut steps, &touched.targets()),
-            _ => Vec::new(),
-        };
+        if touched.is_empty() {
+            steps.push(Step::Write(std::mem::take(&mut late)));
+        } else if commit.is_some() {
+            late.extend(Step::split_deletes(&mut steps, &touched.targets(), &places, true));
+        }
         for step in steps {
             perform_step(&mut **sink, step).await?;
         }
         let mut reread = Reread::default();
         if let Some((position, commit_micros)) = &commit {
             if !touched.is_empty() {
-                let run = rereads.run(&mut **sink, touched, position).await;
+                let late = Late::new(late, &places);
+                let run = rereads.run_before(&mut **sink, touched, position, late).await;
                 reread = run.map_err(|Blamed { error, mapping }| Failure { error, mapping })?;
-                perform_step(&mut **sink, Step::Write(after)).await?;
             }
             for Memories { scope, put, gone } in &memories {
                 sink.remember(scope, put, gone).await.map_err(blamed)?;

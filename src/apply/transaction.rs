@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidelock_core::{Error, HopList, Mark, Position, Result, Sink};
+use tidelock_core::{Error, HopList, Mark, Position, Result, Sink, WriteBatch};
 
-use super::batch::Batcher;
+use super::batch::{Batcher, Step};
 use super::place::Places;
 use super::session::{Failure, Work};
 use super::tally::Tally;
 use super::{
-    Applier, BYTES_A_WRITE, CHANGES_A_TRANSACTION, Committed, IDLE_SAVE, KEYS_A_TRANSACTION, PING,
-    ROWS_A_WRITE, now_micros, shown,
+    Applier, BYTES_A_WRITE, CHANGES_A_TRANSACTION, Committed, IDLE_SAVE, KEYS_A_TRANSACTION,
+    KEYS_MAX, PING, ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
 use crate::reread::{Reread, Touched};
@@ -215,12 +215,34 @@ impl Applier {
             Some(_) => (std::mem::take(&mut self.touched), self.gates.take()),
             None => (Touched::default(), Vec::new()),
         };
-        let work = Work { mark, stop, steps: self.batcher.take(), touched, memories, commit };
+        let mut steps = self.batcher.take();
+        let late = self.keep_late(&mut steps, commit.is_some());
+        let places = self.places.clone();
+        let work = Work { mark, stop, steps, touched, late, places, memories, commit };
         self.last_write = Instant::now();
         if work.mark.is_some() || work.commit.is_some() || !work.steps.is_empty() {
             self.session.start(work)?;
         }
         Ok(())
+    }
+
+    /// Deletes of rows that touched rows may still point to wait for the end of a transaction that is piped through, up to a
+    /// limit and as long as nothing comes that must not be written before them. Answers those that are due now.
+    fn keep_late(&mut self, steps: &mut Vec<Step>, commits: bool) -> Vec<WriteBatch> {
+        let rows = |late: &[WriteBatch]| late.iter().map(|batch| batch.rows.len()).sum::<usize>();
+        if !self.late.is_empty()
+            && (rows(&self.late) >= KEYS_MAX || Step::meet(steps, &self.late, &self.places))
+        {
+            steps.insert(0, Step::Write(std::mem::take(&mut self.late)));
+        }
+        if commits {
+            return std::mem::take(&mut self.late);
+        }
+        if !self.touched.is_empty() {
+            let tables = self.touched.targets();
+            self.late.extend(Step::split_deletes(steps, &tables, &self.places, false));
+        }
+        Vec::new()
     }
 
     pub(super) async fn commit(&mut self, position: Position, commit_micros: i64) -> Result<()> {

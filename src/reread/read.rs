@@ -20,6 +20,7 @@ use self::wait::keep;
 pub use self::wait::{put_off, waiting};
 pub use self::write::{Left, all_but_refused};
 use self::write::{Steps, as_many_as_can_be, call_groups, instead, put, remove};
+use super::late::Late;
 use super::memory::{Hash, Known, hash};
 use super::touched::{Refused, Touched, TouchedBy};
 use crate::apply::gate::{Gates, Memories, Pass};
@@ -139,6 +140,17 @@ impl Rereads {
         touched: Touched,
         reached: &Position,
     ) -> std::result::Result<Reread, Blamed> {
+        self.run_before(sink, touched, reached, Late::default()).await
+    }
+
+    /// The same, with these deletes among its own.
+    pub async fn run_before(
+        &mut self,
+        sink: &mut dyn Sink,
+        touched: Touched,
+        reached: &Position,
+        mut late: Late,
+    ) -> std::result::Result<Reread, Blamed> {
         let Touched { mappings, delivered, .. } = touched;
         let mut work = Work {
             number: 0,
@@ -166,10 +178,12 @@ impl Rereads {
         for removal in removals.into_iter().rev() {
             let mapping = removal.plan.name.clone();
             work.number = removal.number;
+            late.before(sink, Some(removal.number)).await?;
             remove(sink, removal, &mut work)
                 .await
                 .map_err(|error| Blamed { mapping: Some(mapping), error })?;
         }
+        late.before(sink, None).await?;
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
             copier.close_snapshot().await.map_err(|e| e.of(Side::Source))?;

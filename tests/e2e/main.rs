@@ -18,6 +18,7 @@ mod joined;
 mod lag;
 mod lookups;
 mod mappings;
+mod mixed;
 mod parallel;
 mod plan;
 mod pushes;

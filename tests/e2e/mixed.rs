@@ -1,0 +1,200 @@
+//! Tables and views of one flow whose rows point to each other at the target.
+
+use tidelock_scratch::wait_for;
+
+use super::SOON;
+use super::daemon::Daemon;
+use super::rows::equal;
+use super::snapshot::Side;
+
+/// More rows than are written at once: the transaction is piped.
+const MANY: u32 = 9_000;
+
+async fn started(folder: &std::path::Path, a: &Side, b: &Side, mapped: &str) -> Daemon {
+    let text = super::config(folder, &[("a", a.url()), ("b", b.url())], &[]) + mapped;
+    let daemon = Daemon::start(folder, &text);
+    daemon.streaming().await;
+    daemon
+}
+
+fn values(row: impl Fn(u32) -> String) -> String {
+    (1_000..1_000 + MANY).map(row).collect::<Vec<_>>().join(", ")
+}
+
+async fn nothing_stopped(daemon: &Daemon) {
+    let runs = |flows: &[serde_json::Value]| {
+        let mut mappings = flows.iter().filter_map(|f| f["mappings"].as_array()).flatten();
+        !flows.is_empty() && mappings.all(|m| m["error"].is_null())
+    };
+    daemon.wait("all run", SOON, runs).await;
+}
+
+/// Addresses are a table that points to what a view brings, and what they are made of points to them.
+async fn below_a_view(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    for sql in [
+        "CREATE TABLE party (id int NOT NULL PRIMARY KEY, name varchar(40) NOT NULL)",
+        "CREATE TABLE address (id int NOT NULL PRIMARY KEY, party int NOT NULL, city varchar(40) NOT NULL)",
+        "CREATE TABLE visit (id int NOT NULL PRIMARY KEY, address int NOT NULL)",
+        "CREATE VIEW account AS SELECT id, upper(name) AS label FROM party",
+    ] {
+        a.sql(sql).await;
+    }
+    for sql in [
+        "CREATE TABLE account (id int NOT NULL PRIMARY KEY, label varchar(40) NOT NULL)",
+        "CREATE TABLE address (id int NOT NULL PRIMARY KEY, party int NOT NULL, city varchar(40) NOT NULL, FOREIGN KEY (party) REFERENCES account (id))",
+        "CREATE TABLE visit (id int NOT NULL PRIMARY KEY, address int NOT NULL, FOREIGN KEY (address) REFERENCES address (id))",
+    ] {
+        b.sql(sql).await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let mapped = "[[mappings]]\nfrom = \"a.address\"\nto = \"b.address\"\n\
+        [[mappings]]\nfrom = \"a.visit\"\nto = \"b.visit\"\n\
+        [[mappings]]\nfrom = \"a.account\"\nto = \"b.account\"\ntracks = { 'a.party' = \"id\" }\n";
+    let mut daemon = started(folder.path(), &a, &b, mapped).await;
+    let accounts = "SELECT id, label FROM account ORDER BY id";
+    let addresses = "SELECT id, party, city FROM address ORDER BY id";
+    let visits = "SELECT id, address FROM visit ORDER BY id";
+    let parties = format!("INSERT INTO party VALUES {}", values(|n| format!("({n}, 'many')")));
+    let many = format!("INSERT INTO address VALUES {}", values(|n| format!("({n}, {n}, 'x')")));
+    let early = "BEGIN; INSERT INTO address VALUES (3, 9, 'early'); INSERT INTO party VALUES (9, 'nine'); COMMIT";
+    let batch = [
+        "BEGIN; INSERT INTO party VALUES (7, 'seven'); INSERT INTO address VALUES (1, 7, 'a'); INSERT INTO visit VALUES (1, 1); COMMIT",
+        "BEGIN; INSERT INTO party VALUES (8, 'eight'); UPDATE address SET party = 8, city = 'b' WHERE id = 1; DELETE FROM party WHERE id = 7; COMMIT",
+        "BEGIN; UPDATE party SET name = 'other' WHERE id = 8; INSERT INTO address VALUES (2, 8, 'c'); DELETE FROM visit WHERE id = 1; DELETE FROM address WHERE id = 1; COMMIT",
+        "BEGIN; DELETE FROM address WHERE id = 2; DELETE FROM party WHERE id = 8; COMMIT",
+        // Nothing keeps the source from a row before the one it points to.
+        early,
+        "BEGIN; DELETE FROM party WHERE id = 9; DELETE FROM address WHERE id = 3; COMMIT",
+        &format!("BEGIN; {parties}; {many}; COMMIT"),
+        "BEGIN; DELETE FROM address WHERE id >= 1000; DELETE FROM party WHERE id >= 1000; COMMIT",
+    ];
+    for sql in batch {
+        a.sql(sql).await;
+        equal(&daemon, (&a, accounts), (&b, accounts)).await;
+        equal(&daemon, (&a, addresses), (&b, addresses)).await;
+        equal(&daemon, (&a, visits), (&b, visits)).await;
+    }
+    nothing_stopped(&daemon).await;
+    // All at once, and again after a crash.
+    for _ in 0..2 {
+        daemon.kill();
+        for sql in batch {
+            a.sql(sql).await;
+        }
+        a.sql("BEGIN; INSERT INTO party VALUES (7, 'last'); INSERT INTO address VALUES (1, 7, 'last'); COMMIT").await;
+        daemon.start_again();
+        equal(&daemon, (&a, addresses), (&b, addresses)).await;
+        a.sql("BEGIN; DELETE FROM address; DELETE FROM party; COMMIT").await;
+        equal(&daemon, (&a, addresses), (&b, addresses)).await;
+        equal(&daemon, (&a, accounts), (&b, accounts)).await;
+    }
+    nothing_stopped(&daemon).await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_may_point_to_what_a_view_brings_to_mariadb() {
+    below_a_view(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_may_point_to_what_a_view_brings_to_postgres() {
+    below_a_view(false).await;
+}
+
+/// Lines are a view whose rows point to a table that is written in the order of the log.
+async fn above_a_view(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    for sql in [
+        "CREATE TABLE sale (id int NOT NULL PRIMARY KEY, number varchar(20) NOT NULL)",
+        "CREATE TABLE line (id int NOT NULL PRIMARY KEY, sale int NOT NULL, qty int NOT NULL)",
+        "CREATE VIEW sale_line AS SELECT id, sale, qty + 1 AS qty FROM line",
+    ] {
+        a.sql(sql).await;
+    }
+    for sql in [
+        "CREATE TABLE sale (id int NOT NULL PRIMARY KEY, number varchar(20) NOT NULL)",
+        "CREATE TABLE sale_line (id int NOT NULL PRIMARY KEY, sale int NOT NULL, qty int NOT NULL, FOREIGN KEY (sale) REFERENCES sale (id))",
+    ] {
+        b.sql(sql).await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let mapped = "[[mappings]]\nfrom = \"a.sale\"\nto = \"b.sale\"\ncompact = false\n\
+        [[mappings]]\nname = \"lines\"\nfrom = \"a.sale_line\"\nto = \"b.sale_line\"\ntracks = { 'a.line' = \"id\" }\n";
+    let daemon = started(folder.path(), &a, &b, mapped).await;
+    let sales = "SELECT id, number FROM sale ORDER BY id";
+    let lines = "SELECT id, sale, qty FROM sale_line ORDER BY id";
+    let many = format!("INSERT INTO sale VALUES {}", values(|n| format!("({n}, 'many')")));
+    let theirs = format!("INSERT INTO line VALUES {}", values(|n| format!("({n}, {n}, 1)")));
+    for sql in [
+        "BEGIN; INSERT INTO sale VALUES (1, 'one'), (2, 'two'); INSERT INTO line VALUES (1, 1, 1), (2, 2, 2); COMMIT",
+        // What follows the delete must not come before it, or may.
+        "BEGIN; DELETE FROM line WHERE id = 1; DELETE FROM sale WHERE id = 1; INSERT INTO sale VALUES (3, 'three'); INSERT INTO line VALUES (3, 3, 3); COMMIT",
+        "BEGIN; DELETE FROM line WHERE id = 2; DELETE FROM sale WHERE id = 2; UPDATE sale SET number = 'III' WHERE id = 3; COMMIT",
+        &format!("BEGIN; {many}; {theirs}; COMMIT"),
+        "BEGIN; DELETE FROM line WHERE id >= 1000; DELETE FROM sale WHERE id >= 1000; UPDATE sale SET number = 'drei'; COMMIT",
+    ] {
+        a.sql(sql).await;
+        equal(&daemon, (&a, lines), (&b, lines)).await;
+        equal(&daemon, (&a, sales), (&b, sales)).await;
+    }
+    nothing_stopped(&daemon).await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_may_point_to_what_a_table_brings_to_mariadb() {
+    above_a_view(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_may_point_to_what_a_table_brings_to_postgres() {
+    above_a_view(false).await;
+}
+
+/// Rows of groups that were sent before the first piece of a copy are known when they go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_came_before_the_first_piece_goes_again() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    for sql in [
+        "CREATE TABLE product (id int NOT NULL PRIMARY KEY)",
+        "CREATE TABLE line (id int NOT NULL PRIMARY KEY, sale int NOT NULL, product int NOT NULL)",
+        "ALTER TABLE line REPLICA IDENTITY FULL",
+        "CREATE INDEX ON line (sale)",
+        "CREATE VIEW sale_line AS SELECT id, sale, product FROM line",
+        "INSERT INTO product SELECT generate_series(1, 9000)",
+        "INSERT INTO line SELECT n, n / 3, 1 FROM generate_series(1, 12000) n",
+    ] {
+        a.sql(sql).await;
+    }
+    b.sql("CREATE TABLE product (id int NOT NULL PRIMARY KEY)").await;
+    b.sql("CREATE TABLE sale_line (id int NOT NULL PRIMARY KEY, sale int NOT NULL, product int NOT NULL, FOREIGN KEY (product) REFERENCES product (id))").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.product\"\nto = \"b.product\"\n\
+           [[mappings]]\nname = \"lines\"\nfrom = \"a.sale_line\"\nto = \"b.sale_line\"\nkey = [\"sale\"]\nrow_key = [\"id\"]\ntracks = { 'a.line' = \"sale\" }\n\
+           [defaults]\nsnapshot_rows_per_second = 3000\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    let begun = |flows: &[serde_json::Value]| flows.iter().any(|f| f["state"] == "snapshotting");
+    daemon.wait("copying", SOON, begun).await;
+    let done = async |mapping: &str| {
+        let rows = format!(
+            "SELECT coalesce(max(rows_done), 0) FROM tidelock.snapshot WHERE mapping = '{mapping}'"
+        );
+        b.one(&rows).await.parse::<u32>().expect("rows") > 0
+    };
+    wait_for("products", SOON, true, async || done("product").await).await.expect("products");
+    a.sql("INSERT INTO line VALUES (99999, 4000, 1), (99998, 4000, 1)").await;
+    let came = "SELECT count(*) FROM sale_line WHERE id > 90000";
+    wait_for("lines", SOON, "2".to_owned(), async || b.one(came).await).await.expect("lines");
+    assert!(!done("lines").await, "a piece was written before");
+    daemon.kill_and_start();
+    wait_for("a piece", SOON, true, async || done("lines").await).await.expect("a piece");
+    a.sql("DELETE FROM line WHERE id = 99999").await;
+    a.sql("UPDATE line SET sale = 4001 WHERE id = 99998").await;
+    daemon.streaming().await;
+    let lines = "SELECT id, sale, product FROM sale_line ORDER BY id";
+    equal(&daemon, (&a, lines), (&b, lines)).await;
+    daemon.stop();
+}
