@@ -79,7 +79,7 @@ const KEYS_MAX: usize = 100_000;
 /// How often a position without changes may be written.
 const IDLE_SAVE: Duration = Duration::from_secs(10);
 /// How often an idle session says that it lives; the server ends it after 30 seconds.
-const PING: Duration = Duration::from_secs(10);
+pub(crate) const PING: Duration = Duration::from_secs(10);
 
 /// What apply reports after each target commit: what the checkpoint stores.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,3 +52,4 @@ mod sweep;
 pub use copier::{CopyFailed, Copying, Job, Reverse, copy};
 pub use region::Regions;
 pub use request::{Outcome, Request};
+pub(crate) use sweep::leads_back;

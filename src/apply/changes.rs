@@ -16,7 +16,7 @@ use crate::copy::region::Meeting;
 use crate::flow::copies;
 use crate::mapping::call::calls;
 use crate::mapping::dictionaries::Keeper;
-use crate::mapping::rules::Signs;
+use crate::mapping::row::Signed;
 use crate::mapping::{Becomes, MappingPlan, Write};
 use crate::reread::{Refused, put_off};
 
@@ -151,9 +151,9 @@ impl Applier {
         let loose = self.is_loose(number);
         let again = loose || self.leans(number);
         let bound = self.bound(route, &change.table)?;
-        let (signs, source) = match gated {
+        let signed = match gated {
             true => bound.signs(&change.op)?,
-            false => (None, None),
+            false => Signed::default(),
         };
         let later = match (again, &meeting) {
             (true, Meeting::Apply) => bound.later(&change.op)?,
@@ -175,9 +175,18 @@ impl Applier {
             Becomes::Write(write) => write,
             Becomes::Nothing => {
                 self.tally.add(number, kind, Fate::Filtered);
+                if let Some(key) = signed.ended.filter(|key| self.gates.knows(number, key)) {
+                    // It stays at the target, and is new to the gate when it comes back.
+                    self.open_transaction().await?;
+                    self.gates.forget(number, &key);
+                }
                 return Ok(());
             }
             Becomes::Unknown { key, moved } => {
+                if gated && !self.passes_again(number, kind, moved.as_ref(), signed.clone()).await?
+                {
+                    return Ok(());
+                }
                 self.blame = None;
                 self.tally.add(number, kind, Fate::Applied);
                 self.touching().await?;
@@ -192,7 +201,7 @@ impl Applier {
                 }
             }
         };
-        if gated && !counted && !self.passes(plan, number, kind, &write, signs, source).await? {
+        if gated && !counted && !self.passes(plan, number, kind, &write, signed).await? {
             return Ok(());
         }
         self.blame = None;
@@ -226,8 +235,7 @@ impl Applier {
         number: usize,
         kind: OpKind,
         write: &Write,
-        signs: Option<Signs>,
-        source: Option<Key>,
+        Signed { signs, source, .. }: Signed,
     ) -> Result<bool> {
         let width = write.columns.len();
         let key_at = |row: &[Value]| -> Vec<Value> {
@@ -251,17 +259,50 @@ impl Applier {
             }
             WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
                 let key = key_at(&write.row);
+                let source = (source, self.source.id);
                 let pass = self.gates.pass(number, &key, signs, source, now_micros());
-                if pass != Pass::Send {
-                    let fate = if pass == Pass::Hold { Fate::Superseded } else { Fate::Filtered };
-                    self.tally.add(number, kind, fate);
-                    self.blame = None;
-                    return Ok(false);
-                }
+                return Ok(self.told(number, kind, pass));
             }
             WriteOp::Update | WriteOp::DeleteAll => {}
         }
         Ok(true)
+    }
+
+    /// The same for a row that is to be read again. Where the log does not tell that it meets the filter, it is read in any case.
+    async fn passes_again(
+        &mut self,
+        number: usize,
+        kind: OpKind,
+        moved: Option<&Write>,
+        Signed { signs, source, key, holds, .. }: Signed,
+    ) -> Result<bool> {
+        let Some(key) = key else { return Ok(true) };
+        if moved.is_none() && holds && self.gates.is_quiet(number, &key, signs) {
+            return Ok(self.told(number, kind, Pass::Keep));
+        }
+        self.open_transaction().await?;
+        if let Some(moved) = moved {
+            self.gates.forget(number, &moved.row);
+        }
+        if moved.is_some() || !holds {
+            self.gates.settle(number, &key, signs);
+            return Ok(true);
+        }
+        let source = (source, self.source.id);
+        let pass = self.gates.pass(number, &key, signs, source, now_micros());
+        Ok(self.told(number, kind, pass))
+    }
+
+    /// Whether that is to be sent; counts it else.
+    fn told(&mut self, number: usize, kind: OpKind, pass: Pass) -> bool {
+        let fate = match pass {
+            Pass::Send => return true,
+            Pass::Hold => Fate::Superseded,
+            Pass::Keep => Fate::Filtered,
+        };
+        self.tally.add(number, kind, fate);
+        self.blame = None;
+        false
     }
 
     /// Leaves the keys touched so far to the target's memory, in the open transaction.
@@ -288,19 +329,26 @@ impl Applier {
         };
         let at = change.table.columns.iter().position(|c| c.name == column);
         let value = at.and_then(|at| row.0.get(at));
-        let (Some(value), [data_type]) = (value, plan.push_types()) else { return Ok(()) };
+        let (Some(value), Some(by)) = (value, &plan.rows.pushed) else { return Ok(()) };
         if self.is_stopped(&plan.name) {
             return Ok(());
         }
         // No key of the mapping is that, else.
-        let Ok(Some(key)) = alike(value, data_type) else { return Ok(()) };
+        let Ok(Some(key)) = alike(value, &by.data_type) else { return Ok(()) };
         self.touching().await?;
-        let by = self.touched.of(*number, plan);
-        by.owed = true;
-        match plan.view {
-            Some(_) => by.key([key].into()),
-            None => by.row([key].into()),
+        self.blame = Some(plan.name.clone());
+        let key = Key::from([key]);
+        if plan.read_by() == std::slice::from_ref(&by.column) {
+            self.owe(*number, plan, key).await?;
+        } else if !self.regions.is_partial(&plan.name) {
+            let loose = self.is_loose(*number);
+            let by = self.touched.of(*number, plan);
+            by.push(key);
+            if loose {
+                by.refused = by.refused.max(Refused::PutOff);
+            }
         }
+        self.blame = None;
         Ok(())
     }
 
@@ -328,8 +376,8 @@ impl Applier {
             keeper.clear();
             Ok(())
         })?;
-        for Mapped { plan, .. } in &followed.mapped {
-            self.truncate_of(plan, table).await?;
+        for Mapped { plan, number } in &followed.mapped {
+            self.truncate_of(plan, *number, table).await?;
         }
         for (Mapped { plan, .. }, _, _) in &followed.tracked {
             if self.source.echo
@@ -352,7 +400,12 @@ impl Applier {
         Ok(())
     }
 
-    async fn truncate_of(&mut self, plan: &Arc<MappingPlan>, table: &TableName) -> Result<()> {
+    async fn truncate_of(
+        &mut self,
+        plan: &Arc<MappingPlan>,
+        number: usize,
+        table: &TableName,
+    ) -> Result<()> {
         if self.is_stopped(&plan.name) {
             return Ok(());
         }
@@ -363,9 +416,16 @@ impl Applier {
             return Ok(());
         }
         match plan.on_truncate {
-            OnTruncate::Ignore => Ok(()),
+            OnTruncate::Ignore => {
+                if self.gates.has(number) {
+                    self.open_transaction().await?;
+                    self.gates.forget_all(number);
+                }
+                Ok(())
+            }
             OnTruncate::Delete => {
                 self.open_transaction().await?;
+                self.gates.forget_all(number);
                 self.batcher.delete_all(plan);
                 Ok(())
             }

@@ -64,7 +64,9 @@ pub(super) struct Delayed {
     /// For each mapping, those that write what its rows may point to; itself may be among them.
     parents: Vec<Vec<usize>>,
     points: Vec<bool>,
-    /// Whether some of those, or of theirs, are views.
+    /// For each mapping of a table whose rows can be read again, those that write what its rows may point to or look up; and whether some of those,
+    /// or of theirs, are views.
+    above: Vec<Vec<usize>>,
     behind_view: Vec<bool>,
 }
 
@@ -79,16 +81,23 @@ impl Delayed {
             let all = plans.iter().enumerate().filter(|(_, parent)| plan.points && writes(parent));
             all.map(|(number, _)| number).collect()
         };
-        let parents: Vec<Vec<usize>> = plans.iter().map(parents).collect();
+        let above = |plan: &Arc<MappingPlan>| -> Vec<usize> {
+            let readable = plan.copy.is_some() && plan.view.is_none() && plan.call.is_none();
+            let is_above = |parent: &Arc<MappingPlan>| plan.before.contains(&parent.target.name);
+            let all = plans.iter().enumerate().filter(|(_, parent)| readable && is_above(parent));
+            all.map(|(number, _)| number).collect()
+        };
+        let above: Vec<Vec<usize>> = plans.iter().map(above).collect();
         let mut behind_view = vec![false; plans.len()];
-        // Parents come first; what a circle leads on to is not needed.
-        for (number, parents) in parents.iter().enumerate() {
+        // They come first; what a circle leads on to is not needed.
+        for (number, above) in above.iter().enumerate() {
             let is_view = |&parent: &usize| plans[parent].view.is_some() || behind_view[parent];
-            behind_view[number] = parents.iter().any(is_view);
+            behind_view[number] = above.iter().any(is_view);
         }
         let mut delayed = Delayed {
             turns: BTreeMap::new(),
-            parents,
+            parents: plans.iter().map(parents).collect(),
+            above,
             points: plans.iter().map(|plan| plan.points).collect(),
             behind_view,
         };
@@ -203,11 +212,11 @@ impl Applier {
                 || self.delayed.parents(number).iter().any(|&parent| lacks(parent)))
     }
 
-    /// Whether rows of a mapping may point to rows that are read again with the open transaction: then they are read again with it, too, and
+    /// Whether rows of a mapping may point to, or look up, rows that are read again with the open transaction: then they are read again with it, too, and
     /// written after these. In a replay in log order that holds for all that a view is above of, since a row may come before the one it points to.
     pub(super) fn leans(&self, number: usize) -> bool {
         let touched = |parent: &usize| self.touched.mappings.contains_key(parent);
-        self.delayed.parents(number).iter().any(touched)
+        self.delayed.above.get(number).is_some_and(|above| above.iter().any(touched))
             || (self.careful > 0
                 && self.delayed.behind_view.get(number).is_some_and(|behind| *behind))
     }
@@ -318,6 +327,8 @@ impl Applier {
         for waiting in due {
             let by = self.touched.of(waiting.number, &waiting.plan);
             by.again(waiting.keys, waiting.since, waiting.refusals);
+            by.owed.extend(waiting.owed);
+            by.force |= waiting.force;
         }
         self.finish().await
     }
@@ -329,8 +340,8 @@ mod tests {
 
     fn delayed(points: &[bool], numbers: &[usize]) -> Delayed {
         let (turns, parents) = (BTreeMap::new(), vec![Vec::new(); points.len()]);
-        let behind_view = vec![false; points.len()];
-        let mut delayed = Delayed { turns, parents, points: points.to_vec(), behind_view };
+        let (above, behind_view) = (parents.clone(), vec![false; points.len()]);
+        let mut delayed = Delayed { turns, parents, points: points.to_vec(), above, behind_view };
         numbers.iter().for_each(|&n| delayed.add(n));
         delayed
     }

@@ -6,14 +6,14 @@
 //!
 //! What is known of the keys lives in `<meta_schema>.memory` and is written in the same guarded transaction as the rows, so it is
 //! always what the target's rows say; here it is kept at hand. A key of which nothing is known is on the lower side of its
-//! edge and was never sent. Whatever the gate keeps back counts as filtered, or, where a later state is sent for it, as superseded.
+//! edge and was never sent. A key that was sent in a state which the log did not tell is on neither side: whichever it is met on next is told. Whatever the gate keeps back counts as filtered, or, where a later state is sent for it, as superseded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidelock_core::{Key, MemoryKind, MemoryScope, Remembered, Result, Sink, Value};
+use tidelock_core::{Key, MemoryKind, MemoryScope, Remembered, Result, Sink, TransactionId, Value};
 
 use crate::mapping::MappingPlan;
 use crate::mapping::rules::Signs;
@@ -43,22 +43,58 @@ pub struct Gates {
 struct Gate {
     plan: Arc<MappingPlan>,
     throttle: Option<Duration>,
-    /// Keys on the upper side of their edge.
-    up: HashSet<Hash>,
+    /// Keys that are not on the lower side of their edge.
+    sides: HashMap<Hash, Side>,
     /// When a key was last sent, microseconds since 1970.
     sent: HashMap<Hash, i64>,
     held: HashMap<Hash, Held>,
     /// What is to be written with the next commit: of edges, and of the throttle.
-    edges: HashMap<Hash, bool>,
+    edges: HashMap<Hash, Option<Side>>,
     rests: HashMap<Hash, Option<Bytes>>,
 }
 
+/// Where a key is that is not on the lower side of its edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Up,
+    /// The log did not tell.
+    Unknown,
+}
+
+/// What stands for a key on no known side. Nothing stands for the upper one.
+const UNKNOWN: &[u8] = b"?";
+
 /// A key whose latest state is owed.
+#[derive(Debug, Clone)]
 struct Held {
     /// The key at the source.
     key: Key,
     /// When it is due.
     due: i64,
+    /// The transaction that is owed; a snapshot must show it.
+    within: Option<TransactionId>,
+}
+
+/// What is known of a key, to be known again.
+pub struct KeyState {
+    key: Hash,
+    side: Option<Side>,
+    sent: Option<i64>,
+    held: Option<Held>,
+    edge: Option<Option<Side>>,
+    rest: Option<Option<Bytes>>,
+}
+
+/// Keys of a mapping whose time has come.
+pub struct Due {
+    /// The number of the mapping.
+    pub number: usize,
+    /// The mapping.
+    pub plan: Arc<MappingPlan>,
+    /// The keys at the source.
+    pub keys: Vec<Key>,
+    /// The transactions that must be seen when they are read.
+    pub within: Vec<TransactionId>,
 }
 
 /// What is to be remembered with a commit.
@@ -84,7 +120,7 @@ impl Gates {
             let mut gate = Gate {
                 plan: plan.clone(),
                 throttle: plan.rows.throttle,
-                up: HashSet::new(),
+                sides: HashMap::new(),
                 sent: HashMap::new(),
                 held: HashMap::new(),
                 edges: HashMap::new(),
@@ -120,19 +156,20 @@ impl Gates {
     /// Whether a change is kept back without anything to be remembered.
     pub fn is_quiet(&self, number: usize, key: &[Value], signs: Option<Signs>) -> bool {
         let (Some(gate), Some(signs)) = (self.gates.get(&number), signs) else { return false };
-        match gate.up.contains(&hash(&[], key)) {
-            true => !signs.fall,
-            false => !signs.rise,
+        match gate.sides.get(&hash(&[], key)) {
+            Some(Side::Up) => !signs.fall,
+            Some(Side::Unknown) => !signs.rise && !signs.fall,
+            None => !signs.rise,
         }
     }
 
-    /// What becomes of a row that is inserted or changed. `source` is its key there.
+    /// What becomes of a row that is inserted or changed. `source` is its key there, and where the log told of it.
     pub fn pass(
         &mut self,
         number: usize,
         key: &[Value],
         signs: Option<Signs>,
-        source: Option<Key>,
+        source: (Option<Key>, Option<TransactionId>),
         now: i64,
     ) -> Pass {
         match self.gates.get_mut(&number) {
@@ -141,11 +178,56 @@ impl Gates {
         }
     }
 
-    /// A row as a copy brought it: nothing of it is owed.
+    /// Whether anything is known of a key.
+    pub fn knows(&self, number: usize, key: &[Value]) -> bool {
+        let Some(gate) = self.gates.get(&number) else { return false };
+        let key = hash(&[], key);
+        gate.sides.contains_key(&key)
+            || gate.sent.contains_key(&key)
+            || gate.held.contains_key(&key)
+    }
+
+    /// What is known of a key.
+    pub fn state(&self, number: usize, key: &[Value]) -> Option<KeyState> {
+        let gate = self.gates.get(&number)?;
+        let key = hash(&[], key);
+        Some(KeyState {
+            key,
+            side: gate.sides.get(&key).copied(),
+            sent: gate.sent.get(&key).copied(),
+            held: gate.held.get(&key).cloned(),
+            edge: gate.edges.get(&key).copied(),
+            rest: gate.rests.get(&key).cloned(),
+        })
+    }
+
+    /// Rows that were to be sent were not: what was known of their keys is known again.
+    pub fn restore(&mut self, number: usize, states: Vec<KeyState>) {
+        fn put<T>(map: &mut HashMap<Hash, T>, key: Hash, value: Option<T>) {
+            match value {
+                Some(value) => drop(map.insert(key, value)),
+                None => drop(map.remove(&key)),
+            }
+        }
+        let Some(gate) = self.gates.get_mut(&number) else { return };
+        for KeyState { key, side, sent, held, edge, rest } in states {
+            put(&mut gate.sides, key, side);
+            put(&mut gate.sent, key, sent);
+            put(&mut gate.held, key, held);
+            put(&mut gate.edges, key, edge);
+            put(&mut gate.rests, key, rest);
+        }
+    }
+
+    /// A row is sent as it is: nothing of it is owed.
     pub fn settle(&mut self, number: usize, key: &[Value], signs: Option<Signs>) {
         let Some(gate) = self.gates.get_mut(&number) else { return };
         let key = hash(&[], key);
-        gate.set(key, signs.is_some_and(|signs| signs.rise));
+        let side = match signs {
+            Some(signs) => signs.rise.then_some(Side::Up),
+            None => gate.unknown(),
+        };
+        gate.set(key, side);
         if gate.held.remove(&key).is_some() {
             gate.rests.insert(key, None);
         }
@@ -155,28 +237,38 @@ impl Gates {
     pub fn forget(&mut self, number: usize, key: &[Value]) {
         let Some(gate) = self.gates.get_mut(&number) else { return };
         let key = hash(&[], key);
-        gate.set(key, false);
+        gate.set(key, None);
         let known = gate.held.remove(&key).is_some() | gate.sent.remove(&key).is_some();
         if known {
             gate.rests.insert(key, None);
         }
     }
 
+    /// All rows of a mapping are gone, or are about to be sent again.
+    pub fn forget_all(&mut self, number: usize) {
+        let Some(gate) = self.gates.get_mut(&number) else { return };
+        gate.edges.extend(std::mem::take(&mut gate.sides).into_keys().map(|key| (key, None)));
+        let held = std::mem::take(&mut gate.held).into_keys();
+        let known = held.chain(std::mem::take(&mut gate.sent).into_keys());
+        gate.rests.extend(known.map(|key| (key, None)));
+    }
+
     /// The keys whose time has come; they count as sent.
-    pub fn due(&mut self, now: i64) -> Vec<(usize, Arc<MappingPlan>, Vec<Key>)> {
+    pub fn due(&mut self, now: i64) -> Vec<Due> {
         let mut all = Vec::new();
         for (number, gate) in &mut self.gates {
             let due: Vec<Hash> =
                 gate.held.iter().filter(|(_, held)| held.due <= now).map(|(key, _)| *key).collect();
-            let mut keys = Vec::new();
+            let (mut keys, mut within) = (Vec::new(), Vec::new());
             for key in due {
                 if let Some(held) = gate.held.remove(&key) {
                     keys.push(held.key);
+                    within.extend(held.within.filter(|id| !within.contains(id)));
                     gate.mark_sent(key, now);
                 }
             }
             if !keys.is_empty() {
-                all.push((*number, gate.plan.clone(), keys));
+                all.push(Due { number: *number, plan: gate.plan.clone(), keys, within });
             }
             gate.rest(now);
         }
@@ -189,13 +281,16 @@ impl Gates {
         for gate in self.gates.values_mut() {
             let bytes = |key: &Hash| Bytes::copy_from_slice(key);
             if !gate.edges.is_empty() {
-                let edges = std::mem::take(&mut gate.edges);
-                let (up, down): (Vec<_>, Vec<_>) = edges.into_iter().partition(|(_, up)| *up);
-                all.push(Memories {
-                    scope: MemoryScope { mapping: gate.plan.name.clone(), kind: MemoryKind::Edge },
-                    put: up.iter().map(|(key, _)| (bytes(key), Bytes::new())).collect(),
-                    gone: down.iter().map(|(key, _)| bytes(key)).collect(),
-                });
+                let (mut put, mut gone) = (Vec::new(), Vec::new());
+                for (key, side) in std::mem::take(&mut gate.edges) {
+                    match side {
+                        Some(Side::Up) => put.push((bytes(&key), Bytes::new())),
+                        Some(Side::Unknown) => put.push((bytes(&key), Bytes::from_static(UNKNOWN))),
+                        None => gone.push(bytes(&key)),
+                    }
+                }
+                let scope = MemoryScope { mapping: gate.plan.name.clone(), kind: MemoryKind::Edge };
+                all.push(Memories { scope, put, gone });
             }
             if !gate.rests.is_empty() {
                 let (mut put, mut gone) = (Vec::new(), Vec::new());
@@ -216,14 +311,15 @@ impl Gates {
 impl Gate {
     fn take_up(&mut self, kind: MemoryKind, key: Hash, value: &[u8]) {
         if kind == MemoryKind::Edge {
-            self.up.insert(key);
+            let side = if value == UNKNOWN { Side::Unknown } else { Side::Up };
+            self.sides.insert(key, side);
             return;
         }
         let Some((micros, rest)) = value.split_at_checked(8) else { return };
         let Ok(micros) = <[u8; 8]>::try_from(micros).map(i64::from_le_bytes) else { return };
         match decode_key(rest) {
             Some(source) => {
-                self.held.insert(key, Held { key: source, due: micros });
+                self.held.insert(key, Held { key: source, due: micros, within: None });
             }
             None => {
                 self.sent.insert(key, micros);
@@ -231,14 +327,21 @@ impl Gate {
         }
     }
 
-    fn pass(&mut self, key: Hash, signs: Option<Signs>, source: Option<Key>, now: i64) -> Pass {
-        if let Some(signs) = signs
-            && !self.crosses(key, signs)
-        {
-            return Pass::Keep;
+    fn pass(
+        &mut self,
+        key: Hash,
+        signs: Option<Signs>,
+        (source, within): (Option<Key>, Option<TransactionId>),
+        now: i64,
+    ) -> Pass {
+        match signs {
+            Some(signs) if !self.crosses(key, signs) => return Pass::Keep,
+            Some(_) => {}
+            None => self.set(key, self.unknown()),
         }
         let Some(period) = self.throttle else { return Pass::Send };
-        if self.held.contains_key(&key) {
+        if let Some(held) = self.held.get_mut(&key) {
+            held.within = within.or(held.within);
             return Pass::Hold;
         }
         let period = i64::try_from(period.as_micros()).unwrap_or(i64::MAX);
@@ -250,31 +353,38 @@ impl Gate {
         let Ok(rest) = encode_key(&source) else { return Pass::Send };
         let value = [&due.to_le_bytes()[..], &rest].concat();
         self.rests.insert(key, Some(value.into()));
-        self.held.insert(key, Held { key: source, due });
+        self.held.insert(key, Held { key: source, due, within });
         Pass::Hold
     }
 
     /// Whether the row crosses an edge that is to be told; takes note of its side.
     fn crosses(&mut self, key: Hash, signs: Signs) -> bool {
-        let was = self.up.contains(&key);
-        match (was, signs.rise, signs.fall) {
-            (false, true, _) => {
-                self.set(key, true);
+        match (self.sides.get(&key).copied(), signs.rise, signs.fall) {
+            (None | Some(Side::Unknown), true, _) => {
+                self.set(key, Some(Side::Up));
                 true
             }
-            (true, _, true) => {
-                self.set(key, false);
+            (Some(Side::Up), _, true) | (Some(Side::Unknown), false, true) => {
+                self.set(key, None);
                 signs.tells_fall
             }
-            _ => false,
+            (None | Some(Side::Up | Side::Unknown), _, _) => false,
         }
     }
 
-    fn set(&mut self, key: Hash, up: bool) {
-        let changed = if up { self.up.insert(key) } else { self.up.remove(&key) };
-        if changed {
-            self.edges.insert(key, up);
+    fn set(&mut self, key: Hash, side: Option<Side>) {
+        let before = match side {
+            Some(side) => self.sides.insert(key, side),
+            None => self.sides.remove(&key),
+        };
+        if before != side {
+            self.edges.insert(key, side);
         }
+    }
+
+    /// The side of a key that is sent in a state which nobody told.
+    fn unknown(&self) -> Option<Side> {
+        self.plan.rows.edge.as_ref().map(|_| Side::Unknown)
     }
 
     fn mark_sent(&mut self, key: Hash, now: i64) {
@@ -311,7 +421,7 @@ mod tests {
         Gate {
             plan: Arc::new(crate::apply::batch::tests::lone("stock")),
             throttle: throttle.map(Duration::from_secs),
-            up: HashSet::new(),
+            sides: HashMap::new(),
             sent: HashMap::new(),
             held: HashMap::new(),
             edges: HashMap::new(),
@@ -328,13 +438,44 @@ mod tests {
         let (mut gate, key) = (gate(None), hash(&[], &[Value::Int(1)]));
         let mut sent = Vec::new();
         for low in [false, true, true, false, false, true] {
-            sent.push(gate.pass(key, signs(low, !low, false), None, 0) == Pass::Send);
+            sent.push(gate.pass(key, signs(low, !low, false), (None, None), 0) == Pass::Send);
         }
         assert_eq!(sent, [false, true, false, false, false, true]);
-        let told = gate.pass(key, signs(false, true, true), None, 0);
+        let told = gate.pass(key, signs(false, true, true), (None, None), 0);
         assert_eq!(told, Pass::Send, "the way back is told where that is asked for");
         // Between the two ends nothing happens.
-        assert_eq!(gate.pass(key, signs(false, false, true), None, 0), Pass::Keep);
+        assert_eq!(gate.pass(key, signs(false, false, true), (None, None), 0), Pass::Keep);
+    }
+
+    #[test]
+    fn a_state_that_nobody_told_hides_no_edge() {
+        let (mut gate, key) = (gate(None), hash(&[], &[Value::Int(1)]));
+        let mut meet = |rise: bool, unknown: bool| {
+            if unknown {
+                gate.set(key, Some(Side::Unknown));
+            }
+            gate.pass(key, signs(rise, !rise, true), (None, None), 0) == Pass::Send
+        };
+        assert!(meet(true, false));
+        assert!(!meet(true, false), "it is up");
+        assert!(meet(true, true), "it may have been down");
+        assert!(meet(false, true), "it may have been up");
+        assert!(!meet(false, false), "it is down");
+    }
+
+    #[test]
+    fn rows_that_were_refused_cross_their_edge_again() {
+        let (gate, key) = (gate(None), [Value::Int(1)]);
+        let mut gates = Gates { gates: HashMap::from([(0, gate)]) };
+        let before: Vec<KeyState> = gates.state(0, &key).into_iter().collect();
+        let pass =
+            |gates: &mut Gates| gates.pass(0, &key, signs(true, false, false), (None, None), 0);
+        assert_eq!(pass(&mut gates), Pass::Send);
+        gates.restore(0, before);
+        assert_eq!(pass(&mut gates), Pass::Send);
+        assert_eq!(pass(&mut gates), Pass::Keep);
+        gates.forget_all(0);
+        assert_eq!(pass(&mut gates), Pass::Send, "it came back");
     }
 
     #[test]
@@ -342,19 +483,19 @@ mod tests {
         let (mut gate, key) = (gate(Some(60)), hash(&[], &[Value::Int(1)]));
         let source: Key = Box::from([Value::Int(1)]);
         let second = 1_000_000;
-        assert_eq!(gate.pass(key, None, Some(source.clone()), 0), Pass::Send);
-        assert_eq!(gate.pass(key, None, Some(source.clone()), second), Pass::Hold);
-        assert_eq!(gate.pass(key, None, Some(source.clone()), 2 * second), Pass::Hold);
+        assert_eq!(gate.pass(key, None, (Some(source.clone()), None), 0), Pass::Send);
+        assert_eq!(gate.pass(key, None, (Some(source.clone()), None), second), Pass::Hold);
+        assert_eq!(gate.pass(key, None, (Some(source.clone()), None), 2 * second), Pass::Hold);
         let stored = gate.rests.get(&key).cloned().flatten().expect("held");
         let mut gates = Gates { gates: HashMap::from([(0, gate)]) };
         assert!(gates.due(59 * second).is_empty());
         let due = gates.due(60 * second);
-        assert_eq!(due[0].2, std::slice::from_ref(&source));
+        assert_eq!(due[0].keys, std::slice::from_ref(&source));
         assert!(gates.due(61 * second).is_empty(), "owed once");
         // What was written is what is taken up.
         let mut again = self::gate(Some(60));
         again.take_up(MemoryKind::Held, key, &stored);
         assert_eq!(again.held.get(&key).map(|held| held.due), Some(60 * second));
-        assert_eq!(again.pass(key, None, Some(source), 70 * second), Pass::Hold);
+        assert_eq!(again.pass(key, None, (Some(source), None), 70 * second), Pass::Hold);
     }
 }

@@ -127,7 +127,7 @@ impl Applier {
         match mapped.plan.view.is_some() {
             true => self.read_again(&mapped, &piece, &row).await?,
             false => {
-                self.settle_gates(&mapped, &piece)?;
+                self.settle_gates(&mapped, &piece, row.reason)?;
                 if self.load(&mapped.plan, piece, &row).await? {
                     self.delayed.add(mapped.number);
                 }
@@ -146,15 +146,21 @@ impl Applier {
     }
 
     /// Takes note on which side of their edges the rows of a piece are.
-    fn settle_gates(&mut self, mapped: &Mapped, piece: &Piece) -> Result<()> {
+    fn settle_gates(&mut self, mapped: &Mapped, piece: &Piece, reason: CopyReason) -> Result<()> {
         let Mapped { plan, number } = mapped;
         if !self.gates.has(*number) {
             return Ok(());
+        }
+        if reason != CopyReason::Backfill && self.regions.is_at_first(&plan.name) {
+            // Of rows that are not there any more.
+            self.gates.forget_all(*number);
         }
         let bound = BoundPlan::new(plan, &piece.table)?;
         for row in &piece.rows {
             if bound.takes(row)? {
                 self.gates.settle(*number, &bound.key_of(row)?, bound.signs_of(row)?);
+            } else if let Ok(key) = bound.key_of(row) {
+                self.gates.forget(*number, &key);
             }
         }
         Ok(())
@@ -182,6 +188,7 @@ impl Applier {
         if first && row.sweep {
             // Of rows that are about to be swept away.
             hands.sink.forget_memory(&plan.name).await?;
+            hands.rereads.gates.forget_all(*number);
         }
         let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;
         let mut reread = run.map_err(|blamed| blamed.error)?;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidelock_core::{Error, HopList, Mark, Position, Result, Sink, WriteBatch};
+use tidelock_core::{Error, HopList, Key, Mark, Position, Result, Sink, WriteBatch};
 
 use super::batch::{Batcher, Step};
+use super::gate::Due;
 use super::place::Places;
 use super::session::{Failure, Work};
 use super::tally::Tally;
@@ -15,7 +16,8 @@ use super::{
     KEYS_MAX, PING, ROWS_A_WRITE, now_micros, shown,
 };
 use crate::flow::copies;
-use crate::reread::{Reread, Touched};
+use crate::mapping::MappingPlan;
+use crate::reread::{Refused, Reread, Touched};
 
 pub(super) struct OpenTransaction {
     pub(super) hops: HopList,
@@ -101,7 +103,7 @@ impl Applier {
         let now = now_micros();
         let mut due = self.gates.due(now);
         due.extend(self.session.hands()?.rereads.gates.due(now));
-        due.retain(|(_, plan, _)| !self.is_stopped(&plan.name));
+        due.retain(|due| !self.is_stopped(&due.plan.name));
         if due.is_empty() {
             return Ok(());
         }
@@ -109,17 +111,32 @@ impl Applier {
         if let Some(open) = &mut self.open {
             open.upto.get_or_insert_with(|| (self.reached.clone(), now));
         }
-        for (number, plan, keys) in due {
-            let by = self.touched.of(number, &plan);
-            by.owed = true;
+        for Due { number, plan, keys, within } in due {
+            within.into_iter().for_each(|id| self.touched.note(Some(id)));
             for key in keys {
-                match plan.view {
-                    Some(_) => by.key(key),
-                    None => by.row(key),
-                }
+                self.owe(number, &plan, key).await?;
             }
         }
         self.finish().await
+    }
+
+    /// A row is to be read again and sent whatever gate its mapping has, unless a copy has yet to bring it.
+    pub(super) async fn owe(
+        &mut self,
+        number: usize,
+        plan: &Arc<MappingPlan>,
+        key: Key,
+    ) -> Result<()> {
+        if plan.view.is_none() && !self.regions.has_come(&plan.name, &key).await? {
+            return Ok(());
+        }
+        let loose = self.is_loose(number);
+        let by = self.touched.of(number, plan);
+        by.owe(key);
+        if loose {
+            by.refused = by.refused.max(Refused::PutOff);
+        }
+        Ok(())
     }
 
     /// Every transaction that was refused together has passed by itself.

@@ -386,6 +386,24 @@ impl Regions {
         })
     }
 
+    /// Whether the row of a key of the source is followed: no piece has yet to bring it.
+    pub async fn has_come(&mut self, mapping: &str, key: &Key) -> Result<bool> {
+        let Some(region) = self.regions.get(mapping) else { return Ok(true) };
+        if region.row.phase == CopyPhase::Held {
+            return Ok(false);
+        }
+        if region.overlaid || region.is_whole() {
+            return Ok(true);
+        }
+        let place = place(region, &mut self.judge, &self.source, key).await?;
+        Ok(place == Place::Copied)
+    }
+
+    /// Whether pieces have yet to bring rows of a mapping that are not followed until then.
+    pub fn is_partial(&self, mapping: &str) -> bool {
+        self.regions.get(mapping).is_some_and(|region| !region.overlaid && !region.is_whole())
+    }
+
     /// Every row of a mapping went away. Answers whether the target must be emptied too.
     pub fn meet_truncate(&mut self, mapping: &str) -> bool {
         let Some(region) = self.regions.get_mut(mapping) else { return true };

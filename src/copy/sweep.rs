@@ -157,7 +157,7 @@ fn sweep_tables(plan: &MappingPlan) -> Result<(CopyTable, CopyTable, Vec<Convers
 
 /// Whether every key of the target can be led back to the source's types. One that cannot says nothing about what
 /// the source has: a text does not tell which number it was made of, nor a civil time which hour that came twice.
-fn leads_back(plan: &MappingPlan) -> bool {
+pub(crate) fn leads_back(plan: &MappingPlan) -> bool {
     plan.target.key.iter().all(|&i| {
         let (Some(target), Some(column)) = (plan.target.columns.get(i), plan.columns.get(i)) else {
             return false;

@@ -767,6 +767,8 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
     };
     // Where the mapping keeps what the source deletes, rows that only the target has are meant to be there.
     row.sweep &= plan.rows.end == EndPlan::Delete;
+    // Of a view whose keys do not lead back, what is remembered tells which rows were sent and are gone.
+    row.sweep &= plan.view.is_none() || crate::copy::leads_back(plan);
     table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());
     let alike = plan.copy_key_types.iter().all(|t| context.source.orders_alike(t));
     // Lines hold what the target's columns hold, in their order, and nothing else.

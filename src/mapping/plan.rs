@@ -30,7 +30,7 @@ pub use self::order::{mirrored, parents_first};
 pub(super) use self::pairs::json_form;
 pub(super) use self::pairs::no_column;
 use self::pairs::{Pair, pair_columns, unmapped};
-pub use self::rows::{EndPlan, RowPlan};
+pub use self::rows::{EndPlan, PushedBy, RowPlan};
 pub use self::view::{TrackedPlan, ViewPlan, WayBy, WayPlan};
 pub use self::wildcard::like;
 pub(super) use self::wildcard::{has_key, matching};
@@ -209,11 +209,12 @@ impl MappingPlan {
         own.into_iter().chain(tracks).chain(pushes)
     }
 
-    /// The types of the key by which rows are read again.
-    pub fn push_types(&self) -> &[DataType] {
-        match &self.view {
-            Some(view) => &view.by_types,
-            None => &self.copy_key_types,
+    /// The source's columns by which rows are read again.
+    pub fn read_by(&self) -> &[String] {
+        match (&self.view, &self.copy) {
+            (Some(view), _) => &view.by,
+            (None, Some(copy)) => &copy.key,
+            (None, None) => &[],
         }
     }
 
@@ -257,6 +258,13 @@ impl MappingPlan {
         Ok(cells)
     }
 
+    /// The places of the cells that [`MappingPlan::group_cells`] gives.
+    pub fn group_places(&self, by: &[String]) -> Vec<usize> {
+        let fed =
+            |column: &ColumnPlan| matches!(&column.feed, Feed::Column(feed) if by.contains(feed));
+        (0..self.columns.len()).filter(|&at| self.columns.get(at).is_some_and(fed)).collect()
+    }
+
     /// The key of a view that a remembered key of the target comes from; `None` where it cannot be told.
     pub fn view_key(
         &self,
@@ -266,9 +274,7 @@ impl MappingPlan {
         let fed = |at: usize, name: &String| matches!(self.columns.get(at).map(|c| &c.feed), Some(Feed::Column(feed)) if feed == name);
         // Of a group that goes as a whole, the cells that hold the view's key are remembered.
         let places: Vec<usize> = match self.call.as_ref().is_some_and(|call| call.rows.is_some()) {
-            true => {
-                (0..self.columns.len()).filter(|&at| view.by.iter().any(|b| fed(at, b))).collect()
-            }
+            true => self.group_places(&view.by),
             false => self.target.key.clone(),
         };
         let cell = |name: &String| {
@@ -279,6 +285,21 @@ impl MappingPlan {
             Some(cells) => view.key(&cells),
             None => Ok(None),
         }
+    }
+
+    /// Whether each remembered key of the target tells the key of the view.
+    pub fn tells_view_key(&self, view: &ViewPlan) -> bool {
+        let whole = self.call.as_ref().is_some_and(|call| call.rows.is_some());
+        view.by.iter().zip(&view.by_types).all(|(name, to)| {
+            self.columns.iter().zip(&self.target.columns).enumerate().any(
+                |(at, (column, target))| {
+                    matches!(&column.feed, Feed::Column(feed) if feed == name)
+                        && (whole || self.target.key.contains(&at))
+                        && column.rule.zone.is_none()
+                        && comparable(&target.data_type, to)
+                },
+            )
+        })
     }
 
     /// What becomes of a row of which only the target's key is known.
@@ -562,7 +583,8 @@ fn plan_table(
             .filter(|m| exact(&m.to, catalogs.target_schema).as_ref() == Some(target))
             .collect();
         let partial = unfilled(&keyed, target_table, &columns, &others, &mut problems);
-        rows.pushes = pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
+        (rows.pushes, rows.pushed) =
+            pushes(mapping, source_table, &key, &columns, catalogs, &mut problems);
         let (view, copy) = if mapping.tracks.is_empty() {
             (None, copy_table(source_table, &columns, &rows.reads, &key))
         } else {
@@ -649,7 +671,8 @@ fn plan_table(
     outcome.findings.extend(problems);
 }
 
-/// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key.
+/// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key; and the source's column
+/// that feeds it.
 fn pushes(
     mapping: &MappingConfig,
     source: &Table,
@@ -657,8 +680,8 @@ fn pushes(
     pairs: &[Pair<'_>],
     catalogs: &Catalogs<'_>,
     problems: &mut Vec<Finding>,
-) -> Vec<(TableName, String)> {
-    let mut found = Vec::new();
+) -> (Vec<(TableName, String)>, Option<PushedBy>) {
+    let (mut found, mut by) = (Vec::new(), None);
     for push in &mapping.push_when {
         let place = push.column.place.show();
         let feeds: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
@@ -684,6 +707,11 @@ fn pushes(
             continue;
         };
         let to = source.column(feed).map(|c| &c.data_type);
+        let pushed = |data_type: &DataType| {
+            let data_type = data_type.clone();
+            PushedBy { column: (*feed).to_owned(), data_type }
+        };
+        by = to.map(pushed);
         if !to.is_some_and(|to| comparable(&column.data_type, to)) {
             problems.push(
                 Finding::problem(format!(
@@ -696,7 +724,7 @@ fn pushes(
         }
         found.push((name, column.name.clone()));
     }
-    found
+    (found, by)
 }
 
 /// The routines of a mapping, the one that takes rows as a table.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tidelock_core::{
-    Connector, Copier, CopyTable, Error, Key, MemoryKind, MemoryScope, OpKind, Piece, Position,
-    Result, Side, Sink, TableSchema, TransactionId, Value,
+    Connector, Copier, CopyTable, Error, Key, KeyRange, MemoryKind, MemoryScope, OpKind, Piece,
+    Position, Result, Side, Sink, TableSchema, TransactionId, Value,
 };
 
 use self::found::{likeness, recall};
@@ -23,7 +23,8 @@ use self::write::{Steps, as_many_as_can_be, call_groups, instead, put, remove};
 use super::late::Late;
 use super::memory::{Hash, Known, hash};
 use super::touched::{Refused, Touched, TouchedBy};
-use crate::apply::gate::{Gates, Memories, Pass};
+use crate::apply::PING;
+use crate::apply::gate::{Gates, KeyState, Memories, Pass};
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::plan::ViewPlan;
 use crate::mapping::rules::Signs;
@@ -31,6 +32,8 @@ use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// Keys asked for at a time.
 const KEYS_A_READ: usize = 2_000;
+/// Remembered rows that are looked for in all of a view at a time.
+const REMEMBERED_AT_ONCE: usize = 300_000;
 /// Memory that the rows of such a question may take.
 const BYTES_A_READ: usize = 16 << 20;
 /// Keys that were refused so often and for so long are refused for their own fault, whatever else is ahead.
@@ -72,6 +75,10 @@ pub struct Waiting {
     pub plan: Arc<MappingPlan>,
     /// The keys.
     pub keys: Vec<Key>,
+    /// Those of them that are sent whatever gate the mapping has.
+    pub owed: HashSet<Hash>,
+    /// Whether they are sent though they are as they were last sent.
+    pub force: bool,
     /// The place in the log that they wait for; at once if absent.
     pub upto: Option<Position>,
     /// Since when, and how often they have been refused.
@@ -158,14 +165,23 @@ impl Rereads {
             ahead: false,
             reached,
             delivered: &delivered,
+            owed: HashSet::new(),
+            force: false,
             done: Reread::default(),
         };
-        self.look(&mut work).await?;
+        self.look(sink, &mut work).await?;
         let (mut removals, mut waited) = (Vec::new(), Vec::new());
         for (number, mut by) in mappings {
             let mapping = by.plan.name.clone();
             waited.push((mapping.clone(), std::mem::take(&mut by.waited)));
             work.number = number;
+            work.force = by.force;
+            if !by.pushed.is_empty() {
+                self.find_pushed(sink, &mut by, &mut work)
+                    .await
+                    .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
+            }
+            work.owed = std::mem::take(&mut by.owed);
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
                     let read = Box::pin(self.view(sink, &view, by, &mut work)).await;
@@ -175,11 +191,12 @@ impl Rereads {
             };
             outcome.map_err(|error| Blamed { mapping: Some(mapping), error })?;
         }
+        (work.owed, work.force) = (HashSet::new(), false);
         for removal in removals.into_iter().rev() {
             let mapping = removal.plan.name.clone();
             work.number = removal.number;
             late.before(sink, Some(removal.number)).await?;
-            remove(sink, removal, &mut work)
+            remove(sink, &mut self.gates, removal, &mut work)
                 .await
                 .map_err(|error| Blamed { mapping: Some(mapping), error })?;
         }
@@ -198,8 +215,8 @@ impl Rereads {
     }
 
     /// Opens a snapshot that shows the whole batch, and takes note of what it may show beyond.
-    async fn look(&mut self, work: &mut Work<'_>) -> Result<()> {
-        work.upto = self.snapshot(work.reached, work.delivered).await?;
+    async fn look(&mut self, sink: &mut dyn Sink, work: &mut Work<'_>) -> Result<()> {
+        work.upto = pinging(sink, self.snapshot(work.reached, work.delivered)).await??;
         // Where nothing lies ahead of us, what a row points to does not lie there either.
         work.ahead |= !self.source.compare(work.reached, &work.upto)?.reached();
         Ok(())
@@ -216,6 +233,9 @@ impl Rereads {
         let Some(view) = &plan.view else {
             return Err(Error::bug("a table was taken for a view").into());
         };
+        if !plan.tells_view_key(view) {
+            return self.gone_of_all(sink, (number, plan, view), reached).await;
+        }
         let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
         let (mut after, mut waiting) = (None, Vec::new());
         loop {
@@ -235,6 +255,130 @@ impl Rereads {
             }
             after = stored.last().map(|(at, _)| at.clone());
         }
+    }
+
+    /// The same where what is remembered does not tell the keys of the view: all of the view is read, for so many remembered rows at a time.
+    async fn gone_of_all(
+        &mut self,
+        sink: &mut dyn Sink,
+        (number, plan, view): (usize, &Arc<MappingPlan>, &ViewPlan),
+        reached: &Position,
+    ) -> std::result::Result<Vec<Waiting>, Blamed> {
+        let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+        let mut work = Work {
+            number,
+            upto: reached.clone(),
+            ahead: false,
+            reached,
+            delivered: &[],
+            owed: HashSet::new(),
+            force: true,
+            done: Reread::default(),
+        };
+        let mut after = None;
+        loop {
+            let mut known: HashMap<Bytes, Known> = HashMap::new();
+            let mut more = true;
+            while more && known.len() < REMEMBERED_AT_ONCE {
+                let stored = sink.recall_all(&scope, after.as_ref(), KEYS_A_READ).await?;
+                more = stored.len() == KEYS_A_READ;
+                after = stored.last().map(|(at, _)| at.clone()).or(after);
+                let decoded = stored.into_iter();
+                known.extend(decoded.filter_map(|(at, bytes)| Some((at, Known::decode(&bytes)?))));
+            }
+            if !known.is_empty() {
+                self.look(sink, &mut work).await?;
+                self.strike_out(sink, plan, view, &mut known).await?;
+                self.remove_known(sink, plan, view, known, &mut work).await?;
+            }
+            if !more {
+                break;
+            }
+        }
+        if let Some(copier) = &mut self.copier {
+            copier.close_snapshot().await?;
+        }
+        for Memories { scope, put, gone } in self.gates.take() {
+            sink.remember(&scope, &put, &gone).await?;
+        }
+        Ok(work.done.waiting)
+    }
+
+    /// Takes out what the view has, in the open snapshot.
+    async fn strike_out(
+        &mut self,
+        sink: &mut dyn Sink,
+        plan: &Arc<MappingPlan>,
+        view: &ViewPlan,
+        known: &mut HashMap<Bytes, Known>,
+    ) -> Result<()> {
+        let Some(table) = plan.copy.clone() else {
+            return Err(Error::bug("a view without its key"));
+        };
+        let whole = plan.call.as_ref().is_some_and(|call| call.rows.is_some());
+        let mut after: Option<Key> = None;
+        loop {
+            let bound = self.copier().await?.bound(&table, after.as_ref(), KEYS_A_READ);
+            let upto = pinging(sink, bound).await??;
+            let range = KeyRange { after: after.take(), upto: upto.clone() };
+            let reading = self.copier().await?.read(&table, &range, usize::MAX);
+            let piece = pinging(sink, reading).await??;
+            let places = view.places(&piece.table)?;
+            let bound = self.bind(plan, &piece.table)?;
+            for row in &piece.rows {
+                if !bound.takes(row)? {
+                    continue;
+                }
+                let group = hash(&[], places.iter().filter_map(|&at| row.0.get(at)));
+                let at = match whole {
+                    true => Bytes::copy_from_slice(&group),
+                    false => view.remembered_at(group, &bound.key_of(row)?.into()),
+                };
+                known.remove(&at);
+            }
+            after = upto;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes remembered rows, or groups, that the view does not have any more.
+    async fn remove_known(
+        &mut self,
+        sink: &mut dyn Sink,
+        plan: &Arc<MappingPlan>,
+        view: &ViewPlan,
+        known: HashMap<Bytes, Known>,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
+        let group_of = |at: &Bytes| {
+            let mut group = Hash::default();
+            group.copy_from_slice(at.get(..16).unwrap_or(&[0; 16]));
+            group
+        };
+        if let Some(call) = plan.call.clone().filter(|call| call.rows.is_some()) {
+            let places = plan.group_places(&view.by);
+            let empty = |(at, known): (Bytes, Known)| Group {
+                hash: group_of(&at),
+                key: places.iter().copied().zip(known.key).collect(),
+                rows: Vec::new(),
+            };
+            let groups = known.into_iter().map(empty).collect();
+            let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::View };
+            let refused = call_groups(sink, &scope, (plan, &call), groups, true, work).await?;
+            return work.refused(plan, refused, Vec::new(), None);
+        }
+        let vanished = |(at, known): (Bytes, Known)| Gone {
+            key: known.key,
+            group: group_of(&at),
+            forget: Some(at),
+            told_by: Key::default(),
+            removed: false,
+        };
+        let gone = known.into_iter().map(vanished).collect();
+        let removal = Removal { number: work.number, plan: plan.clone(), gone, waited: None };
+        remove(sink, &mut self.gates, removal, work).await
     }
 
     /// Opens a snapshot that shows the whole batch.
@@ -275,6 +419,7 @@ impl Rereads {
     /// The rows of some keys, asked for in as many questions as their size needs.
     async fn read(
         &mut self,
+        sink: &mut dyn Sink,
         table: &CopyTable,
         by: &[String],
         keys: &[Key],
@@ -284,8 +429,8 @@ impl Rereads {
         let mut parts: Vec<&[Key]> = vec![keys];
         while let Some(part) = parts.pop() {
             let limit = if part.len() == 1 { usize::MAX } else { BYTES_A_READ };
-            let piece = self.copier().await?.read_keys(table, by, part, limit).await;
-            let piece = match piece {
+            let reading = self.copier().await?.read_keys(table, by, part, limit);
+            let piece = match pinging(sink, reading).await? {
                 Ok(piece) => piece,
                 Err(error) => {
                     self.copier = None;
@@ -299,7 +444,7 @@ impl Rereads {
             let (first, second) = part.split_at(part.len() / 2);
             parts.extend([second, first]);
             // A later one shows the batch as well.
-            self.look(work).await?;
+            self.look(sink, work).await?;
         }
         Ok(pieces)
     }
@@ -334,7 +479,7 @@ impl Rereads {
         let mut progressed = false;
         for some in keys.chunks(KEYS_A_READ) {
             let (mut steps, mut read) = (Vec::new(), Vec::new());
-            for piece in self.read(&table, &table.key, some, work).await? {
+            for piece in self.read(sink, &table, &table.key, some, work).await? {
                 let bound = self.bind(&plan, &piece.table)?;
                 for row in &piece.rows {
                     // One that is gone by now has its delete still ahead, or had it in this batch.
@@ -380,35 +525,76 @@ impl Rereads {
         Ok(())
     }
 
-    /// Leaves out what is not worth sending now.
+    /// Leaves out what is not worth sending now. Answers what was known of the keys of the rest, in case the target refuses them.
     fn keep_back(
         &mut self,
-        number: usize,
         view: &ViewPlan,
         found: &mut Found,
         known: &mut HashMap<Bytes, Known>,
-        (force, owed): (bool, bool),
-    ) {
+        work: &Work<'_>,
+    ) -> Vec<KeyState> {
+        let number = work.number;
+        let mut before = Vec::new();
         if !self.gates.has(number) || view.groups {
-            return;
+            return before;
         }
         let now = crate::apply::now_micros();
-        let mut kept = 0;
+        let mut kept = HashSet::new();
         found.rows.retain(|at, row| {
-            if force || owed {
+            let state = self.gates.state(number, &row.key);
+            if work.force || work.owed.contains(&row.group) {
                 self.gates.settle(number, &row.key, row.signs);
-                return true;
+            } else {
+                let told = (Some(row.told.clone()), None);
+                if self.gates.pass(number, &row.key, row.signs, told, now) != Pass::Send {
+                    // It is neither sent nor gone.
+                    known.remove(at);
+                    kept.insert(row.group);
+                    return false;
+                }
             }
-            let told = Some(row.told.clone());
-            if self.gates.pass(number, &row.key, row.signs, told, now) == Pass::Send {
-                return true;
-            }
-            // It is neither sent nor gone.
-            known.remove(at);
-            kept += 1;
-            false
+            before.extend(state);
+            true
         });
-        found.kept += kept;
+        found.kept = kept;
+        before
+    }
+
+    /// Finds the keys of rows that were asked for by a column that feeds the mapping's key.
+    async fn find_pushed(
+        &mut self,
+        sink: &mut dyn Sink,
+        by: &mut TouchedBy,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
+        let plan = by.plan.clone();
+        let (Some(table), Some(pushed)) = (&plan.copy, &plan.rows.pushed) else {
+            return Err(Error::bug("rows are asked for by a key that they cannot be read by"));
+        };
+        let values: Vec<Key> = std::mem::take(&mut by.pushed).into_values().collect();
+        for some in values.chunks(KEYS_A_READ) {
+            let column = std::slice::from_ref(&pushed.column);
+            for piece in self.read(sink, table, column, some, work).await? {
+                let bound = self.bind(&plan, &piece.table)?;
+                let places =
+                    plan.view.as_ref().map(|view| view.places(&piece.table)).transpose()?;
+                for row in &piece.rows {
+                    // Others may have the same value.
+                    if !bound.takes(row)? {
+                        continue;
+                    }
+                    match &places {
+                        None => by.owe(bound.source_key(row)?),
+                        Some(places) => {
+                            by.owe(
+                                places.iter().filter_map(|&at| row.0.get(at).cloned()).collect(),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rows of a view. Answers those that are to be removed.
@@ -419,7 +605,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, owed, .. } = by;
+        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
         for (number, values) in queries {
             let Some(query) = view.queries.get(number) else {
                 return Err(Error::bug("a track's query is not in the plan"));
@@ -428,8 +614,8 @@ impl Rereads {
                 .into_iter()
                 .map(|v| (v.column, v.data_type, v.values.into_values().collect()))
                 .collect();
-            let found = self.copier().await?.track_keys(query, &values).await;
-            let found = match found {
+            let asking = self.copier().await?.track_keys(query, &values);
+            let found = match pinging(sink, asking).await? {
                 Ok(found) => found,
                 Err(error) => {
                     self.copier = None;
@@ -447,7 +633,7 @@ impl Rereads {
         let keys: Vec<Key> = keys.into_values().collect();
         let mut gone = Vec::new();
         for some in keys.chunks(KEYS_A_READ) {
-            let pieces = self.read(&table, &view.by, some, work).await?;
+            let pieces = self.read(sink, &table, &view.by, some, work).await?;
             let mut found = Found::default();
             for piece in &pieces {
                 found.take(self.bind(&plan, &piece.table)?, view, piece)?;
@@ -460,8 +646,8 @@ impl Rereads {
                     continue;
                 }
                 if found.likely.contains(&likeness(key)) {
-                    let alone =
-                        self.read(&table, &view.by, std::slice::from_ref(key), work).await?;
+                    let one = std::slice::from_ref(key);
+                    let alone = self.read(sink, &table, &view.by, one, work).await?;
                     if alone.iter().any(|piece| !piece.rows.is_empty()) {
                         respelt.push(key);
                         continue;
@@ -479,19 +665,20 @@ impl Rereads {
             }
             let missed = absent.iter().chain(&respelt).copied();
             let mut known = recall(sink, &scope, view, &found, missed).await?;
-            self.keep_back(work.number, view, &mut found, &mut known, (force, owed));
+            let before = self.keep_back(view, &mut found, &mut known, work);
+            let kept = std::mem::take(&mut found.kept);
             let likely = std::mem::take(&mut found.likely);
-            let changed = found.changed(&plan, &mut known, force)?;
+            let changed = found.changed(&plan, &mut known, force, kept.len() as u64)?;
             // What is still known and was not found has vanished.
             let mut vanished = Vec::new();
+            let tellers: HashMap<Hash, &Key> = match known.is_empty() {
+                true => HashMap::new(),
+                false => some.iter().map(|key| (hash(&[], key.iter()), key)).collect(),
+            };
             for (at, known) in known {
                 let mut group = Hash::default();
                 group.copy_from_slice(at.get(..16).unwrap_or(&[0; 16]));
-                let told_by = some
-                    .iter()
-                    .find(|key| hash(&[], key.iter()) == group)
-                    .cloned()
-                    .unwrap_or_default();
+                let told_by = tellers.get(&group).copied().cloned().unwrap_or_default();
                 vanished.push(Gone {
                     key: known.key,
                     forget: Some(at),
@@ -500,9 +687,10 @@ impl Rereads {
                     removed: false,
                 });
             }
+            let remembered: HashSet<Hash> = vanished.iter().map(|gone| gone.group).collect();
             for key in absent {
                 let group = hash(&[], key.iter());
-                if view.groups || vanished.iter().any(|g| g.group == group) {
+                if view.groups || remembered.contains(&group) {
                     continue;
                 }
                 let shape = match pieces.first() {
@@ -525,7 +713,11 @@ impl Rereads {
             let refused =
                 instead(sink, &plan, view, changed.writes, &mut vanished, &likely).await?;
             if let Some(error) = refused {
-                work.refused(&plan, Some(error), some.to_vec(), waited)?;
+                self.gates.restore(work.number, before);
+                // What is kept back has nothing to wait for.
+                let is_sent = |key: &&Key| !kept.contains(&hash(&[], key.iter()));
+                let keys = some.iter().filter(is_sent).cloned().collect();
+                work.refused(&plan, Some(error), keys, waited)?;
                 continue;
             }
             for (kind, fate, rows) in changed.counts {
@@ -542,6 +734,21 @@ impl Rereads {
             gone.append(&mut vanished);
         }
         Ok((!gone.is_empty()).then_some(Removal { number: work.number, plan, gone, waited }))
+    }
+}
+
+/// Waits for the source, and meanwhile tells the target's session that it is in use: its server would end it.
+async fn pinging<T: Send>(
+    sink: &mut dyn Sink,
+    asking: impl Future<Output = T> + Send,
+) -> Result<T> {
+    tokio::pin!(asking);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut asking => return Ok(answer),
+            () = tokio::time::sleep(PING) => sink.ping().await?,
+        }
     }
 }
 
@@ -569,6 +776,9 @@ struct Work<'a> {
     ahead: bool,
     reached: &'a Position,
     delivered: &'a [TransactionId],
+    /// What is owed of the mapping that is at work, and whether all of it is sent.
+    owed: HashSet<Hash>,
+    force: bool,
     done: Reread,
 }
 
@@ -589,7 +799,10 @@ impl Work<'_> {
         }
         let (number, upto) = (self.number, Some(self.upto.clone()));
         let (plan, refusals) = (plan.clone(), refusals + 1);
-        self.done.waiting.push(Waiting { number, plan, keys, upto, since, refusals });
+        let is_owed = |key: &Key| Some(hash(&[], key.iter())).filter(|key| self.owed.contains(key));
+        let (owed, force) = (keys.iter().filter_map(is_owed).collect(), self.force);
+        let waiting = Waiting { number, plan, keys, owed, force, upto, since, refusals };
+        self.done.waiting.push(waiting);
         Ok(())
     }
 }
@@ -602,8 +815,8 @@ struct Found {
     /// The keys that have rows, exactly and about.
     groups: HashSet<Hash>,
     likely: HashSet<u64>,
-    /// How many are not sent now.
-    kept: u64,
+    /// The keys of those that are not sent now.
+    kept: HashSet<Hash>,
 }
 
 struct FoundRow {

@@ -41,8 +41,10 @@ pub struct TouchedBy {
     pub waited_since: Option<(Instant, u32)>,
     /// Whether rows are sent though they are as they were last sent.
     pub force: bool,
-    /// Whether rows are sent whatever gate the mapping has: they are owed, or were asked for.
-    pub owed: bool,
+    /// Keys whose rows are sent whatever gate the mapping has: they are owed, or were asked for.
+    pub owed: HashSet<Hash>,
+    /// Values of the column that feeds the mapping's key, of rows that were asked for so.
+    pub pushed: HashMap<Hash, Key>,
     /// What becomes of rows that the target refuses for what they point to.
     pub refused: Refused,
     /// Under what the keys that waited are remembered.
@@ -112,6 +114,7 @@ impl Touched {
             });
             // They go on waiting.
             by.waited.clear();
+            by.owed.clear();
             (*number, by.plan.clone(), keys.into_values().collect())
         });
         taken.collect()
@@ -132,10 +135,25 @@ impl TouchedBy {
             rows: HashMap::new(),
             waited_since: None,
             force: false,
-            owed: false,
+            owed: HashSet::new(),
+            pushed: HashMap::new(),
             refused: Refused::Told,
             waited: Vec::new(),
         }
+    }
+
+    /// A key whose row is sent whatever gate the mapping has.
+    pub fn owe(&mut self, key: Key) {
+        self.owed.insert(hash(&[], key.iter()));
+        match self.plan.view {
+            Some(_) => self.key(key),
+            None => self.row(key),
+        }
+    }
+
+    /// A value of the column that feeds the mapping's key, whose rows are sent whatever gate the mapping has.
+    pub fn push(&mut self, value: Key) {
+        self.pushed.entry(hash(&[], value.iter())).or_insert(value);
     }
 
     /// Keys that waited, since when and how often they were refused.

@@ -198,3 +198,89 @@ async fn a_line_that_came_before_the_first_piece_goes_again() {
     equal(&daemon, (&a, lines), (&b, lines)).await;
     daemon.stop();
 }
+
+/// A source that does not answer for longer than the target's server keeps a session that says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_targets_session_lives_while_the_source_takes_its_time() {
+    let (a, b) = (Side::new(true).await, Side::new(true).await);
+    for sql in [
+        "CREATE TABLE part (id int NOT NULL PRIMARY KEY, qty int NOT NULL)",
+        "CREATE TABLE price (part int NOT NULL PRIMARY KEY, price int NOT NULL)",
+        "CREATE VIEW offer AS SELECT p.id, p.qty, r.price FROM part p LEFT JOIN price r ON r.part = p.id",
+    ] {
+        a.sql(sql).await;
+    }
+    b.sql("CREATE TABLE offer (id int NOT NULL PRIMARY KEY, qty int NOT NULL, price int)").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let mapped =
+        "[[mappings]]\nfrom = \"a.offer\"\nto = \"b.offer\"\ntracks = { 'a.part' = \"id\" }\n";
+    let daemon = started(folder.path(), &a, &b, mapped).await;
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'price'::regclass";
+    tokio::join!(a.sql("BEGIN; LOCK TABLE price; SELECT pg_sleep(35); COMMIT"), async {
+        wait_for("the lock", SOON, "1".to_owned(), async || a.one(locked).await).await.expect("it");
+        a.sql("INSERT INTO part VALUES (1, 1)").await;
+    });
+    let all = "SELECT id, qty, price FROM offer ORDER BY id";
+    equal(&daemon, (&a, all), (&b, all)).await;
+    let log = daemon.log();
+    assert!(!log.contains("retrying"), "{log}");
+    daemon.stop();
+}
+
+/// Rows of a view whose keys come to other values at the target are known by what was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_removes_rows_of_a_view_whose_keys_do_not_lead_back() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql("CREATE TABLE part (id int NOT NULL PRIMARY KEY, qty int NOT NULL)").await;
+    a.sql("CREATE VIEW offer AS SELECT id, qty FROM part").await;
+    for table in ["texts", "computed", "called"] {
+        b.sql(&format!(
+            "CREATE TABLE {table} (id varchar(20) NOT NULL PRIMARY KEY, qty int NOT NULL)"
+        ))
+        .await;
+    }
+    b.sql("CREATE PROCEDURE put_offer(p_id varchar(20), p_qty int) INSERT INTO called VALUES (p_id, p_qty) ON DUPLICATE KEY UPDATE qty = p_qty").await;
+    b.sql("CREATE PROCEDURE remove_offer(p_id varchar(20)) DELETE FROM called WHERE id = p_id")
+        .await;
+    a.sql("INSERT INTO part SELECT n, n FROM generate_series(1, 5000) n").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let tracks = "tracks = { 'a.part' = \"id\" }\n";
+    let mapped = format!(
+        "[[mappings]]\nname = \"texts\"\nfrom = \"a.offer\"\nto = \"b.texts\"\n{tracks}\
+         [[mappings]]\nname = \"computed\"\nfrom = \"a.offer\"\nto = \"b.computed\"\nfrom_key = [\"id\"]\n\
+         columns = {{ id = \"'P' || id\", qty = \"qty\" }}\n{tracks}\
+         [[mappings]]\nname = \"called\"\nfrom = \"a.offer\"\nto = {{ call = \"b.put_offer\", delete = \"b.remove_offer\" }}\nkey = [\"id\"]\nfrom_key = [\"id\"]\n\
+         columns = {{ id = \"'C' || id\", qty = \"qty\" }}\n{tracks}"
+    );
+    let daemon = started(folder.path(), &a, &b, &mapped).await;
+    let count = async |target: &str| {
+        b.one(&format!("SELECT concat(count(*), ' ', coalesce(sum(qty), 0)) FROM {target}")).await
+    };
+    let agree = async |daemon: &Daemon| {
+        let want = a.one("SELECT concat(count(*), ' ', coalesce(sum(qty), 0)) FROM part").await;
+        for target in ["texts", "computed", "called"] {
+            wait_for(target, SOON, want.clone(), async || count(target).await)
+                .await
+                .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log()));
+        }
+    };
+    agree(&daemon).await;
+    for mapping in ["texts", "computed", "called"] {
+        assert_eq!(daemon.command(&["pause", mapping]).0, 0, "{}", daemon.log());
+    }
+    a.sql("DELETE FROM part WHERE id % 7 = 0").await;
+    a.sql("INSERT INTO part VALUES (9000, 1)").await;
+    let place = a.one("SELECT pg_current_wal_lsn()").await;
+    let passed = format!(
+        "SELECT coalesce(bool_and(confirmed_flush_lsn >= '{place}'), false) FROM pg_replication_slots"
+    );
+    a.sql("INSERT INTO part VALUES (9001, 1)").await;
+    wait_for("the log", SOON, "t".to_owned(), async || a.one(&passed).await).await.expect("passed");
+    for mapping in ["texts", "computed", "called"] {
+        assert_eq!(daemon.command(&["resume", mapping]).0, 0, "{}", daemon.log());
+    }
+    agree(&daemon).await;
+    a.sql("DELETE FROM part WHERE id % 5 = 0").await;
+    agree(&daemon).await;
+    daemon.stop();
+}

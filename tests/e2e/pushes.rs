@@ -287,3 +287,207 @@ async fn what_left_a_window_unseen_goes_with_its_row_from_postgres() {
 async fn what_left_a_window_unseen_goes_with_its_row_from_mariadb() {
     left_by_time(false).await;
 }
+
+/// What is known of rows that are gone says nothing of those that come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_comes_back_is_sent_though_its_edge_was_told_before() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql(STOCK).await;
+    a.sql("CREATE TABLE other (product int NOT NULL PRIMARY KEY, qty int NOT NULL)").await;
+    a.sql("CREATE VIEW seen AS SELECT product, qty FROM other").await;
+    for table in ["stock", "kept", "seen"] {
+        b.sql(&format!(
+            "CREATE TABLE {table} (product int NOT NULL PRIMARY KEY, qty int NOT NULL)"
+        ))
+        .await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nedge = \"qty < 10\"\non_truncate = \"delete\"\n\
+           [[mappings]]\nname = \"kept\"\nfrom = \"a.stock\"\nto = \"b.kept\"\nedge = \"qty < 10\"\n\
+           on_delete = \"ignore\"\non_truncate = \"ignore\"\n\
+           [[mappings]]\nfrom = \"a.seen\"\nto = \"b.seen\"\nedge = \"qty < 10\"\ntracks = { 'a.other' = \"product\" }\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let kept = "SELECT product, qty FROM kept ORDER BY product";
+    let (stock, seen) = ("SELECT product, qty FROM stock", "SELECT product, qty FROM seen");
+    let ends = ["TRUNCATE stock", "DELETE FROM stock", "TRUNCATE stock"];
+    for (qty, end) in (1..).zip(ends) {
+        a.sql(&format!("INSERT INTO stock VALUES (1, {qty}, 0)")).await;
+        a.sql(&format!("INSERT INTO other VALUES (1, {qty})")).await;
+        equal(&daemon, (&a, stock), (&b, stock)).await;
+        equal(&daemon, (&a, stock), (&b, kept)).await;
+        equal(&daemon, (&a, seen), (&b, seen)).await;
+        a.sql(end).await;
+        a.sql("DELETE FROM other").await;
+        equal(&daemon, (&a, stock), (&b, stock)).await;
+        equal(&daemon, (&a, seen), (&b, seen)).await;
+    }
+    // A mapping that is taken out and put back knows nothing of before.
+    a.sql("INSERT INTO stock VALUES (1, 9, 0), (2, 9, 0)").await;
+    equal(&daemon, (&a, stock), (&b, stock)).await;
+    let config = folder.path().join("tidelock.toml");
+    let without = text.replace("[[mappings]]\nname = \"kept\"", "[[mappings]]\nname = \"fresh\"");
+    std::fs::write(&config, &without).expect("config");
+    assert_eq!(daemon.command(&["reload"]).0, 0, "{}", daemon.log());
+    a.sql("DELETE FROM stock WHERE product = 2").await;
+    equal(&daemon, (&a, stock), (&b, stock)).await;
+    std::fs::write(&config, &text).expect("config");
+    assert_eq!(daemon.command(&["reload"]).0, 0, "{}", daemon.log());
+    daemon.streaming().await;
+    a.sql("INSERT INTO stock VALUES (2, 5, 0)").await;
+    equal(&daemon, (&a, stock), (&b, kept)).await;
+    daemon.kill_and_start();
+    daemon.streaming().await;
+    daemon.stop();
+}
+
+/// A row that crossed its edge and was refused for what it points to has crossed it when that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_waits_for_its_parent_keeps_its_crossing() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    for sql in [
+        "CREATE TABLE product (id int NOT NULL PRIMARY KEY)",
+        "CREATE TABLE shelf (id int NOT NULL PRIMARY KEY, product int NOT NULL, qty int NOT NULL)",
+        "CREATE VIEW low AS SELECT id, product, qty FROM shelf",
+        "INSERT INTO product VALUES (0)",
+    ] {
+        a.sql(sql).await;
+    }
+    b.sql("CREATE TABLE product (id int NOT NULL PRIMARY KEY)").await;
+    b.sql("CREATE TABLE low (id int NOT NULL PRIMARY KEY, product int NOT NULL, qty int NOT NULL, FOREIGN KEY (product) REFERENCES product (id))").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.product\"\nto = \"b.product\"\n\
+           [[mappings]]\nfrom = \"a.low\"\nto = \"b.low\"\nedge = \"qty < 10\"\ntracks = { 'a.shelf' = \"id\" }\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    daemon.kill();
+    // What is read again for the first of these shows the last of them, and points to a product that is ahead.
+    for n in 1..60 {
+        a.sql(&format!("INSERT INTO shelf VALUES ({n}, 0, 50)")).await;
+    }
+    for n in 1..60 {
+        a.sql(&format!("INSERT INTO product VALUES ({n})")).await;
+        a.sql(&format!("UPDATE shelf SET product = {n}, qty = 5 WHERE id = {n}")).await;
+    }
+    daemon.start_again();
+    let all = "SELECT id, product, qty FROM low ORDER BY id";
+    equal(&daemon, (&a, all), (&b, all)).await;
+    daemon.stop();
+}
+
+/// A change of which the log carries a part goes through the gate as others do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_holds_where_the_log_carries_a_part_of_the_row() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql("CREATE TABLE stock (product int NOT NULL PRIMARY KEY, qty int NOT NULL, note text NOT NULL)").await;
+    a.sql("ALTER TABLE stock ALTER note SET STORAGE EXTERNAL").await;
+    b.sql("CREATE TABLE stock (product int NOT NULL PRIMARY KEY, qty int NOT NULL, note mediumtext NOT NULL)").await;
+    a.sql("INSERT INTO stock VALUES (1, 50, repeat('x', 9000)), (2, 50, 'short')").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nedge = \"qty < 10\"\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let quantity = async |product: i32| {
+        b.one(&format!("SELECT qty FROM stock WHERE product = {product}")).await
+    };
+    let other = async || quantity(2).await;
+    for (nth, (qty, expected)) in
+        [(40, 50), (5, 5), (4, 5), (60, 5), (3, 3)].into_iter().enumerate()
+    {
+        a.sql(&format!("UPDATE stock SET qty = {qty} WHERE product = 1")).await;
+        // The other one has crossed its edge when it is there.
+        a.sql("UPDATE stock SET qty = 50 WHERE product = 2").await;
+        a.sql(&format!("UPDATE stock SET qty = -{nth} WHERE product = 2")).await;
+        wait_for("the other", SOON, (-(nth as i32)).to_string(), &other).await.expect("sent");
+        assert_eq!(quantity(1).await, expected.to_string(), "at {qty}\n{}", daemon.log());
+        if nth == 2 {
+            daemon.kill_and_start();
+        }
+    }
+    daemon.stop();
+}
+
+/// What is asked for is found by the column that feeds the mapping's key, whatever the source's own key is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_asked_for_by_what_feeds_the_mappings_key() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    for sql in [
+        "CREATE TABLE stock (warehouse int NOT NULL, product int NOT NULL, qty int NOT NULL, PRIMARY KEY (warehouse, product))",
+        "CREATE TABLE part (id int NOT NULL PRIMARY KEY, product int NOT NULL UNIQUE, qty int NOT NULL)",
+        "ALTER TABLE part REPLICA IDENTITY FULL",
+        "CREATE VIEW item_stock AS SELECT id, product, qty FROM part",
+        "CREATE TABLE wish (id int NOT NULL PRIMARY KEY, product int NOT NULL)",
+        "INSERT INTO stock VALUES (1, 5, 50), (2, 5, 99), (1, 6, 50), (5, 7, 99)",
+        "INSERT INTO part VALUES (5, 6, 50), (6, 5, 50), (1, 1, 50)",
+    ] {
+        a.sql(sql).await;
+    }
+    b.sql("CREATE TABLE wish (id int NOT NULL PRIMARY KEY, product int NOT NULL)").await;
+    for table in ["stock", "part", "viewed"] {
+        b.sql(&format!(
+            "CREATE TABLE {table} (product int NOT NULL PRIMARY KEY, qty int NOT NULL)"
+        ))
+        .await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let gate = "edge = \"qty < 10\"\npush_when = { \"a.wish\" = \"product\" }\n\
+        key = [\"product\"]\ncolumns = { product = \"product\", qty = \"qty\" }\n";
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + &format!(
+            "[[mappings]]\nfrom = \"a.wish\"\nto = \"b.wish\"\n\
+             [[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nwhere = \"warehouse = 1\"\n{gate}\
+             [[mappings]]\nfrom = \"a.part\"\nto = \"b.part\"\n{gate}\
+             [[mappings]]\nname = \"viewed\"\nfrom = \"a.item_stock\"\nto = \"b.viewed\"\nfrom_key = [\"id\"]\n{gate}\
+             [mappings.tracks]\n'a.part' = \"id\"\n"
+        );
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, &text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{said}");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("UPDATE stock SET qty = qty - 1; UPDATE part SET qty = qty - 2").await;
+    a.sql("INSERT INTO wish VALUES (1, 5)").await;
+    let one = "SELECT product, 49 FROM stock WHERE product = 5 AND warehouse = 1 UNION ALL SELECT 6, 50 ORDER BY 1";
+    equal(&daemon, (&a, one), (&b, "SELECT product, qty FROM stock ORDER BY 1")).await;
+    let two = "SELECT product, CASE product WHEN 5 THEN 48 ELSE 50 END FROM part ORDER BY 1";
+    equal(&daemon, (&a, two), (&b, "SELECT product, qty FROM part ORDER BY 1")).await;
+    equal(&daemon, (&a, two), (&b, "SELECT product, qty FROM viewed ORDER BY 1")).await;
+    daemon.stop();
+}
+
+/// A row that is asked for while a copy has yet to bring it comes with the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_during_a_copy_leaves_no_ghost() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql(STOCK).await;
+    b.sql(STOCK).await;
+    a.sql("INSERT INTO stock SELECT n, 50, 10 FROM generate_series(1, 12000) n").await;
+    for side in [&a, &b] {
+        side.sql("CREATE TABLE wish (id int NOT NULL PRIMARY KEY, product int NOT NULL)").await;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.wish\"\nto = \"b.wish\"\n\
+           [[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nedge = \"qty < safety\"\npush_when = { \"a.wish\" = \"product\" }\n\
+           [defaults]\nsnapshot_rows_per_second = 3000\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    let copied = async || {
+        let rows = "SELECT coalesce(max(rows_done), 0) FROM tidelock.snapshot WHERE mapping = 'stock' AND phase = 'rows'";
+        b.one(rows).await.parse::<u32>().expect("rows") > 0
+    };
+    let begun = |flows: &[serde_json::Value]| flows.iter().any(|f| f["state"] == "snapshotting");
+    daemon.wait("copying", SOON, begun).await;
+    wait_for("a piece", SOON, true, copied).await.expect("a piece");
+    a.sql("INSERT INTO wish VALUES (1, 12000), (2, 1)").await;
+    let wishes = "SELECT id, product FROM wish ORDER BY id";
+    equal(&daemon, (&a, wishes), (&b, wishes)).await;
+    a.sql("DELETE FROM stock WHERE product = 12000").await;
+    daemon.streaming().await;
+    let all = "SELECT count(*), max(product) FROM stock";
+    equal(&daemon, (&a, all), (&b, all)).await;
+    daemon.stop();
+}

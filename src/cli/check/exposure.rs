@@ -192,7 +192,7 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
     let meta = config.systems.get(&of.flow.target).map_or("tidelock", |s| &s.meta_schema);
     for name in plan.copy.iter().flat_map(|copy| &copy.key) {
         kept.add(own(name), &format!("how far a copy has come ({meta}.snapshot)"));
-        if plan.rereads() || plan.points {
+        if plan.rereads() || plan.points || plan.lookups.tables().next().is_some() {
             kept.add(own(name), &format!("rows that wait ({meta}.memory)"));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidelock_core::{Finding, Generated, RowIdentity, Table, TableName};
+use tidelock_core::{DataType, Finding, Generated, RowIdentity, Table, TableName};
 
 use super::Computed;
 use super::pairs::{Pair, no_column};
@@ -25,12 +25,23 @@ pub struct RowPlan {
     pub throttle: Option<Duration>,
     /// The tables whose rows make a key worth sending, and their columns that hold it.
     pub pushes: Vec<(TableName, String)>,
+    /// The source's column that feeds the mapping's key, by which these are found.
+    pub pushed: Option<PushedBy>,
     /// How often what passes with time is looked at again.
     pub refresh: Option<Duration>,
     /// What the end of a row becomes.
     pub end: EndPlan,
     /// The source columns that are read for all this.
     pub reads: Vec<String>,
+}
+
+/// A column of the source that feeds the mapping's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushedBy {
+    /// The column.
+    pub column: String,
+    /// Its type.
+    pub data_type: DataType,
 }
 
 /// What the end of a row becomes.

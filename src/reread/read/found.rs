@@ -82,9 +82,10 @@ impl Found {
         plan: &MappingPlan,
         known: &mut HashMap<Bytes, Known>,
         force: bool,
+        kept: u64,
     ) -> Result<Changed> {
         let mut changed = Changed::default();
-        let (mut same, mut new, mut updated) = (self.kept, 0, 0);
+        let (mut same, mut new, mut updated) = (kept, 0, 0);
         for (at, row) in self.rows {
             let sent = hash(plan.rule.as_bytes(), row.write.made_of());
             match known.remove(&at) {

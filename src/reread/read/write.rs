@@ -10,6 +10,7 @@ use super::found::likeness;
 use super::ready::ready;
 use super::{Gone, Group, Removal, Work};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
+use crate::apply::gate::Gates;
 use crate::apply::seek;
 use crate::apply::tally::Fate;
 use crate::mapping::call::{self, calls};
@@ -75,6 +76,7 @@ pub(super) async fn call_groups(
 /// Removes rows that have vanished, but for those that are another group's by now.
 pub(super) async fn remove(
     sink: &mut dyn Sink,
+    gates: &mut Gates,
     removal: Removal,
     work: &mut Work<'_>,
 ) -> Result<()> {
@@ -107,6 +109,8 @@ pub(super) async fn remove(
             continue;
         }
         work.done.tally.add_many(number, OpKind::Delete, Fate::Applied, count);
+        // One that comes back is new to its gate.
+        left.iter().for_each(|gone| gates.forget(number, &gone.key));
         let forget: Vec<Bytes> = some.iter().filter_map(|g| g.forget.clone()).collect();
         if !forget.is_empty() {
             sink.remember(&scope, &[], &forget).await?;
