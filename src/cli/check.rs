@@ -258,6 +258,8 @@ async fn check_mirror(
     let told =
         |answer: Result<Vec<Finding>, Error>| answer.unwrap_or_else(|error| vec![finding(&error)]);
     let mut findings = told(round_trips(&ours, &theirs, &found));
+    findings.extend(shown_back(&ours, &theirs));
+    findings.extend(shown_back(&theirs, &ours));
     if let Some(rows) = sample {
         findings.extend(told(sampled((&ours, source), (&theirs, target), &found, rows).await));
     }
@@ -339,6 +341,52 @@ fn round_trips(
         }
     }
     Ok(findings)
+}
+
+/// Columns that a view's row writes as a whole while the other direction brings them to tables that the view is made of: where both
+/// sides change a row at about the same time, each may end with what the other had.
+fn shown_back(ours: &[Arc<MappingPlan>], theirs: &[Arc<MappingPlan>]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for plan in ours {
+        let Some(view) = &plan.view else { continue };
+        let is_made_of = |other: &&Arc<MappingPlan>| {
+            other.source == plan.target.name
+                && view.tracks.iter().any(|track| track.table == other.target.name)
+        };
+        for other in theirs.iter().filter(is_made_of) {
+            let brought: Vec<String> = other
+                .columns
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| !other.target.key.contains(at))
+                .flat_map(|(_, column)| column.feed.reads().to_vec())
+                .collect();
+            let columns = plan.target.columns.iter().zip(&plan.columns).enumerate();
+            let shared: Vec<&str> = columns
+                .filter(|(at, (target, column))| {
+                    !plan.target.key.contains(at)
+                        && !column.feed.reads().is_empty()
+                        && brought.contains(&target.name)
+                })
+                .map(|(_, (target, _))| target.name.as_str())
+                .collect();
+            if shared.is_empty() {
+                continue;
+            }
+            findings.push(
+                Finding::warning(format!(
+                    "mapping {}: its rows write {} of {} as a whole, and mapping {} of the other direction brings that to {}, of which the view is made",
+                    plan.name,
+                    shared.join(", "),
+                    plan.target.name,
+                    other.name,
+                    other.target.name
+                ))
+                .hint("where both sides change a row at about the same time they may swap the value: let one side alone write it, or map it from its table by a mapping of its own"),
+            );
+        }
+    }
+    findings
 }
 
 fn finding(error: &Error) -> Finding {

@@ -3,7 +3,7 @@
 use tidelock_scratch::wait_for;
 
 use super::SOON;
-use super::daemon::Daemon;
+use super::daemon::{Daemon, command};
 use super::rows::equal;
 use super::snapshot::Side;
 
@@ -283,4 +283,46 @@ async fn a_resync_removes_rows_of_a_view_whose_keys_do_not_lead_back() {
     a.sql("DELETE FROM part WHERE id % 5 = 0").await;
     agree(&daemon).await;
     daemon.stop();
+}
+
+/// What cannot be, and what may surprise, is told before anything runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_view_cannot_do_is_told_by_check() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql("CREATE TABLE party (id int NOT NULL PRIMARY KEY, name varchar(40), phone varchar(40))")
+        .await;
+    a.sql("CREATE VIEW account AS SELECT id, name, phone, id % 7 AS part FROM party").await;
+    b.sql(
+        "CREATE TABLE account (id int NOT NULL PRIMARY KEY, name varchar(40), phone varchar(40))",
+    )
+    .await;
+    b.sql("CREATE TABLE grouped (part int NOT NULL, id int NOT NULL, PRIMARY KEY (part, id))")
+        .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let config = folder.path().join("tidelock.toml");
+    let check = |mapped: &str| {
+        let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[]) + mapped;
+        std::fs::write(&config, text).expect("config");
+        command(&config, &["check"])
+    };
+    let tracks = "tracks = { 'a.party' = \"id\" }\n";
+    let (code, said) = check(&format!(
+        "[[mappings]]\nname = \"accounts\"\nfrom = \"a.account\"\nto = \"b.account\"\non_truncate = \"delete\"\n{tracks}\
+         columns = {{ id = \"id\", name = \"name\", phone = \"phone\" }}\n\
+         [[mappings]]\nname = \"phones\"\nfrom = \"b.account\"\nto = \"a.party\"\ncolumns = {{ id = \"id\", phone = \"phone\" }}\nsnapshot = \"never\"\n"
+    ));
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("a view cannot be emptied"), "{said}");
+    assert!(said.contains("its rows write phone of db.account as a whole"), "{said}");
+    let (code, said) = check(&format!(
+        "[[mappings]]\nfrom = \"a.account\"\nto = \"b.grouped\"\nkey = [\"part\"]\nrow_key = [\"id\"]\nthrottle = \"9s\"\n\
+         columns = {{ part = \"part\", id = \"id\" }}\n{}",
+        tracks
+            .replace("\"id\"", "{ keys = \"SELECT id % 7 FROM public.party WHERE id IN (:id)\" }")
+    ));
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("edge and throttle are for one row a key") && said.contains("^^"),
+        "{said}"
+    );
 }
