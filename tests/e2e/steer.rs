@@ -82,14 +82,6 @@ async fn the_gauges_of_a_flow_that_a_reload_takes_away_go_with_it() {
     let (both, address) = served(&both);
     let (one, _) = both.rsplit_once("[[mappings]]").expect("two");
     let daemon = Daemon::start(folder.path(), &both);
-    // From the very start there is a state.
-    tidelock_scratch::wait_for("served", SOON, true, async || {
-        std::net::TcpStream::connect(&address).is_ok()
-    })
-    .await
-    .expect("served");
-    let states = metrics(&address);
-    assert!(states.contains("tidelock_flow_state{flow=\"b:a\",state="), "{states}");
     daemon.streaming().await;
     daemon.wait("lag", SOON, |flows| flows.iter().all(|f| f["lag_seconds"].is_number())).await;
     let gauges = |flow: &str| -> Vec<String> {
@@ -115,6 +107,25 @@ async fn the_gauges_of_a_flow_that_a_reload_takes_away_go_with_it() {
         gauges("a:b")
     );
     daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_that_has_not_come_to_its_systems_yet_shows_that_it_starts() {
+    let b = super::mysql().await;
+    let folder = tempfile::tempdir().expect("folder");
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = silent.local_addr().expect("address").port();
+    let a = format!("postgres://tidelock@127.0.0.1:{port}/db");
+    let systems = [("a", a), ("b", b.url("db"))];
+    let (text, address) = served(&super::config(folder.path(), &systems, &[("a", "b")]));
+    let _daemon = Daemon::start(folder.path(), &text);
+    let starting = "tidelock_flow_state{flow=\"a:b\",state=\"starting\"}";
+    tidelock_scratch::wait_for("starting", SOON, Some(1.0), async || {
+        std::net::TcpStream::connect(&address).ok().and_then(|_| value(&address, starting))
+    })
+    .await
+    .expect("starting");
 }
 
 /// What a command says on standard output and on standard error.
