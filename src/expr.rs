@@ -86,6 +86,8 @@ pub struct Scope<'a> {
     pub lookups: &'a dyn Lookups,
     /// Whether there is a key for `mask(x, 'hash')`.
     pub mask_key: bool,
+    /// Whether dates and times are never infinite, so that all of them have a month.
+    pub finite: bool,
 }
 
 impl<'a> Scope<'a> {
@@ -97,6 +99,7 @@ impl<'a> Scope<'a> {
             dictionaries: &NoDictionaries,
             lookups: &NoLookups,
             mask_key: true,
+            finite: false,
         }
     }
 }
@@ -300,7 +303,7 @@ impl fmt::Debug for MaskKey {
 /// What expressions read besides the row.
 #[derive(Clone, Copy)]
 pub struct Env<'e> {
-    /// The time, the same for all rows of a batch.
+    /// The time, the same for all expressions of a row.
     pub now: Instant,
     /// What the dictionaries hold.
     pub dictionaries: &'e dyn Contents,
@@ -432,6 +435,21 @@ impl Expr {
     /// How much of each column that it reads is in its result.
     pub fn shows(&self) -> Vec<Shown> {
         shows::shows(self)
+    }
+
+    /// The dictionaries of which something may be in its result or in what it looks up, and how much.
+    pub fn shows_dictionaries(&self) -> Vec<(String, Veil)> {
+        shows::shows_dictionaries(self)
+    }
+
+    /// How many characters its value has in every row, where that is known.
+    pub fn length(&self) -> Option<u64> {
+        match &self.root {
+            Node::Special { what: plan::Special::Mask(plan::Mask::Hash), .. } => Some(64),
+            Node::Call { name: "sha256_hex", .. } => Some(64),
+            Node::Call { name: "md5", .. } => Some(32),
+            _ => None,
+        }
     }
 
     /// Whether it is a lookup and nothing else.

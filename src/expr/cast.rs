@@ -23,6 +23,8 @@ pub enum Limit {
     Fraction(u8),
     /// Documents are kept in the normal form of `jsonb`.
     Normal,
+    /// Of numbers: only the same number. One that the type does not have stays as it is: nothing of that type is equal to it.
+    Exact,
 }
 
 /// A type to cast to.
@@ -58,6 +60,7 @@ impl Target {
             Limit::Chars(n) => format!("{}({n})", self.kind),
             Limit::Fraction(n) => format!("{}({n})", self.kind),
             Limit::Normal => "jsonb".to_owned(),
+            Limit::Exact => format!("{} exactly", self.kind),
             Limit::None => self.kind.to_string(),
         }
     }
@@ -76,6 +79,9 @@ pub fn convert<'a>(cell: Cell<'a>, from: Kind, to: Target) -> Out<'a> {
     }
     if matches!(cell, Cell::Raw(_)) && to.kind != Kind::Text {
         return Err(no_form());
+    }
+    if to.limit == Limit::Exact {
+        return Ok(exactly(cell, to.kind));
     }
     match to.kind {
         Kind::Unknown | Kind::Raw => Ok(cell),
@@ -155,6 +161,36 @@ fn integer<'a>(cell: Cell<'a>, from: Kind, to: Kind) -> Out<'a> {
         _ => return Err(Fail::unexpected()),
     };
     fit(to, Some(whole)).map(Cell::Int)
+}
+
+/// A number as one of another type if that has it, else one that is equal to none of it.
+fn exactly(cell: Cell<'_>, to: Kind) -> Cell<'_> {
+    match (&cell, to) {
+        (Cell::Int(_) | Cell::Dec(_), Kind::Int2 | Kind::Int4 | Kind::Int8) => {
+            let whole = match &cell {
+                Cell::Dec(d) => d.to_i64().filter(|i| Dec::from(*i).compare(d).is_eq()),
+                Cell::Int(i) => Some(*i),
+                _ => None,
+            };
+            whole.and_then(|whole| fit(to, Some(whole)).ok()).map_or(cell, Cell::Int)
+        }
+        (Cell::Real(_) | Cell::Double(_), Kind::Int2 | Kind::Int4 | Kind::Int8) => {
+            let whole = cell.double().filter(|f| f.fract() == 0.0 && f.abs() < 2f64.powi(63));
+            let whole = whole.and_then(|f| fit(to, Some(f as i64)).ok());
+            let none = || Dec::parse("NaN").map(Cell::Dec);
+            whole.map(Cell::Int).or_else(none).unwrap_or(cell)
+        }
+        // The shortest digits that mean this number and no other.
+        (Cell::Real(f), Kind::Numeric) => Dec::parse(&f.to_string()).map_or(cell, Cell::Dec),
+        (Cell::Double(f), Kind::Numeric) => Dec::parse(&f.to_string()).map_or(cell, Cell::Dec),
+        // What has no such digits in binary is looked for by the nearest that has.
+        (Cell::Int(_) | Cell::Dec(_), Kind::Real | Kind::Double) => {
+            float(cell.clone(), to).unwrap_or(cell)
+        }
+        (Cell::Int(i), Kind::Numeric) => Cell::Dec(Dec::from(*i)),
+        (Cell::Real(f), Kind::Double) => Cell::Double(f64::from(*f)),
+        _ => cell,
+    }
 }
 
 /// Blanks around a number do not count.
@@ -360,6 +396,7 @@ fn moment<'a>(cell: Cell<'a>, to: Target) -> Out<'a> {
         _ => 6,
     };
     let round = |micros: i64| datetime::rounded(micros, digits);
+    let point = |micros: i64| datetime::rounded_point(micros, digits);
     let clock = |micros: i64| micros.rem_euclid(DAY_MICROS);
     Ok(match (to.kind, cell) {
         (Kind::Time, Cell::Text(text)) => {
@@ -370,15 +407,15 @@ fn moment<'a>(cell: Cell<'a>, to: Target) -> Out<'a> {
         (Kind::Time, Cell::Stamp(t) | Cell::Instant(t)) => Cell::Time(round(clock(t))),
         (Kind::Time, Cell::Interval(i)) => Cell::Time(round(clock(i.micros))),
         (Kind::Stamp, Cell::Text(text)) => {
-            Cell::Stamp(round(datetime::stamp(&text, false).ok_or_else(|| invalid(Kind::Stamp))?))
+            Cell::Stamp(point(datetime::stamp(&text, false).ok_or_else(|| invalid(Kind::Stamp))?))
         }
-        (Kind::Instant, Cell::Text(text)) => Cell::Instant(round(
+        (Kind::Instant, Cell::Text(text)) => Cell::Instant(point(
             datetime::stamp(&text, true).ok_or_else(|| invalid(Kind::Instant))?,
         )),
         (Kind::Stamp, Cell::Date(d)) => Cell::Stamp(datetime::midnight(d)?),
         (Kind::Instant, Cell::Date(d)) => Cell::Instant(datetime::midnight(d)?),
-        (Kind::Stamp, Cell::Stamp(t) | Cell::Instant(t)) => Cell::Stamp(round(t)),
-        (Kind::Instant, Cell::Stamp(t) | Cell::Instant(t)) => Cell::Instant(round(t)),
+        (Kind::Stamp, Cell::Stamp(t) | Cell::Instant(t)) => Cell::Stamp(point(t)),
+        (Kind::Instant, Cell::Stamp(t) | Cell::Instant(t)) => Cell::Instant(point(t)),
         (Kind::Interval, Cell::Text(text)) => {
             let i = datetime::interval(&text).ok_or_else(|| invalid(Kind::Interval))?;
             Cell::Interval(Interval { micros: round(i.micros), ..i })

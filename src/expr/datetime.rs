@@ -273,13 +273,38 @@ pub(super) fn rounded(micros: i64, digits: u8) -> i64 {
     micros.checked_add(half).map_or(micros, |m| m / unit * unit)
 }
 
-/// Days put into months and time into days as far as they make whole ones.
+/// The same of a point in time: halves go away from 2000, where PostgreSQL's clock begins.
+pub(super) fn rounded_point(micros: i64, digits: u8) -> i64 {
+    const BEGIN: i64 = 10_957 * DAY_MICROS;
+    match micros.checked_sub(BEGIN) {
+        Some(since) if !infinite(micros) => rounded(since, digits).saturating_add(BEGIN),
+        _ => micros,
+    }
+}
+
+/// Time put into days as far as it makes whole ones.
 pub(super) fn justify_hours(i: Interval) -> Interval {
     let days = i.micros / DAY_MICROS;
-    Interval {
-        months: i.months,
-        days: i.days.saturating_add(days as i32),
-        micros: i.micros % DAY_MICROS,
+    let (mut days, mut micros) = (i.days.saturating_add(days as i32), i.micros % DAY_MICROS);
+    // Both of one sign.
+    if days > 0 && micros < 0 {
+        (days, micros) = (days - 1, micros + DAY_MICROS);
+    } else if days < 0 && micros > 0 {
+        (days, micros) = (days + 1, micros - DAY_MICROS);
+    }
+    Interval { months: i.months, days, micros }
+}
+
+/// A span without what is smaller than the unit that it is given in: `interval '1.5' hour` is an hour.
+pub(super) fn cut_off(i: Interval, unit: &str) -> Interval {
+    let time = |unit: i64| i.micros / unit * unit;
+    match unit {
+        "years" => Interval { months: i.months / 12 * 12, days: 0, micros: 0 },
+        "months" => Interval { days: 0, micros: 0, ..i },
+        "days" => Interval { micros: 0, ..i },
+        "hours" => Interval { micros: time(3_600 * MICROS), ..i },
+        "minutes" => Interval { micros: time(60 * MICROS), ..i },
+        _ => i,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::cell::Cell;
-use super::plan::{Clock, Mask, Node, Special};
+use super::plan::{Clock, Mask, Missing, Node, Special};
 use super::{Expr, Field};
 
 /// Longer literals are cut.
@@ -121,7 +121,12 @@ fn node(at: &Node, depth: usize, out: &mut Out<'_>) {
                 all("default", depth + 1, [&**default], out);
             }
         }
-        Node::Lookup { table, args, .. } => all(&format!("lookup in {table}"), depth, args, out),
+        Node::Lookup { table, args, missing, .. } => {
+            all(&format!("lookup in {table}"), depth, args, out);
+            if let Missing::Default(default) = missing {
+                all("default", depth + 1, [&**default], out);
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Regular expressions are those of the `regex` crate, which runs in time linear to the text, so no pattern can stall a
 //! flow. PostgreSQL's defaults are kept (a dot matches a line break, `^` and `$` the ends of the text), and its word
-//! boundaries `\m`, `\M`, `\y`, `\Y`, `\Z` are understood. Looking around and back references are not there.
+//! boundaries `\m`, `\M`, `\y`, `\Y`, `\Z` are understood. Looking around and back references are not there. A pattern is
+//! translated sign by sign, and what PostgreSQL and the crate read in two ways is refused.
 
 use regex::{Captures, Regex, RegexBuilder};
 
@@ -65,38 +66,238 @@ fn step(text: &mut &str, fits: impl Fn(char) -> bool) -> bool {
     }
 }
 
-/// Classes of characters, which mean those of all scripts.
-const CLASSES: [(&str, &str); 5] = [
-    ("[:upper:]", r"\p{Uppercase}"),
-    ("[:lower:]", r"\p{Lowercase}"),
-    ("[:alpha:]", r"\p{Alphabetic}"),
-    ("[:alnum:]", r"\p{Alphabetic}\p{Nd}"),
-    ("[:space:]", r"\s"),
+/// Blanks of all scripts, but none that keep words together.
+const SPACE: &str = r"[\s--[\u{85}\u{a0}\u{2007}\u{202f}]]";
+/// What words are made of.
+const WORD: &str = r"\p{Alphabetic}\p{Nd}_";
+/// Classes of characters, which mean those of all scripts, but for digits.
+const CLASSES: [(&str, &str); 13] = [
+    ("upper", r"\p{Uppercase}"),
+    ("lower", r"\p{Lowercase}"),
+    ("alpha", r"\p{Alphabetic}"),
+    ("alnum", r"\p{Alphabetic}\p{Nd}"),
+    ("space", SPACE),
+    ("word", WORD),
+    ("digit", "0-9"),
+    ("xdigit", "0-9A-Fa-f"),
+    ("punct", "[:punct:]"),
+    ("cntrl", "[:cntrl:]"),
+    ("graph", "[:graph:]"),
+    ("print", "[:print:]"),
+    ("blank", "[:blank:]"),
 ];
 
-/// A regular expression with PostgreSQL's flags; `Err` says what is wrong with it.
-pub fn regex(pattern: &str, flags: &str) -> Result<Regex, String> {
-    let mut pattern = pattern.to_owned();
-    for (class, of_unicode) in CLASSES {
-        pattern = pattern.replace(class, of_unicode);
-    }
-    let mut translated = String::with_capacity(pattern.len());
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        if c != '\\' {
-            translated.push(c);
-            continue;
+/// A pattern of PostgreSQL in the words of the `regex` crate. What would mean something else there is put in other words, or refused.
+struct Translation<'p> {
+    rest: std::iter::Peekable<std::str::Chars<'p>>,
+    out: String,
+    /// Whether a line break is kept apart (flags `n` and `p`).
+    lines: bool,
+    greedy: bool,
+    lazy: bool,
+}
+
+impl Translation<'_> {
+    fn run(&mut self) -> Result<(), String> {
+        while let Some(c) = self.rest.next() {
+            match c {
+                '\\' => self.escape()?,
+                '[' => self.bracket()?,
+                '(' if self.rest.peek() == Some(&'?') => {
+                    let mut ahead = self.rest.clone();
+                    ahead.next();
+                    let first = self.out.is_empty();
+                    match ahead.next() {
+                        Some(':') => self.out.push('('),
+                        Some('i') if first && ahead.next() == Some(')') => self.out.push('('),
+                        _ => return Err("of what begins with (? only (?:...), and (?i) at the beginning, are there".to_owned()),
+                    }
+                    // It quantifies nothing.
+                    self.out.extend(self.rest.next());
+                }
+                '*' | '+' | '?' => self.quantifier(c.to_string(), true),
+                '{' => {
+                    let mut count = c.to_string();
+                    while let Some(c) = self.rest.next() {
+                        count.push(c);
+                        if c == '}' {
+                            break;
+                        }
+                    }
+                    let varies = count.contains(',');
+                    self.quantifier(count, varies);
+                }
+                c => self.out.push(c),
+            }
         }
-        match chars.next() {
-            Some('m') => translated.push_str(r"\b{start}"),
-            Some('M') => translated.push_str(r"\b{end}"),
-            Some('y') => translated.push_str(r"\b"),
-            Some('Y') => translated.push_str(r"\B"),
-            Some('Z') => translated.push_str(r"\z"),
-            Some(other) => translated.extend(['\\', other]),
-            None => return Err("it must not end with a backslash".to_owned()),
+        Ok(())
+    }
+
+    fn quantifier(&mut self, text: String, varies: bool) {
+        self.out.push_str(&text);
+        if self.rest.next_if_eq(&'?').is_some() {
+            self.out.push('?');
+            self.lazy = true;
+        } else {
+            self.greedy |= varies;
         }
     }
+
+    /// What follows a backslash outside of brackets.
+    fn escape(&mut self) -> Result<(), String> {
+        let c = self.rest.next().ok_or("it must not end with a backslash")?;
+        match c {
+            'd' => self.out.push_str("[0-9]"),
+            'D' => self.out.push_str("[^0-9]"),
+            's' => self.out.push_str(SPACE),
+            'S' => self.out.push_str(&format!("[^{SPACE}]")),
+            'w' => self.out.push_str(&format!("[{WORD}]")),
+            'W' => self.out.push_str(&format!("[^{WORD}]")),
+            'm' => self.out.push_str(r"\b{start}"),
+            'M' => self.out.push_str(r"\b{end}"),
+            'y' => self.out.push_str(r"\b"),
+            'Y' => self.out.push_str(r"\B"),
+            'A' => self.out.push_str(r"\A"),
+            'Z' => self.out.push_str(r"\z"),
+            'b' | 'B' => {
+                return Err(format!(
+                    "\\{c} is no word boundary in PostgreSQL: \\y is one, \\Y is none"
+                ));
+            }
+            other => {
+                let one = self.one(other)?;
+                self.out.push_str(&one);
+            }
+        }
+        Ok(())
+    }
+
+    /// One character that stands behind a backslash, inside of brackets or not.
+    fn one(&mut self, c: char) -> Result<String, String> {
+        Ok(match c {
+            'n' | 'r' | 't' | 'f' | 'v' | 'a' => format!("\\{c}"),
+            'u' | 'U' => {
+                let most = if c == 'u' { 4 } else { 8 };
+                let digits: String = self.rest.by_ref().take(most).collect();
+                let code = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == most);
+                let known = code.and_then(char::from_u32);
+                known.map(literal).ok_or("\\u takes four hexadecimal digits, \\U eight")?
+            }
+            c if c.is_ascii_alphanumeric() => return Err(format!("\\{c} is not there")),
+            c => literal(c),
+        })
+    }
+
+    /// The rest of a bracket expression.
+    fn bracket(&mut self) -> Result<(), String> {
+        let negated = self.rest.next_if_eq(&'^').is_some();
+        let mut inner = String::new();
+        // What may begin a range.
+        let mut begins = false;
+        let mut first = true;
+        loop {
+            let c = self.rest.next().ok_or("a bracket is not closed")?;
+            match c {
+                ']' if !first => break,
+                '[' if matches!(self.rest.peek(), Some(':' | '.' | '=')) => {
+                    let sign = self.rest.next().unwrap_or(':');
+                    let mut name = String::new();
+                    loop {
+                        match self.rest.next() {
+                            Some(c) if c == sign && self.rest.next_if_eq(&']').is_some() => break,
+                            Some(c) => name.push(c),
+                            None => return Err("a bracket is not closed".to_owned()),
+                        }
+                    }
+                    let class = CLASSES.iter().find(|(known, _)| sign == ':' && *known == name);
+                    match class {
+                        Some((_, class)) => inner.push_str(class),
+                        None if matches!(&*name, "<" | ">") => {
+                            return Err(format!(
+                                "[[:{name}:]] is not there: \\m is the beginning of a word, \\M its end"
+                            ));
+                        }
+                        None if sign == ':' => return Err(format!("there is no class [:{name}:]")),
+                        None => {
+                            return Err(format!(
+                                "[{sign}x{sign}] is not there: write the character"
+                            ));
+                        }
+                    }
+                    begins = false;
+                }
+                '\\' if matches!(self.rest.peek(), Some('d' | 's' | 'w')) => {
+                    inner.push_str(match self.rest.next() {
+                        Some('d') => "0-9",
+                        Some('s') => SPACE,
+                        _ => WORD,
+                    });
+                    begins = false;
+                }
+                '-' if !first && begins && self.rest.peek().is_some_and(|next| *next != ']') => {
+                    let end = self.rest.next().unwrap_or('-');
+                    let end = match end {
+                        '\\' => {
+                            let c = self.rest.next().ok_or("a bracket is not closed")?;
+                            self.one(c)?
+                        }
+                        '[' if matches!(self.rest.peek(), Some(':' | '.' | '=')) => {
+                            return Err("a class cannot end a range".to_owned());
+                        }
+                        c => literal(c),
+                    };
+                    inner.push('-');
+                    inner.push_str(&end);
+                    begins = false;
+                }
+                '-' if !first && !begins && self.rest.peek().is_some_and(|next| *next != ']') => {
+                    return Err(
+                        "a class or a range cannot begin a range: put - first or last".to_owned()
+                    );
+                }
+                '\\' => {
+                    let c = self.rest.next().ok_or("a bracket is not closed")?;
+                    let one = self.one(c)?;
+                    inner.push_str(&one);
+                    begins = true;
+                }
+                c => {
+                    inner.push_str(&literal(c));
+                    begins = true;
+                }
+            }
+            first = false;
+        }
+        let sign = if negated { "^" } else { "" };
+        let line = if negated && self.lines { r"\n" } else { "" };
+        self.out.push_str(&format!("[{sign}{inner}{line}]"));
+        Ok(())
+    }
+}
+
+/// A character that stands for itself.
+fn literal(c: char) -> String {
+    match c {
+        c if c.is_whitespace() => format!("\\u{{{:x}}}", u32::from(c)),
+        c => regex::escape(c.encode_utf8(&mut [0; 4])),
+    }
+}
+
+/// A regular expression with PostgreSQL's flags; `Err` says what is wrong with it. `found`: whether it matters which part it matches.
+pub fn regex(pattern: &str, flags: &str, found: bool) -> Result<Regex, String> {
+    let lines = flags.chars().rfind(|c| "nmspw".contains(*c));
+    let mut translation = Translation {
+        rest: pattern.chars().peekable(),
+        out: String::with_capacity(pattern.len()),
+        lines: matches!(lines, Some('n' | 'm' | 'p')),
+        greedy: false,
+        lazy: false,
+    };
+    translation.run()?;
+    if found && translation.greedy && translation.lazy {
+        return Err("it has quantifiers that take much and such that take little, and in PostgreSQL the first of them decides for all".to_owned());
+    }
+    let translated = translation.out;
     let mut builder = RegexBuilder::new(&translated);
     builder.dot_matches_new_line(true);
     for flag in flags.chars() {
@@ -147,6 +348,54 @@ pub fn replacement(template: &str, found: &Captures<'_>, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_postgres_reads_otherwise_is_refused_or_put_in_other_words() {
+        for (pattern, why) in [
+            ("[[:typo:]]", "there is no class [:typo:]"),
+            ("[[:<:]]a", "[[:<:]] is not there"),
+            ("[[.a.]]", "[.x.] is not there"),
+            ("[[=a=]]", "[=x=] is not there"),
+            (r"a\b", "is no word boundary in PostgreSQL"),
+            (r"a\B", "is no word boundary in PostgreSQL"),
+            (r"(a)\1", r"\1 is not there"),
+            (r"\pL", r"\p is not there"),
+            ("a(?=b)", "of what begins with (?"),
+            ("(?m)a", "of what begins with (?"),
+            ("[a-c-e]", "cannot begin a range"),
+            ("[a", "a bracket is not closed"),
+            ("a*?b*", "the first of them decides"),
+        ] {
+            let refused = regex(pattern, "", true).map(|_| ()).expect_err(pattern);
+            assert!(refused.contains(why), "{pattern}: {refused}");
+        }
+        for (pattern, flags, text, is) in [
+            ("^[a&&b]$", "", "&", true),
+            ("^[a~~b]$", "", "~", true),
+            ("^[+--]$", "", "-", true),
+            ("^[[]$", "", "[", true),
+            ("^[]a]$", "", "]", true),
+            ("^[[a]]$", "", "a]", true),
+            ("^[^]a]$", "", "]", false),
+            ("^[a b]$", "x", " ", true),
+            ("a[^b]c", "n", "a\nc", false),
+            ("a[^b]c", "", "a\nc", true),
+            (r"^\d$", "", "٣", false),
+            (r"^\D$", "", "٣", true),
+            (r"^[\d]$", "", "7", true),
+            (r"^\w$", "", "ä", true),
+            (r"^\s$", "", "\u{a0}", false),
+            (r"^\S$", "", "\u{a0}", true),
+            (r"^[\s]$", "", "\t", true),
+            (r"^\<$", "", "<", true),
+            (r"^\u0041\.$", "", "A.", true),
+            ("a*?b*", "", "b", true),
+            ("^a{2}b{1,2}$", "", "aabb", true),
+        ] {
+            let regex = regex(pattern, flags, false).expect(pattern);
+            assert_eq!(regex.is_match(text), is, "{pattern} {text:?}");
+        }
+    }
 
     #[test]
     fn like_knows_its_signs() {

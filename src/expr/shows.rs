@@ -3,7 +3,7 @@
 //! A column counts as shown where anything of the result depends on it outside of `mask(...)`, if only as a condition
 //! of a `CASE`: a careful reader of many results could tell it. What was folded away at the start is in no result.
 
-use super::plan::{Mask, Node, Special};
+use super::plan::{Mask, Missing, Node, Special};
 use super::{Expr, Lookup};
 
 /// How much is shown, from nothing to all.
@@ -52,21 +52,41 @@ impl Lookup {
     }
 }
 
-/// `through` is the thinnest part that a value has passed on its way to the result.
-fn look(node: &Node, through: Veil, shown: &mut Vec<Shown>) {
-    let through = match node {
-        Node::Column { index, .. } => {
-            match shown.iter_mut().find(|s| s.field == *index) {
-                Some(known) => known.veil = known.veil.max(through),
-                None => shown.push(Shown { field: *index, veil: through }),
-            }
-            return;
+/// The dictionaries of which something is in the result, or in what is looked up.
+pub fn shows_dictionaries(expr: &Expr) -> Vec<(String, Veil)> {
+    let mut shown: Vec<(String, Veil)> = Vec::new();
+    let mut note = |node: &Node, through: Veil| {
+        let Node::Dictionary { name, .. } = node else { return };
+        match shown.iter_mut().find(|(known, _)| known == name) {
+            Some((_, veil)) => *veil = (*veil).max(through),
+            None => shown.push((name.clone(), through)),
         }
+    };
+    walk(&expr.root, Veil::Open, &mut note);
+    let args = expr.lookups.iter().flat_map(|lookup| &lookup.args);
+    args.for_each(|arg| walk(arg, Veil::Open, &mut note));
+    shown
+}
+
+fn look(node: &Node, through: Veil, shown: &mut Vec<Shown>) {
+    walk(node, through, &mut |node, through| {
+        let Node::Column { index, .. } = node else { return };
+        match shown.iter_mut().find(|s| s.field == *index) {
+            Some(known) => known.veil = known.veil.max(through),
+            None => shown.push(Shown { field: *index, veil: through }),
+        }
+    });
+}
+
+/// All that a step is made from, itself first. `through` is the thinnest part that a value has passed on its way to the result.
+fn walk(node: &Node, through: Veil, note: &mut impl FnMut(&Node, Veil)) {
+    note(node, through);
+    let through = match node {
         Node::Special { what: Special::Mask(Mask::Hash), .. } => through.min(Veil::Hash),
         Node::Special { what: Special::Mask(Mask::Last4), .. } => through.min(Veil::Last4),
         _ => through,
     };
-    parts(node).for_each(|part| look(part, through, shown));
+    parts(node).for_each(|part| walk(part, through, note));
 }
 
 /// What a step is made from.
@@ -86,8 +106,14 @@ fn parts(node: &Node) -> Box<dyn Iterator<Item = &Node> + '_> {
         | Node::Coalesce(args)
         | Node::Extreme { args, .. }
         | Node::Call { args, .. }
-        | Node::Special { args, .. }
-        | Node::Lookup { args, .. } => Box::new(args.iter()),
+        | Node::Special { args, .. } => Box::new(args.iter()),
+        Node::Lookup { args, missing, .. } => {
+            let default = match missing {
+                Missing::Default(default) => Some(&**default),
+                Missing::Error | Missing::Null | Missing::Code(_) => None,
+            };
+            Box::new(args.iter().chain(default))
+        }
         Node::In { arg, list, .. } => Box::new(std::iter::once(&**arg).chain(list)),
         Node::Case { operand, branches, otherwise, .. } => {
             let branches = branches.iter().flat_map(|(when, then)| [when, then]);

@@ -106,7 +106,14 @@ fn row() -> Vec<Value> {
 }
 
 fn scope(fields: &[Field]) -> Scope<'_> {
-    Scope { fields, old: true, dictionaries: &World, lookups: &World, mask_key: true }
+    Scope {
+        fields,
+        old: true,
+        dictionaries: &World,
+        lookups: &World,
+        mask_key: true,
+        finite: false,
+    }
 }
 
 fn compiled(text: &str) -> Expr {

@@ -20,6 +20,8 @@ pub struct Origin<'a> {
     pub values: &'a Arc<Values>,
     /// The tables of the target, where expressions may look something up in them.
     pub target: Option<&'a TargetTables<'a>>,
+    /// Whether its server knows no infinite dates and times.
+    pub finite: bool,
 }
 
 /// What an expression must give.
@@ -39,7 +41,7 @@ impl<'a> Origin<'a> {
     /// Of this table.
     pub fn new(table: &'a Table, values: &'a Arc<Values>) -> Origin<'a> {
         let fields = table.columns.iter().map(field).collect();
-        Origin { table, fields, values, target: None }
+        Origin { table, fields, values, target: None, finite: false }
     }
 
     /// With the tables of the target.
@@ -57,6 +59,16 @@ impl<'a> Origin<'a> {
             _ => compile(&text.text, &self.fields, self.values, wanted),
         };
         compiled.map_err(|fault| finding(text, &fault, what))
+    }
+
+    /// Whether an expression of a column may be NULL where no time is infinite.
+    pub fn nullable_of_finite(&self, text: &Placed) -> bool {
+        let scope = match self.target {
+            Some(target) => scope(&self.fields, self.values, target),
+            None => scope(&self.fields, self.values, &NoLookups),
+        };
+        expr::compile(&text.text, &Scope { finite: true, ..scope })
+            .is_ok_and(|expr| expr.nullable())
     }
 
     /// The names of the columns of these numbers.
@@ -107,7 +119,7 @@ pub fn compile_column(
 
 fn scope<'a>(fields: &'a [Field], values: &'a Values, lookups: &'a dyn Lookups) -> Scope<'a> {
     let mask_key = values.mask().is_some();
-    Scope { fields, old: true, dictionaries: values, lookups, mask_key }
+    Scope { fields, old: true, dictionaries: values, lookups, mask_key, finite: false }
 }
 
 /// A fault of an expression, with its part of the file underlined.

@@ -458,3 +458,47 @@ async fn copies_views_and_routines_look_up_too_from_postgres_to_mariadb() {
 async fn copies_views_and_routines_look_up_too_from_mariadb_to_postgres() {
     everywhere(false, true).await;
 }
+
+/// A number that the column does not have is not rounded to one that it has.
+async fn exact(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    a.sql("CREATE TABLE rate (id int NOT NULL PRIMARY KEY, rate decimal(6,3) NOT NULL, wide double precision NOT NULL)").await;
+    a.sql("CREATE TABLE step (code int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)").await;
+    a.sql("INSERT INTO step VALUES (20, 'twenty')").await;
+    a.sql("INSERT INTO rate VALUES (1, 0.2, 20), (2, 0.195, 19.5), (3, 0.20, 20.000000000000004)")
+        .await;
+    b.sql("CREATE TABLE vat (id int NOT NULL PRIMARY KEY, rate int NOT NULL UNIQUE)").await;
+    b.sql("INSERT INTO vat VALUES (7, 20)").await;
+    b.sql("CREATE TABLE rate (id int NOT NULL PRIMARY KEY, vat int, wide int, step varchar(20))")
+        .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = head(folder.path(), &a, &b)
+        + r#"
+[[mappings]]
+from = "a.rate"
+to = "b.rate"
+[mappings.columns]
+id = "id"
+vat = "coalesce(lookup('b.vat', 'rate', rate * 100, 'id'), -1)"
+wide = "coalesce(lookup('b.vat', 'rate', wide, 'id'), -1)"
+step = "dictionary('step', rate * 100, 'none')"
+[dictionaries.step]
+table = "a.step"
+key = "code"
+value = "name"
+"#;
+    let daemon = started(folder.path(), &text).await;
+    let want = "SELECT id, CASE id WHEN 2 THEN -1 ELSE 7 END, CASE id WHEN 1 THEN 7 ELSE -1 END, CASE id WHEN 2 THEN 'none' ELSE 'twenty' END FROM rate ORDER BY id";
+    equal(&daemon, (&a, want), (&b, "SELECT id, vat, wide, step FROM rate ORDER BY id")).await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_not_rounded_to_one_that_is_found_from_postgres() {
+    exact(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_not_rounded_to_one_that_is_found_from_mariadb() {
+    exact(false).await;
+}

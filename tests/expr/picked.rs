@@ -714,4 +714,112 @@ to_jsonb(t)
 to_jsonb(n2)
 to_json(d)
 jsonb_build_object('longer', 1, 'a', 2, 'b', 3, 'a', 4)
+-- floats written from their exact binary value
+to_char(1.005::float8, 'FM990.00')
+to_char(0.125::float8, '0.99')
+to_char(2.5::float8, 'FM9')
+to_char(0.15::float4, 'FM0.9')
+to_char(1234567.125::float8, 'FM9999999.99')
+to_char(-0.004::float8, 'FM0.99')
+to_char(123456.789::float4, 'FM999999.999')
+to_char(1.1::float4, 'FM9.99999999')
+to_char(9.995::float8, 'FM99.00')
+to_char(1e20::float8, 'FM9')
+to_char(12345678901234567::float8, 'FM99999999999999999.99')
+to_char(CASE WHEN d < 1e15 AND d > -1e15 THEN d END, 'FM999999999999990.0999')
+to_char(CASE WHEN r < 1e15 AND r > -1e15 THEN r END, '999990.99')
+to_char(1.005, 'FM990.00')
+-- an hour that comes twice
+date_trunc('hour', timestamptz '2024-10-27 00:30:00+00', 'Europe/Berlin')
+date_trunc('hour', timestamptz '2024-10-27 01:30:00+00', 'Europe/Berlin')
+date_trunc('minute', timestamptz '2024-10-27 00:30:30+00', 'Europe/Berlin')
+date_trunc('second', timestamptz '2024-10-27 00:30:30.5+00', 'Europe/Berlin')
+date_trunc('day', timestamptz '2024-10-27 00:30:30+00', 'Europe/Berlin')
+date_trunc('day', timestamptz '2024-10-27 04:30:30+00', 'Europe/Berlin')
+date_trunc('hour', timestamptz '2024-03-31 01:30:30.5+00', 'Europe/Berlin')
+date_trunc('hour', tz, 'Asia/Kathmandu')
+-- spans
+interval '1 12:59:10'
+interval '-1 12:59:10'
+interval '1.5 12:00:00'
+interval '1 mon 2 12:00:00'
+interval '1 year 1 1:00'
+interval '5 00:00:01 ago'
+interval '1 2'
+interval '1 ago'
+interval '1'
+interval '1.5' hour
+interval '1.5' day
+interval '1.5' minute
+interval '1.5' month
+interval '1.5' year
+interval '-1.5' hour
+interval '2' hour
+interval '1.5' second
+justify_hours('1 day -1 hour')
+justify_hours('-1 day 1 hour')
+justify_hours('-1 day -25 hours')
+justify_hours('1 day -25 hours')
+justify_hours('-1 mon 2 days -1 hour')
+justify_hours(iv)
+-- templates
+to_char(timestamp '2024-02-29 13:14:15.007', 'IDDD')
+to_char(timestamp '2023-01-01', 'IDDD')
+to_char(ts, 'IDDD FMIDDD')
+to_char(timestamp '2024-02-29 13:14:15.007', 'FMMS FMUS FMFF3')
+to_char(ts, 'FMDDD FMSSSS FMQ FMWW FMIW FMHH24 FMMI FMSS FMMS FMUS FMFF2 FMY FMYY FMYYY FMI FMIY FMID FMD FMW')
+to_date('29.02.24', 'DD.MM.YY')
+to_date('29.02.72', 'DD.MM.YY')
+to_date('01.02.2024', 'DD.MM.YY')
+to_date('010224', 'DDMMYY')
+to_date('01.02.124', 'DD.MM.YY')
+to_date('01.02.69', 'DD.MM.YY')
+to_date('01.02.70', 'DD.MM.YY')
+to_date('24-01-02', 'YYYY-MM-DD')
+to_date('240102', 'YYMMDD')
+to_date('1.2.524', 'DD.MM.YYY')
+to_date('1.2.4', 'DD.MM.Y')
+-- reals among decimals
+0.1::real IN (0.1, 0.2)
+0.1::real IN (0.1)
+0.1::real IN (0.1, 1)
+0.1::real IN (0.1, 0.2::float8)
+0.1::real IN (0.1, n2, 0.3)
+0.1::real IN (0.1, n2)
+0.1::real NOT IN (0.1, 0.2)
+0.1::real IN (0.1, NULL)
+0.1::real IN ('0.1', '3')
+16777216::real IN (16777217, 1)
+r IN (0.1, 1.5, -2)
+r IN (0.1, i4, n2)
+-- halves before the year 2000
+timestamp '1999-12-31 23:59:58.5'::timestamp(0)
+(timestamp '1999-12-31 23:59:57.499999')::timestamp(0)
+(timestamp '2000-01-01 00:00:00.5')::timestamp(0)
+(timestamp '1969-12-31 23:59:58.5')::timestamp(0)
+(timestamp '1970-01-01 00:00:00.5')::timestamp(0)
+(timestamptz '1980-01-01 00:00:00.5+00')::timestamptz(0)
+ts::timestamp(0)
+tz::timestamptz(2)
+(interval '-0.5 s')::interval(0)
+-- patterns
+t ~ '[a&&b]'
+'&' ~ '^[a&&b]$'
+'~' ~ '^[a~~b]$'
+'-' ~ '^[+--]$'
+'[' ~ '^[[]$'
+'a]' ~ '^[[a]]$'
+'b' ~ '[a--z]'
+'a' ~ '[[:typo:]]'
+'٣' ~ '\d'
+'٣' ~ '\D'
+'ä' ~ '\w'
+'_' ~ '\w'
+U&'\00A0' ~ '\s'
+t ~ '^[\w\s]+$'
+t ~ '[^[:alpha:][:space:]]'
+regexp_replace(t, '\W+', '-', 'g')
+substring('aaabbb' FROM 'a*?b*?')
+regexp_replace('foobar', 'o+?', 'x')
+'a<b' ~ 'a\<b'
 "#;

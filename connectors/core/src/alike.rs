@@ -27,7 +27,7 @@ pub fn alike(value: &Value, data_type: &DataType) -> Result<Option<Value>, Unlik
             _ => None,
         },
         DataType::Year => integer(value, 16, false)?,
-        DataType::Decimal { .. } => decimal(value)?,
+        DataType::Decimal { scale, .. } => decimal(value)?.filter(|d| has_at_most(d, *scale)),
         DataType::Float32 | DataType::RoundedFloat { double: false, .. } => match value {
             Value::Float32(f) => Some(Value::Float32(*f)),
             other => float(other)?
@@ -204,6 +204,13 @@ fn decimal(value: &Value) -> Result<Option<Value>, Unlike> {
     })
 }
 
+/// Whether a number needs no more digits behind the point than these.
+fn has_at_most(value: &Value, scale: Option<u16>) -> bool {
+    let (Value::Decimal(text), Some(scale)) = (value, scale) else { return true };
+    let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
+    fraction.trim_end_matches('0').len() <= usize::from(scale)
+}
+
 /// The same number in double precision.
 fn float(value: &Value) -> Result<Option<f64>, Unlike> {
     Ok(match value {
@@ -268,6 +275,12 @@ mod tests {
                 DataType::Decimal { precision: Some(4), scale: Some(2) },
                 Some(d("12")),
             ),
+            (
+                d("12.500"),
+                DataType::Decimal { precision: Some(4), scale: Some(1) },
+                Some(d("12.500")),
+            ),
+            (d("12.55"), DataType::Decimal { precision: Some(4), scale: Some(1) }, None),
             (t("007"), int(32, false), Some(Value::Int(7))),
             (t("seven"), int(32, false), None),
             (t("1e3"), DataType::Decimal { precision: None, scale: None }, None),

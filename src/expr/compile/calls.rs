@@ -218,6 +218,9 @@ impl Compiler<'_> {
                 _ => arg,
             });
         }
+        if let Some(fault) = self.never(name, &args) {
+            return Err(fault);
+        }
         let nullable = overload.may_be_null || (!overload.lax && args.iter().any(|a| a.nullable));
         let data_type = self.result_type(name, overload.result, &args);
         let nodes = args.iter().map(|a| a.node.clone()).collect();
@@ -228,6 +231,35 @@ impl Compiler<'_> {
             return self.folded(made, args.iter().all(|a| a.constant().is_some()));
         }
         self.strict(made, &args)
+    }
+
+    /// Why a call would fail for every row.
+    fn never(&self, name: &str, args: &[Typed]) -> Option<Fault> {
+        let raw = args.iter().find(|arg| arg.kind == Kind::Raw);
+        if let (Some(arg), false) = (raw, matches!(name, "concat" | "concat_ws")) {
+            return Some(self.foreign(arg));
+        }
+        let second = args.get(1)?;
+        let word = second.text()?.to_ascii_lowercase();
+        let why = match name {
+            "encode" | "decode" if !matches!(&*word, "hex" | "base64") => {
+                "encodings are 'hex' and 'base64'"
+            }
+            "convert_from" | "convert_to" if !matches!(&*word, "utf8" | "utf-8") => {
+                "the only encoding is 'UTF8'"
+            }
+            _ => return None,
+        };
+        Some(Fault::new(second.span.clone(), why))
+    }
+
+    /// A value that is only handed on stands where it would have to be understood.
+    pub(super) fn foreign(&self, arg: &Typed) -> Fault {
+        Fault::new(
+            arg.span.clone(),
+            "this is of a type that only its own kind of server understands",
+        )
+        .hint("take its text: (…)::text")
     }
 
     /// What is known of the results beyond their type.
@@ -325,7 +357,7 @@ impl Compiler<'_> {
                     None => self.constant(Cell::Int(1), Kind::Int4, span.clone()),
                 };
                 if from.kind == Kind::Unknown && substring_for.is_none() {
-                    let regex = self.regex(from, "")?;
+                    let regex = self.regex(from, "", true)?;
                     let value = self.coerce(value, Kind::Text)?;
                     let part = self.special(
                         "substring",
@@ -389,7 +421,7 @@ impl Compiler<'_> {
             None => String::new(),
         };
         let pattern = self.expr(pattern)?;
-        let regex = self.regex(pattern, &flags)?;
+        let regex = self.regex(pattern, &flags, true)?;
         let template = ByteString::from(self.text_literal(template, "the replacement")?.0);
         let what = Special::RegexReplace { regex, template, all: flags.contains('g') };
         self.special("regexp_replace", vec![value], Kind::Text, what, span)
@@ -408,7 +440,7 @@ impl Compiler<'_> {
             None => String::new(),
         };
         let pattern = self.expr(pattern)?;
-        let regex = self.regex(pattern, &flags)?;
+        let regex = self.regex(pattern, &flags, false)?;
         self.special(
             "regexp_like",
             vec![value],

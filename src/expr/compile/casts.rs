@@ -7,9 +7,12 @@ use sqlparser::ast::{
 
 use super::{Compiler, Result, Typed};
 use crate::expr::cast::{Limit, Target};
+use crate::expr::cell::Cell;
+use crate::expr::datetime;
 use crate::expr::error::Fault;
 use crate::expr::functions;
 use crate::expr::kind::Kind;
+use crate::expr::plan::Node;
 
 const NAMES: &str = "types are boolean, smallint, integer, bigint, numeric(p,s), real, double precision, text, \
                      varchar(n), char(n), bytea, date, time, timestamp, timestamptz, interval, uuid, json, jsonb";
@@ -113,6 +116,7 @@ impl Compiler<'_> {
                     return Err(Fault::new(literal.span, "interval takes a text literal")
                         .hint("write interval '1 day', or x * interval '1 day'"));
                 };
+                let mut cut = None;
                 if let Some(field) = &interval.leading_field {
                     let unit = unit(field).filter(|_| interval.last_field.is_none());
                     let plain = text.trim().parse::<f64>().is_ok();
@@ -120,11 +124,15 @@ impl Compiler<'_> {
                         return Err(Fault::new(span, "this form of interval is not supported")
                             .hint("write the units in the text: interval '1 day 2 hours'"));
                     };
-                    let with_unit =
-                        crate::expr::cell::Cell::text(format!("{} {unit}", text.trim()));
+                    let with_unit = Cell::text(format!("{} {unit}", text.trim()));
                     literal = self.constant(with_unit, Kind::Unknown, span);
+                    cut = Some(unit);
                 }
-                self.converted(literal, Target::plain(Kind::Interval))
+                let mut typed = self.converted(literal, Target::plain(Kind::Interval))?;
+                if let (Some(unit), Node::Const(Cell::Interval(i))) = (cut, &mut typed.node) {
+                    *i = datetime::cut_off(*i, unit);
+                }
+                Ok(typed)
             }
             _ => Err(Fault::new(span, "this form of cast is not supported")
                 .hint("write x::type or CAST(x AS type)")),

@@ -513,9 +513,16 @@ impl Compiler<'_> {
         if let Some(Cell::Null) = sought.constant() {
             return Ok(self.constant(Cell::Null, Kind::Bool, span));
         }
-        // Several constants are looked at first, as PostgreSQL does: what they decide cannot fail any more.
+        // Several constants are looked at first, as PostgreSQL does: what they decide cannot fail any more. It gives them
+        // one type, so decimals among them are as exact as a real that is sought.
         if items.iter().filter(|item| item.constant().is_some()).count() > 1 {
             items.sort_by_key(|item| item.constant().is_none());
+            let double = |item: &Typed| item.constant().is_some() && item.kind == Kind::Double;
+            if sought.kind == Kind::Real && !items.iter().any(double) {
+                for item in items.iter_mut().filter(|item| item.constant().is_some()) {
+                    *item = self.coerce(item.clone(), Kind::Real)?;
+                }
+            }
         }
         let mut nodes = Vec::with_capacity(items.len());
         let mut constant = sought.constant().is_some();
@@ -660,6 +667,9 @@ impl Compiler<'_> {
             let a = self.coerce(a, Kind::Bytes)?;
             let b = self.coerce(b, Kind::Bytes)?;
             return self.native("||", vec![a, b], Kind::Bytes, text::join, span);
+        }
+        if let Some(raw) = [&a, &b].into_iter().find(|side| side.kind == Kind::Raw) {
+            return Err(self.foreign(raw));
         }
         let texts = |k: Kind| k.is_text() || k == Kind::Unknown;
         if (!texts(a.kind) && !texts(b.kind)) || a.kind == Kind::Json || b.kind == Kind::Json {

@@ -7,7 +7,7 @@ use tidelock_core::DataType;
 
 use super::operators::{chars, wider};
 use super::{Compiler, Result, Typed};
-use crate::expr::cast::Target;
+use crate::expr::cast::{Limit, Target};
 use crate::expr::cell::Cell;
 use crate::expr::error::Fault;
 use crate::expr::kind::{self, Kind};
@@ -62,6 +62,9 @@ impl Compiler<'_> {
         }
         if !shape.types.is_empty() {
             parts = self.matched(parts, &shape.types, &[])?;
+        }
+        if let Some(raw) = parts.iter().find(|p| p.kind == Kind::Raw && shape.sought.is_none()) {
+            return Err(self.foreign(raw));
         }
         for part in &mut parts {
             if part.kind == Kind::Unknown && shape.sought.is_none() {
@@ -324,21 +327,15 @@ impl Compiler<'_> {
                     format!("this is {}, {what} is {want_kind}", part.shown()),
                 ));
             }
-            matched.push(
-                if part.kind == want_kind
-                    || (part.kind.is_number()
-                        && want_kind.is_number()
-                        && part.kind != Kind::Unknown)
-                {
-                    if part.kind == want_kind {
-                        part
-                    } else {
-                        self.converted(part, Target::plain(want_kind))?
-                    }
-                } else {
-                    self.coerce(part, want_kind)?
-                },
-            );
+            let numbers = part.kind.is_number() && want_kind.is_number();
+            matched.push(if part.kind == want_kind {
+                part
+            } else if numbers {
+                // Rounded it would be another key.
+                self.converted(part, Target { kind: want_kind, limit: Limit::Exact })?
+            } else {
+                self.coerce(part, want_kind)?
+            });
         }
         Ok(matched)
     }
@@ -349,6 +346,9 @@ impl Compiler<'_> {
         let (how, place) = self.text_literal(how, "the way to mask")?;
         let value =
             if value.kind == Kind::Unknown { self.coerce(value, Kind::Text)? } else { value };
+        if value.kind == Kind::Raw && how != "null" {
+            return Err(self.foreign(&value));
+        }
         let (what, most) = match how.as_str() {
             "hash" if !self.scope.mask_key => {
                 return Err(Fault::new(place, "there is no key to hash with")

@@ -100,12 +100,18 @@ impl Compiler<'_> {
     }
 
     /// A regular expression, which must be constant: it is compiled once.
-    pub(super) fn regex(&mut self, pattern: Typed, flags: &str) -> Result<Arc<regex::Regex>> {
+    /// `found`: whether it matters which part it matches.
+    pub(super) fn regex(
+        &mut self,
+        pattern: Typed,
+        flags: &str,
+        found: bool,
+    ) -> Result<Arc<regex::Regex>> {
         let span = pattern.span.clone();
         let Some(text) = pattern.text() else {
             return Err(Fault::new(span, "the pattern must be a text literal"));
         };
-        pattern::regex(text, flags)
+        pattern::regex(text, flags, found)
             .map(Arc::new)
             .map_err(|why| Fault::new(span, format!("this pattern is not valid: {why}")))
     }
@@ -144,7 +150,7 @@ impl Compiler<'_> {
                 .hint("put brackets around its sides"));
         }
         let (a, b) = (self.expr(left)?, self.expr(right)?);
-        let regex = self.regex(b, flags)?;
+        let regex = self.regex(b, flags, false)?;
         let args = vec![self.coerce(a, Kind::Text)?];
         self.special(name, args, Kind::Bool, Special::Matches { regex, negated }, span)
     }

@@ -64,13 +64,16 @@ impl Compiler<'_> {
                 ""
             }));
         }
-        let infinite = matches!(value.kind, Kind::Date | Kind::Stamp | Kind::Instant);
+        // Of an infinite time there is no month, but a year.
+        let infinite = !self.scope.finite
+            && !part.grows()
+            && matches!(value.kind, Kind::Date | Kind::Stamp | Kind::Instant);
         let kind = if double { Kind::Double } else { Kind::Numeric };
         let call = if double { "date_part" } else { "extract" };
         let nullable = value.nullable;
         let typed =
             self.special(call, vec![value], kind, Special::Extract { part, double }, span)?;
-        // Of an infinite time there is no month; rows with one are rare, so the type says what is usual.
+        // Rows with an infinite time are rare, so the type says what is usual.
         let data_type = match (kind, part) {
             (Kind::Numeric, Part::Second | Part::Epoch) => decimal((20, 6)),
             (Kind::Numeric, Part::Milliseconds) => decimal((8, 3)),
@@ -176,7 +179,7 @@ impl Compiler<'_> {
         let format = Format::parse(&text, value.kind).map_err(|why| Fault::new(place, why))?;
         let value =
             if value.kind == Kind::Date { self.coerce(value, Kind::Instant)? } else { value };
-        let infinite = matches!(value.kind, Kind::Stamp | Kind::Instant);
+        let infinite = !self.scope.finite && matches!(value.kind, Kind::Stamp | Kind::Instant);
         let nullable = value.nullable || infinite;
         let typed = self.special(
             "to_char",
@@ -200,7 +203,8 @@ impl Compiler<'_> {
         let value = self.expr(value)?;
         let value = self.coerce(value, Kind::Text)?;
         let (text, place) = self.text_literal(template, "the template")?;
-        let template = Template::parse(&text).map_err(|why| Fault::new(place, why))?;
+        let template = Template::parse(&text).and_then(|t| t.readable().map(|()| t));
+        let template = template.map_err(|why| Fault::new(place, why))?;
         self.special(
             name,
             vec![value],

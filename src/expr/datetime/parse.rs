@@ -180,7 +180,13 @@ pub fn interval(text: &str) -> Option<Interval> {
             if !fraction.bytes().all(|b| b.is_ascii_digit()) || plain.is_empty() || plain == "." {
                 return None;
             }
-            let unit = words.next_if(|w| *w != "ago" && !w.contains(':')).unwrap_or("second");
+            // Days and a clock at the end need no words: 1 12:59:10.
+            let unit = match words.peek() {
+                None => "second",
+                Some(next) if next.contains(':') => "day",
+                Some(&"ago") => return None,
+                Some(_) => words.next()?,
+            };
             total.add(sign, whole, fraction, unit)?;
         }
     }

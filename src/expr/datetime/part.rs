@@ -95,8 +95,16 @@ impl Part {
         )
     }
 
+    /// Whether it is an hour or less.
+    pub fn is_within_a_day(self) -> bool {
+        matches!(
+            self,
+            Part::Microseconds | Part::Milliseconds | Part::Second | Part::Minute | Part::Hour
+        )
+    }
+
     /// Whether it only ever grows, so that it is infinite of an infinite time.
-    fn grows(self) -> bool {
+    pub fn grows(self) -> bool {
         matches!(
             self,
             Part::Year

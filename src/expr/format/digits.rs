@@ -137,39 +137,38 @@ impl Digits {
     }
 
     pub fn write(&self, cell: &Cell<'_>) -> Result<String, Fail> {
-        let number = match cell {
-            Cell::Real(f) => Dec::from_f64(f64::from(*f), 6),
-            Cell::Double(f) => Dec::from_f64(*f, 15),
-            other => other.dec(),
-        }
-        .filter(Dec::is_finite)
-        .ok_or_else(|| Fail::argument("only finite numbers can be written by a template"))?;
-        let below = number.signum() < 0;
-        // A float has no more digits than it is precise.
-        let precise = match cell {
-            Cell::Real(_) => Some(6),
-            Cell::Double(_) => Some(15),
+        let infinite = || Fail::argument("only finite numbers can be written by a template");
+        // A float is written from its exact binary value, with no more digits than it is precise.
+        let float = match cell {
+            Cell::Real(f) => Some((f64::from(*f), 6)),
+            Cell::Double(f) => Some((*f, 15)),
             _ => None,
         };
-        let behind = match precise {
-            Some(digits) => {
-                let whole = number.clone().abs().trunc(0)?.text().len();
-                self.behind.min(usize::saturating_sub(digits, whole))
+        let (text, negative, behind) = match float {
+            Some((f, digits)) if f.is_finite() => {
+                let whole = format!("{:.0}", f.abs()).len();
+                let behind = self.behind.min(usize::saturating_sub(digits, whole));
+                // It keeps its sign although it is rounded to zero.
+                (format!("{:.behind$}", f.abs()), f.is_sign_negative(), behind)
             }
-            None => self.behind,
+            Some(_) => return Err(infinite()),
+            None => {
+                let number = cell.dec().filter(Dec::is_finite).ok_or_else(infinite)?;
+                let rounded = number.round(self.behind as i64)?;
+                let negative = rounded.signum() < 0;
+                (rounded.abs().text().to_string(), negative, self.behind)
+            }
         };
-        let rounded = number.round(behind as i64)?;
-        // A float keeps its sign although it is rounded to zero.
-        let negative = rounded.signum() < 0 || (precise.is_some() && below);
-        let text = rounded.abs().text();
         let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
         let fits = whole.len() <= self.before;
         let whole: Vec<char> = if fits { whole.chars().collect() } else { vec!['#'; self.before] };
         let fraction: Vec<char> = if fits { fraction.chars().collect() } else { vec!['#'; behind] };
-        Ok(self.lay_out(&whole, &fraction, negative))
+        // Where a float is not precise enough for any digit behind it, the point goes too.
+        let pointed = !fits || behind > 0 || self.behind == 0;
+        Ok(self.lay_out(&whole, &fraction, negative, pointed))
     }
 
-    fn lay_out(&self, whole: &[char], fraction: &[char], negative: bool) -> String {
+    fn lay_out(&self, whole: &[char], fraction: &[char], negative: bool, pointed: bool) -> String {
         let blanks = self.before - whole.len();
         let first = self.zero_from.map_or(blanks, |zero| zero.min(blanks));
         // With FM zeros at the end go, except those that a 0 asks for.
@@ -226,7 +225,7 @@ impl Digits {
                         signed = true;
                     }
                     point = true;
-                    out.push('.');
+                    out.push_str(if pointed { "." } else { "" });
                 }
                 Item::Group if begun => out.push(','),
                 Item::Group if self.trimmed => {}

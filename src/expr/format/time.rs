@@ -46,6 +46,7 @@ enum Field {
     DayOfYear,
     DayOfWeek,
     IsoDayOfWeek,
+    IsoDayOfYear,
     DayName(Case),
     DayShort(Case),
     Week,
@@ -87,7 +88,9 @@ const WORDS: &[(&str, Field)] = &[
     ("IYY", Field::IsoYear(3)),
     ("IY", Field::IsoYear(2)),
     ("IW", Field::IsoWeek),
+    ("IDDD", Field::IsoDayOfYear),
     ("ID", Field::IsoDayOfWeek),
+    ("I", Field::IsoYear(1)),
     ("CC", Field::Century),
     ("MI", Field::Minute),
     ("MM", Field::Month),
@@ -266,8 +269,10 @@ impl Parts {
     }
 
     fn write(&self, field: Field, trimmed: bool, zoned: bool, out: &mut String) {
+        let fraction = matches!(field, Field::Milli | Field::Micro | Field::Fraction(_));
         let mut number = |value: i64, width: usize| {
-            let width = if trimmed { 0 } else { width };
+            // Zeros behind the point mean something.
+            let width = if trimmed && !fraction { 0 } else { width };
             // Writing to a String cannot fail.
             let _written = write!(out, "{value:0width$}");
         };
@@ -309,6 +314,10 @@ impl Parts {
             Field::DayOfWeek => number(self.sunday_based as i64 + 1, 1),
             Field::IsoDayOfWeek => {
                 number(if self.sunday_based == 0 { 7 } else { self.sunday_based as i64 }, 1)
+            }
+            Field::IsoDayOfYear => {
+                let of_week = (self.sunday_based as i64 + 6) % 7;
+                number((iso_week - 1) * 7 + of_week + 1, 3)
             }
             Field::Week => number((self.of_year - 1) / 7 + 1, 2),
             Field::WeekOfMonth => number((self.day - 1) / 7 + 1, 1),
@@ -357,6 +366,36 @@ fn invalid() -> Fail {
 }
 
 impl Template {
+    /// Whether texts can be read by it; `Err` says what stands in the way.
+    pub fn readable(&self) -> Result<(), String> {
+        let known = |field: &Field| {
+            matches!(
+                field,
+                Field::Year(_)
+                    | Field::Month
+                    | Field::MonthName(_)
+                    | Field::MonthShort(_)
+                    | Field::Day
+                    | Field::DayOfYear
+                    | Field::Hour24
+                    | Field::Hour12
+                    | Field::Minute
+                    | Field::Second
+                    | Field::Milli
+                    | Field::Micro
+                    | Field::Half { .. }
+            )
+        };
+        let refused = |item: &Item| match item {
+            Item::Field { field, ordinal, .. } => !known(field) || ordinal.is_some(),
+            Item::Literal(_) => false,
+        };
+        match self.0.iter().any(refused) {
+            true => Err("the template has a pattern that can only be written; YYYY YY MM MON MONTH DD DDD HH24 HH12 MI SS MS US AM can be read".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// The moment that a text tells by this template.
     pub fn read(&self, text: &str) -> Result<i64, Fail> {
         let mut found = Found::default();
@@ -419,6 +458,18 @@ impl Found {
             Field::Year(4) => {
                 let (year, _, rest) = number(if joined { 4 } else { 6 })?;
                 (&mut self.year, (year, rest))
+            }
+            Field::Year(n) => {
+                let (year, digits, rest) = number(if joined { n as usize } else { 6 })?;
+                // The year nearest to 2020 that ends so.
+                let century = match (digits, year) {
+                    (4.., _) => 0,
+                    (_, ..70 | 100..520) => 2_000,
+                    (_, 70..100) => 1_900,
+                    (_, 520..1_000) => 1_000,
+                    _ => 0,
+                };
+                (&mut self.year, (year + century, rest))
             }
             Field::Month => {
                 let (month, _, rest) = number(2)?;

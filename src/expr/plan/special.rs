@@ -143,8 +143,13 @@ pub(super) fn special<'a>(
         Special::Trunc { part, zone } => match cells {
             [Cell::Stamp(t)] => datetime::trunc_stamp(*part, *t).map(Cell::Stamp),
             [Cell::Instant(t)] => {
-                let civil = datetime::trunc_stamp(*part, datetime::civil(*t, zone)?)?;
-                datetime::moment(civil, zone).map(Cell::Instant)
+                let civil = datetime::civil(*t, zone)?;
+                let cut = datetime::trunc_stamp(*part, civil)?;
+                // Within a day the clock's offset stays, also in an hour that comes twice.
+                if part.is_within_a_day() && !datetime::infinite(*t) {
+                    return datetime::in_range(*t - (civil - cut)).map(Cell::Instant);
+                }
+                datetime::moment(cut, zone).map(Cell::Instant)
             }
             [Cell::Interval(i)] => Ok(Cell::Interval(datetime::trunc_interval(*part, *i))),
             _ => Err(Fail::unexpected()),
