@@ -142,6 +142,8 @@ pub struct Computed {
     pub constant: bool,
     /// Whether it may be NULL, as far as the catalog tells.
     pub nullable: bool,
+    /// How many characters it has in every row, where that is known.
+    pub length: Option<u64>,
 }
 
 impl Feed {
@@ -243,6 +245,12 @@ impl MappingPlan {
             || self.rows.is_gated()
             || !self.rows.pushes.is_empty()
             || self.call.is_some()
+    }
+
+    /// Whether a row may be read again because the log leaves out a part of what a column is made of, or of what a rule looks at.
+    pub fn completes(&self) -> bool {
+        let joins = |column: &ColumnPlan| column.feed.reads().len() > 1;
+        self.view.is_none() && (self.columns.iter().any(joins) || !self.rows.checks.is_empty())
     }
 
     /// The cells that a view's key has in the columns of the target, by their places there.
@@ -559,7 +567,8 @@ fn plan_table(
         problems.extend(found.into_iter().map(|f| f.place(mapping.places.to.show())));
         view::misplaced(mapping, &mut problems);
         let target_tables = target_tables(flow, catalogs);
-        let origin = Origin::new(source_table, &flow.values).with(&target_tables);
+        let mut origin = Origin::new(source_table, &flow.values).with(&target_tables);
+        origin.finite = catalogs.source_system.family() != "postgres";
         let names = view::target_key(mapping, target_table);
         let mut keyed = Cow::Borrowed(mapping);
         if mapping.row_key.is_some() {
@@ -634,6 +643,7 @@ fn plan_table(
                 lookups: target_tables.planned(),
             };
             let mut plan = build(parts, catalogs);
+            constants(&plan, &mut problems);
             if let (Some(config), Some(called)) = (&mapping.call, &called) {
                 let TargetTable { columns, key, .. } = &*plan.target;
                 let delete = called.delete;
@@ -669,6 +679,32 @@ fn plan_table(
         outcome.failed.push((name.to_owned(), first.clone()));
     }
     outcome.findings.extend(problems);
+}
+
+/// Values that are the same for every row, tried against their columns.
+fn constants(plan: &MappingPlan, problems: &mut Vec<Finding>) {
+    let feeds = plan.columns.iter().enumerate().filter_map(|(at, column)| match &column.feed {
+        Feed::Computed(computed) => Some((at, computed, "column")),
+        Feed::Column(_) => None,
+    });
+    let set = match &plan.rows.end {
+        EndPlan::Set(set) => set.as_slice(),
+        EndPlan::Delete | EndPlan::Ignore => &[],
+    };
+    let place = |name: &String| plan.target.columns.iter().position(|c| c.name == *name);
+    let set =
+        set.iter().filter_map(|(name, computed)| Some((place(name)?, computed, "on_delete,")));
+    for (at, computed, what) in feeds.chain(set).filter(|(_, computed, _)| computed.constant) {
+        let (Some(target), Err(why)) =
+            (plan.target.columns.get(at), row::constant_of(plan, at, computed))
+        else {
+            continue;
+        };
+        let finding = Finding::problem(format!("{what} {}: {why}", target.name));
+        let finding =
+            finding.hint(format!("write a value that a column of type {} takes", target.native));
+        problems.push(rows::placed(finding, &computed.text.place));
+    }
 }
 
 /// The tables whose rows make a key of a mapping worth sending, and their columns that hold the key; and the source's column

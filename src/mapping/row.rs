@@ -23,7 +23,7 @@ use tidelock_core::{
 use super::computed;
 use super::convert::{Conversion, Misfit, Rule, Target, compatible};
 use super::lookups::{Begun, Seek, Wait};
-use super::plan::{ColumnPlan, EndPlan, Feed, MappingPlan};
+use super::plan::{ColumnPlan, Computed, EndPlan, Feed, MappingPlan};
 use super::rules::{self, Holds, Rules, Signs};
 use crate::expr::{Env, Expr, Field, Input};
 
@@ -1033,12 +1033,19 @@ pub fn likeness<'a>(values: impl Iterator<Item = &'a Value>) -> u64 {
 
 /// What a column that is fed by a constant holds in every row of the mapping.
 pub fn constant(plan: &MappingPlan, column: usize) -> Result<Value> {
-    let (Some(to), Some(from)) = (plan.target.columns.get(column), plan.columns.get(column)) else {
+    match plan.columns.get(column).map(|column| &column.feed) {
+        Some(Feed::Computed(computed)) => constant_of(plan, column, computed),
+        Some(Feed::Column(_)) => Err(Error::bug("a column of the source was taken for a constant")),
+        None => Err(Error::bug("a plan lacks a column")),
+    }
+}
+
+/// What a constant is in a column.
+pub fn constant_of(plan: &MappingPlan, column: usize, computed: &Computed) -> Result<Value> {
+    let Some(to) = plan.target.columns.get(column) else {
         return Err(Error::bug("a plan lacks a column"));
     };
-    let Feed::Computed(computed) = &from.feed else {
-        return Err(Error::bug("a column of the source was taken for a constant"));
-    };
+    let known = plan.columns.get(column);
     let expr = bind(&computed.text.text, &[], plan, &to.name)?;
     let env = computed::env(plan, computed::now());
     let value = expr
@@ -1046,11 +1053,12 @@ pub fn constant(plan: &MappingPlan, column: usize) -> Result<Value> {
         .map_err(|error| rules::failed(plan, &to.name, &error))?;
     let target = Target {
         data_type: &to.data_type,
-        nullable: from.nullable,
+        nullable: known.is_none_or(|c| c.nullable),
         same_family: plan.same_family,
-        json_form: from.json_form,
+        json_form: known.map_or(JsonForm::Text, |c| c.json_form),
     };
-    Conversion::new(expr.data_type(), target, &from.rule).take(value).map_err(|misfit| {
+    let rule = known.map_or_else(Rule::default, |c| c.rule.clone());
+    Conversion::new(expr.data_type(), target, &rule).take(value).map_err(|misfit| {
         Error::data(Code::NotRepresentable, format!("{}.{}: {misfit}", plan.target.name, to.name))
     })
 }

@@ -169,11 +169,17 @@ impl Rules {
                 Truth::True => {}
                 Truth::NotInLog => judged = false,
                 Truth::False | Truth::Null => {
+                    let hint = match told {
+                        Truth::Null => {
+                            "the rule is NULL for it, which is not true: say that NULL is right, x IS NULL OR ..., or mend the row at the source"
+                        }
+                        _ => "mend the row at the source, or the rule in the configuration",
+                    };
                     return Err(Error::data(
                         Code::Invalid,
                         format!("{}: a row is not valid: {says}", plan.source),
                     )
-                    .with_hint("mend the row at the source, or the rule in the configuration; where NULL is right: x IS NULL OR ..."));
+                    .with_hint(hint));
                 }
             }
         }

@@ -8,9 +8,23 @@ use super::daemon::{Daemon, command};
 use super::rows::equal;
 use super::snapshot::Side;
 
-const PERSON: [&str; 10] =
-    ["id", "plain", "upper", "hashed", "tail", "nothing", "filter", "valid", "dead", "unread"];
+const PERSON: [&str; 12] = [
+    "id",
+    "plain",
+    "upper",
+    "hashed",
+    "tail",
+    "nothing",
+    "filter",
+    "valid",
+    "dead",
+    "unread",
+    "coded",
+    "otherwise",
+];
 const NOTE: [&str; 3] = ["nid", "person", "note"];
+/// A dictionary of the source.
+const WORD: [&str; 3] = ["code", "meaning", "rest"];
 
 /// What a field holds: nothing else does.
 fn mark(field: &str) -> String {
@@ -42,6 +56,16 @@ hashed = "mask(hashed, 'hash')"
 tail = "mask(tail, 'last4')"
 nothing = "coalesce(mask(nothing, 'null'), '-')"
 last = "'alive'"
+word = "dictionary('words', coded, '-')"
+kind = "dictionary('kinds', 'none', otherwise)"
+[dictionaries.words]
+table = "a.word"
+key = "code"
+value = "meaning"
+[dictionaries.kinds]
+table = "b.kind"
+key = "code"
+value = "meaning"
 [[mappings]]
 name = "notes"
 from = "a.noted"
@@ -108,6 +132,13 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 async fn told(postgres_source: bool) {
     let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
     a.sql(&format!("CREATE TABLE person ({}, PRIMARY KEY (id))", columns(&PERSON))).await;
+    a.sql(&format!("CREATE TABLE word ({}, PRIMARY KEY (code))", columns(&WORD))).await;
+    let word = marks(&WORD).replace(&mark("code"), &mark("coded"));
+    a.sql(&format!("INSERT INTO word VALUES ({word})")).await;
+    b.sql(
+        "CREATE TABLE kind (code varchar(20) NOT NULL PRIMARY KEY, meaning varchar(60) NOT NULL)",
+    )
+    .await;
     a.sql(&format!("CREATE TABLE note ({}, PRIMARY KEY (nid))", columns(&NOTE))).await;
     let digest = if postgres_source { "md5(person)" } else { "left(sha2(person, 224), 32)" };
     a.sql(&format!("CREATE VIEW noted AS SELECT person, {digest} AS digest, count(*) AS notes FROM note GROUP BY person")).await;
@@ -115,7 +146,7 @@ async fn told(postgres_source: bool) {
         a.sql("ALTER TABLE person REPLICA IDENTITY FULL").await;
         a.sql("ALTER TABLE note REPLICA IDENTITY FULL").await;
     }
-    b.sql("CREATE TABLE person (id varchar(60) NOT NULL PRIMARY KEY, plain varchar(60), loud varchar(60), hashed varchar(64), tail varchar(60), nothing varchar(60), last varchar(80))").await;
+    b.sql("CREATE TABLE person (id varchar(60) NOT NULL PRIMARY KEY, plain varchar(60), loud varchar(60), hashed varchar(64), tail varchar(60), nothing varchar(60), last varchar(80), word varchar(60), kind varchar(60))").await;
     b.sql("CREATE TABLE noted (digest varchar(40) NOT NULL PRIMARY KEY, notes bigint)").await;
     let folder = tempfile::tempdir().expect("folder");
     std::fs::write(folder.path().join("key"), "a key of masks").expect("key");
@@ -137,10 +168,17 @@ async fn told(postgres_source: bool) {
     let open = section(persons, "sent", |sent| sent["masked"].is_null());
     let masked = section(persons, "sent", |sent| !sent["masked"].is_null());
     let any = |_: &Value| true;
-    assert_eq!(open, set(&["id", "plain", "upper", "dead"]), "{said}");
+    assert_eq!(
+        open,
+        set(&["id", "plain", "upper", "dead", "meaning", "otherwise", "coded"]),
+        "{said}"
+    );
     assert_eq!(masked, set(&["hashed", "tail"]));
-    assert_eq!(section(persons, "read_not_sent", any), set(&["filter", "nothing", "valid"]));
-    assert_eq!(section(persons, "not_read", any), set(&["unread"]));
+    assert_eq!(
+        section(persons, "read_not_sent", any),
+        set(&["filter", "nothing", "valid", "code"])
+    );
+    assert_eq!(section(persons, "not_read", any), set(&["unread", "rest"]));
     assert_eq!(section(notes, "sent", any), set(&["digest", "notes"]));
     assert_eq!(section(notes, "kept_as_key", any), set(&["person"]));
     assert_eq!(section(notes, "not_read", any), set(&["nid", "note"]));
@@ -159,7 +197,8 @@ async fn told(postgres_source: bool) {
     let found = "SELECT (SELECT max(last) FROM person), (SELECT max(notes) FROM noted)";
     equal(&daemon, (&a, &deleted), (&b, found)).await;
     let all = everything(&b).await;
-    for column in PERSON {
+    // A code counts as sent: what it stands for tells it, though it does not stand there itself.
+    for column in PERSON.into_iter().filter(|column| *column != "coded") {
         assert_eq!(holds(&all, &mark(column)), open.contains(column), "{column}\n{all}");
     }
     // Four characters of it, and no more.
@@ -168,6 +207,7 @@ async fn told(postgres_source: bool) {
     for column in ["nid", "note"] {
         assert!(!holds(&all, &mark(column)), "{column}");
     }
+    assert!(holds(&all, &mark("meaning")) && !holds(&all, &mark("rest")));
     let log = daemon.log();
     for column in PERSON.iter().chain(&NOTE) {
         assert!(!log.contains(&mark(column)), "{column}");
@@ -191,7 +231,7 @@ async fn told(postgres_source: bool) {
         ),
         format!("    {ours}.person.filter   where\n"),
         format!("    {ours}.note.person  tracks\n"),
-        format!("  not read\n    {ours}.person.unread\n"),
+        format!("  not read\n    {ours}.person.unread\n    {ours}.word.rest\n"),
         "A column of a view holds what the view's own query takes from other tables.".to_owned(),
     ] {
         assert!(said.contains(&words), "{words} not in\n{said}");

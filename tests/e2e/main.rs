@@ -22,6 +22,7 @@ mod mixed;
 mod parallel;
 mod plan;
 mod pushes;
+mod refused;
 mod resync;
 mod roundtrip;
 mod rows;

@@ -157,22 +157,24 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
             through(plan, &computed.text, &to, "on_delete: ", &origin, &mut sent, &mut read)?;
         }
     }
-    let condition = |text: &Placed| -> Result<Vec<String>> {
-        let expr = Surveyed::compiled(plan, &origin, text, Wanted::Condition)?;
+    let condition = |text: &Placed, wanted: Wanted| -> Result<Vec<String>> {
+        let expr = Surveyed::compiled(plan, &origin, text, wanted)?;
         let mut names = origin.names(expr.fields());
         names.extend(origin.names(expr.old_fields()));
         Ok(names)
     };
     if let Some(filter) = &plan.rows.filter {
-        condition(filter)?.iter().for_each(|name| read.add(own(name), "where"));
+        condition(filter, Wanted::Condition)?.iter().for_each(|name| read.add(own(name), "where"));
     }
     for check in &plan.rows.checks {
-        condition(&check.rule)?.iter().for_each(|name| read.add(own(name), "validate"));
+        let names = condition(&check.rule, Wanted::Rule)?;
+        names.iter().for_each(|name| read.add(own(name), "validate"));
     }
     if let Some(edge) = &plan.rows.edge {
         let ends = [Some(&edge.rise), edge.fall.as_ref(), edge.hysteresis.as_ref()];
         for text in ends.into_iter().flatten() {
-            condition(text)?.iter().for_each(|name| read.add(own(name), "edge"));
+            let names = condition(text, Wanted::Condition)?;
+            names.iter().for_each(|name| read.add(own(name), "edge"));
         }
     }
     for name in plan.rows.on_change.iter().flatten() {
@@ -188,11 +190,20 @@ fn exposed(config: &Config, of: &Surveyed<'_>, plan: &MappingPlan) -> Result<Exp
         read.add(field(table, column), "push_when");
         tables.push(table);
     }
+    for kept in &plan.kept {
+        let what_for = format!("dictionary {}", kept.name);
+        kept.copy.columns.iter().for_each(|name| read.add(field(kept.table(), name), &what_for));
+        tables.push(kept.table());
+    }
     let mut kept = Fields::default();
     let meta = config.systems.get(&of.flow.target).map_or("tidelock", |s| &s.meta_schema);
     for name in plan.copy.iter().flat_map(|copy| &copy.key) {
         kept.add(own(name), &format!("how far a copy has come ({meta}.snapshot)"));
-        if plan.rereads() || plan.points || plan.lookups.tables().next().is_some() {
+        if plan.rereads()
+            || plan.points
+            || plan.completes()
+            || plan.lookups.tables().next().is_some()
+        {
             kept.add(own(name), &format!("rows that wait ({meta}.memory)"));
         }
     }
@@ -247,23 +258,26 @@ fn through(
         };
         lookup.shows().into_iter().map(move |shown| (table.clone(), shown))
     });
-    for (to, shown) in of_column.chain(of_lookups) {
-        let Some(name) = origin.fields.get(shown.field).map(|f| &f.name) else { continue };
-        let masked = match shown.veil {
+    let own = of_column.chain(of_lookups).filter_map(|(to, shown)| {
+        let name = &origin.fields.get(shown.field)?.name;
+        Some((field(&plan.source, name), to, shown.veil))
+    });
+    // What a code stands for leaves too, where a table of the source says it.
+    let meant = expr.shows_dictionaries().into_iter().filter_map(|(dictionary, veil)| {
+        let kept = plan.kept.iter().find(|kept| kept.name == dictionary)?;
+        Some((field(kept.table(), kept.value()), to.to_owned(), veil))
+    });
+    for (field, to, veil) in own.chain(meant) {
+        let masked = match veil {
             Veil::Open => None,
             Veil::Last4 => Some("all but the last four characters"),
             Veil::Hash => Some("keyed hash"),
             Veil::Nothing => {
-                read.add(field(&plan.source, name), &format!("{to}, which shows nothing of it"));
+                read.add(field, &format!("{to}, which shows nothing of it"));
                 continue;
             }
         };
-        sent.push(Sent {
-            field: field(&plan.source, name),
-            to,
-            through: Some(format!("{why}{words}")),
-            masked,
-        });
+        sent.push(Sent { field, to, through: Some(format!("{why}{words}")), masked });
     }
     Ok(())
 }

@@ -100,6 +100,17 @@ pub(super) fn pair_columns<'a>(
                     .hint("identify the target's rows by columns that the source knows, in a unique index of their own"),
                 );
             }
+            if let Feed::Computed(_) = &pair.feed
+                && in_key(to)
+            {
+                found.extend(unsteady(&column.value, origin).map(|why| {
+                    Finding::problem(format!(
+                        "column {} is in the key, and {why}: a row would not be found again under its key",
+                        to.name
+                    ))
+                    .hint("make the key of columns of the row alone, which the log tells before and after a change")
+                }));
+            }
             problems.extend(found.into_iter().map(|f| placed(f, &column.value.place)));
         }
     }
@@ -132,6 +143,25 @@ pub(super) fn pair_columns<'a>(
         )));
     }
     pairs
+}
+
+/// Why the same row may give another value at another time.
+fn unsteady(text: &Placed, origin: &Origin<'_>) -> Option<String> {
+    let expr = origin.compile(text, Wanted::Column, "").ok()?;
+    if expr.uses_clock() {
+        Some("its value changes as time passes".to_owned())
+    } else if !expr.old_fields().is_empty() {
+        Some("its value depends on what the row was before".to_owned())
+    } else {
+        kept(&expr, origin).map(|name| format!("dictionary {name} is a table, which may change"))
+    }
+}
+
+/// A dictionary of an expression that is a table.
+fn kept<'e>(expr: &'e Expr, origin: &Origin<'_>) -> Option<&'e String> {
+    let is_table =
+        |name: &&String| origin.values.tables().any(|(_, table, _)| table == name.as_str());
+    expr.dictionaries().iter().find(is_table)
 }
 
 /// What feeds a listed column: a name is the source's column of that name where it has one, and an expression else.
@@ -208,8 +238,12 @@ pub(super) fn computed(
     reads.extend(origin.names(expr.old_fields()));
     let computed = Computed {
         seeks: !expr.lookups().is_empty(),
-        constant: reads.is_empty() && !expr.uses_clock() && expr.lookups().is_empty(),
+        constant: reads.is_empty()
+            && !expr.uses_clock()
+            && expr.lookups().is_empty()
+            && kept(&expr, origin).is_none(),
         nullable: expr.nullable() && origin.table.kind != TableKind::View,
+        length: expr.length(),
         steady: !expr.uses_clock() && expr.old_fields().is_empty(),
         reads,
         text,
@@ -258,11 +292,19 @@ fn nulls(
     if !computed.nullable || pair.target.nullable {
         return None;
     }
+    let of_infinite = !origin.nullable_of_finite(&computed.text);
+    if of_infinite && origin.finite {
+        return None;
+    }
+    let when = if of_infinite { "is NULL where a time is infinite" } else { "may be NULL" };
     let mut finding = Finding::problem(format!(
-        "its expression may be NULL, and {}.{} is NOT NULL",
+        "its expression {when}, and {}.{} is NOT NULL",
         target.name, pair.target.name
     ))
     .hint("say what it is then: coalesce(..., value)");
+    if of_infinite {
+        finding.severity = Severity::Warning;
+    }
     let filter = mapping.filter.as_ref();
     let looks = filter.and_then(|f| origin.compile(f, Wanted::Condition, "where").ok());
     let looked = looks.map(|expr| origin.names(expr.fields())).unwrap_or_default();
@@ -300,6 +342,21 @@ fn faults(pair: &Pair<'_>, source: &Table, target: &Table) -> Vec<Finding> {
                 target.name, to.name, to.native
             ))
             .hint("say how it becomes a whole number: round(...), trunc(...), or on_unrepresentable = \"clamp\""),
+        );
+    }
+    if let (
+        Feed::Computed(Computed { length: Some(length), .. }),
+        DataType::Text { chars_max: Some(most), .. },
+    ) = (&pair.feed, &to.data_type)
+        && length > most
+        && pair.rule.policy == OnUnrepresentable::Error
+    {
+        problems.push(
+            Finding::problem(format!(
+                "{from} to {}.{} ({}): it has {length} characters in every row",
+                target.name, to.name, to.native
+            ))
+            .hint("widen the column, or take a part: left(..., n)"),
         );
     }
     if let Some(column) = pair.source

@@ -62,6 +62,7 @@ fn seeking(mut plan: MappingPlan, table: &str) -> MappingPlan {
         seeks: true,
         constant: false,
         nullable: true,
+        length: None,
     });
     plan.lookups = Arc::new(target.planned());
     plan.before.push(TableName::new("s", table));

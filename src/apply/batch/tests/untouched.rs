@@ -52,6 +52,7 @@ fn plan(untouched: usize) -> (Arc<MappingPlan>, TableSchema) {
             seeks: false,
             constant: false,
             nullable: true,
+            length: None,
         };
         all.push(column(name, Feed::Computed(computed), &like, number.clone()));
     }
