@@ -192,7 +192,6 @@ impl Applier {
         }
         let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;
         let mut reread = run.map_err(|blamed| blamed.error)?;
-        self.blame = None;
         hands.sink.record_copy(row).await?;
         hands.sink.commit(&self.reached, 0).await?;
         self.waiting.append(&mut reread.waiting);
@@ -216,7 +215,6 @@ impl Applier {
             tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
         }
         self.direct().await?;
-        self.blame = None;
         let sink = self.session.sink()?;
         sink.record_copy(&row).await?;
         sink.commit(&self.reached, 0).await?;
@@ -230,6 +228,7 @@ impl Applier {
     fn wrote_copy(&mut self) {
         self.open = None;
         self.in_piece = false;
+        self.blame = None;
         self.counters.publish(&mut self.tally);
         self.after_commit(self.reached.clone(), self.seq, None);
     }
@@ -259,15 +258,14 @@ impl Applier {
     /// until then, and its position is what this transaction commits.
     async fn load(&mut self, plan: &Arc<MappingPlan>, piece: Piece, row: &CopyRow) -> Result<bool> {
         let memories = self.gates.take();
-        let Applier { session, regions, requests, reached, blame, .. } = self;
+        let Applier { session, regions, requests, reached, .. } = self;
         let sink = session.sink()?;
         let written = async {
             for Memories { scope, put, gone } in &memories {
                 sink.remember(scope, put, gone).await?;
             }
             let waits = put(sink, plan, piece, row.reason != CopyReason::Initial).await?;
-            // What fails from here on is not about the rows.
-            *blame = None;
+            // A constraint may have waited for the commit: what is refused there is about the rows still.
             sink.record_copy(row).await?;
             sink.commit(reached, 0).await?;
             Ok(waits)

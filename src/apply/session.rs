@@ -157,7 +157,11 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
             for Memories { scope, put, gone } in &memories {
                 sink.remember(scope, put, gone).await.map_err(blamed)?;
             }
-            sink.commit(position, *commit_micros).await.map_err(blamed)?;
+            // A constraint may have waited for this.
+            sink.commit(position, *commit_micros).await.map_err(|error| {
+                let mapping = error.mapping().map(Arc::from);
+                Failure { error, mapping }
+            })?;
         }
         Ok(reread)
     };

@@ -7,6 +7,7 @@ mod compact;
 mod company;
 mod continuity;
 mod daemon;
+mod deferred;
 mod dictionaries;
 mod echo;
 mod explain;

@@ -10,25 +10,26 @@ use super::daemon::Daemon;
 use super::snapshot::Side;
 
 /// Two servers of different families, tables `item` and `other` on both, and a daemon between them.
-struct Pair {
-    source: Side,
-    target: Side,
-    daemon: Daemon,
-    text: String,
-    _folder: tempfile::TempDir,
+pub(super) struct Pair {
+    pub(super) source: Side,
+    pub(super) target: Side,
+    pub(super) daemon: Daemon,
+    pub(super) text: String,
+    pub(super) _folder: tempfile::TempDir,
     others: std::cell::Cell<u32>,
 }
 
 /// A mapping of a table with a first copy; `more` is put behind it.
-fn mapping(table: &str, more: &str) -> String {
+pub(super) fn mapping(table: &str, more: &str) -> String {
     format!("[[mappings]]\nfrom = \"a.{table}\"\nto = \"b.{table}\"\n{more}\n")
 }
 
-const OTHER: &str = "CREATE TABLE other (id bigint NOT NULL PRIMARY KEY, qty int NOT NULL)";
+pub(super) const OTHER: &str =
+    "CREATE TABLE other (id bigint NOT NULL PRIMARY KEY, qty int NOT NULL)";
 
 impl Pair {
     /// `setup` runs on both sides first, `fill` at the source.
-    async fn start(postgres: bool, setup: &[&str], fill: &str, mappings: &str) -> Pair {
+    pub(super) async fn start(postgres: bool, setup: &[&str], fill: &str, mappings: &str) -> Pair {
         let (source, target) = (Side::new(postgres).await, Side::new(!postgres).await);
         for sql in [&[OTHER], setup].concat() {
             source.sql(sql).await;
@@ -37,7 +38,7 @@ impl Pair {
         Pair::between(source, target, fill, mappings).await
     }
 
-    async fn between(source: Side, target: Side, fill: &str, mappings: &str) -> Pair {
+    pub(super) async fn between(source: Side, target: Side, fill: &str, mappings: &str) -> Pair {
         source
             .sql("INSERT INTO item (id, qty, note) VALUES (1, 1, 'one'), (2, 2, 'two'), (3, 3, 'three')")
             .await;
@@ -58,17 +59,17 @@ impl Pair {
         pair
     }
 
-    async fn streaming(&self) {
+    pub(super) async fn streaming(&self) {
         self.daemon.wait("streaming", SOON, |flows| flows[0]["state"] == "streaming").await;
     }
 
-    fn mapping(flows: &[serde_json::Value], name: &str) -> serde_json::Value {
+    pub(super) fn mapping(flows: &[serde_json::Value], name: &str) -> serde_json::Value {
         let mappings = flows[0]["mappings"].as_array().cloned().unwrap_or_default();
         mappings.into_iter().find(|m| m["name"] == name).unwrap_or_default()
     }
 
     /// Waits until a query gives the same on both sides, and this.
-    async fn equal(&self, query: &str, expected: &str) {
+    pub(super) async fn equal(&self, query: &str, expected: &str) {
         let began = Instant::now();
         loop {
             let (ours, theirs) = (self.source.one(query).await, self.target.one(query).await);
@@ -86,7 +87,7 @@ impl Pair {
     }
 
     /// Waits until a query at the target gives this.
-    async fn target_has(&self, query: &str, expected: &str) {
+    pub(super) async fn target_has(&self, query: &str, expected: &str) {
         let began = Instant::now();
         loop {
             let theirs = self.target.one(query).await;
@@ -104,7 +105,7 @@ impl Pair {
     }
 
     /// The other mapping goes on.
-    async fn others_flow(&self) {
+    pub(super) async fn others_flow(&self) {
         let n = self.others.get() + 1;
         self.others.set(n);
         self.source.sql(&format!("INSERT INTO other VALUES ({n}, {n})")).await;
@@ -112,7 +113,7 @@ impl Pair {
     }
 
     /// Waits until a mapping has stopped with this code, and answers its message and hint.
-    async fn stops(&self, name: &str, code: &str) -> String {
+    pub(super) async fn stops(&self, name: &str, code: &str) -> String {
         let mut said = String::new();
         self.daemon
             .wait(&format!("{name} stopped by {code}"), SOON, |flows| {
@@ -126,18 +127,18 @@ impl Pair {
         said
     }
 
-    fn resync(&self, name: &str) {
+    pub(super) fn resync(&self, name: &str) {
         let (code, said) = self.daemon.command(&["resync", name]);
         assert_eq!(code, 0, "{said}");
     }
 
     /// How often something was compared because of a change that was not logged.
-    fn compared(&self) -> usize {
+    pub(super) fn compared(&self) -> usize {
         self.daemon.log().matches("are compared with the source").count()
     }
 }
 
-const SUM: &str = "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty)) FROM item";
+pub(super) const SUM: &str = "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty)) FROM item";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_an_alter_changed_without_logging_them_are_brought() {

@@ -206,7 +206,8 @@ async fn rows_that_point_to_each_other_arrive() {
 /// Children are followed while the table that they point to is compared anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn children_wait_for_parents_that_are_compared_anew() {
-    for (from, to) in [(true, false), (false, true)] {
+    let late = " DEFERRABLE INITIALLY DEFERRED";
+    for (from, to, when) in [(true, false, ""), (false, true, ""), (false, true, late)] {
         let (source, target) = (Side::new(from).await, Side::new(to).await);
         let parent = "CREATE TABLE parent (id bigint NOT NULL PRIMARY KEY, name varchar(20) NOT NULL, n int)";
         let child = "CREATE TABLE child (id bigint NOT NULL PRIMARY KEY, name varchar(20) NOT NULL, parent bigint";
@@ -214,7 +215,7 @@ async fn children_wait_for_parents_that_are_compared_anew() {
             side.sql(parent).await;
         }
         source.sql(&format!("{child})")).await;
-        target.sql(&format!("{child}, FOREIGN KEY (parent) REFERENCES parent (id))")).await;
+        target.sql(&format!("{child}, FOREIGN KEY (parent) REFERENCES parent (id){when})")).await;
         for n in 0..8 {
             let rows: Vec<String> =
                 (1..=1_000).map(|i| format!("({}, 'first', 1)", n * 1_000 + i)).collect();

@@ -164,6 +164,7 @@ struct Inner {
     hint: Option<String>,
     batch: Option<usize>,
     side: Option<Side>,
+    mapping: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -182,6 +183,7 @@ impl Error {
             hint: None,
             batch: None,
             side: None,
+            mapping: None,
             source: None,
         }))
     }
@@ -235,6 +237,13 @@ impl Error {
     #[must_use]
     pub fn with_batch(mut self, batch: usize) -> Self {
         self.0.batch = Some(batch);
+        self
+    }
+
+    /// Names the mapping that it is about, where no batch of a call tells.
+    #[must_use]
+    pub fn with_mapping(mut self, mapping: impl Into<String>) -> Self {
+        self.0.mapping = Some(mapping.into());
         self
     }
 
@@ -292,6 +301,11 @@ impl Error {
     /// Which batch of a write it is about, where that is known for certain.
     pub fn batch(&self) -> Option<usize> {
         self.0.batch
+    }
+
+    /// The mapping that it is about, where no batch of a call tells ([`crate::Sink::commit`]).
+    pub fn mapping(&self) -> Option<&str> {
+        self.0.mapping.as_deref()
     }
 }
 

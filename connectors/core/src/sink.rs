@@ -307,7 +307,8 @@ pub trait Sink: Send {
     async fn record_copy(&mut self, row: &CopyRow) -> Result<()>;
 
     /// Sets position and commits, and makes sure that the server said COMMIT. After an error the
-    /// outcome is unknown: the next holder reads it from the progress row.
+    /// outcome is unknown: the next holder reads it from the progress row. What is checked only here (a deferred
+    /// constraint) names the mapping whose rows are refused, where that can be told ([`crate::Error::mapping`]).
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()>;
 
     /// Mark and position in a transaction without changes.

@@ -14,7 +14,8 @@
 //! fails if it does not meet exactly the row that the mark left (it divides by the number of rows it set): either
 //! its answer is a row, then the transaction was sound right before COMMIT and nothing is sent in between,
 //! or it is an error, then the COMMIT behind it rolls back, and the error is what the caller gets. What
-//! fails at COMMIT itself, a deferred constraint, is an error of the COMMIT.
+//! fails at COMMIT itself, a deferred constraint, is an error of the COMMIT, and names the mapping
+//! whose rows it refuses ([`deferred`]).
 //!
 //! **Rows that should be new** go through `COPY` below a savepoint where there are enough of them to be
 //! worth its two trips: it costs the server half of an upsert. Whatever it refuses, a row that is there, a
@@ -32,6 +33,7 @@
 
 mod attempt;
 mod call;
+mod deferred;
 mod lookup;
 mod memory;
 
@@ -50,13 +52,14 @@ use sha2::{Digest, Sha256};
 use tidelock_core::{
     Call, Code, CopyRow, Error, ErrorKind, Key, Lease, Lines, Load, LookupTarget, Mark,
     MemoryScope, OpenSink, Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow,
-    TargetTable, Value, WriteBatch, WriteOp,
+    TableName, TargetTable, Value, WriteBatch, WriteOp,
 };
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
+use self::deferred::Broken;
 use crate::config::Address;
-use crate::error::Stage;
+use crate::error::{Stage, from_client};
 use crate::load::{self, Encoder, Rows};
 use crate::meta;
 use crate::quote::ident;
@@ -105,6 +108,8 @@ struct Open {
     savepoint: bool,
     /// How often it was.
     savepoints: u32,
+    /// Which mappings have written what, each once: a constraint may be checked only at the COMMIT.
+    wrote: Vec<(Arc<str>, TableName)>,
 }
 
 /// What BEGIN and the mark are sent with.
@@ -809,7 +814,13 @@ impl Sink for PgSink {
         if self.open.is_some() {
             return Err(Error::bug("a transaction was begun inside another"));
         }
-        self.open = Some(Open { mark: mark.clone(), sent: false, savepoint: false, savepoints: 0 });
+        self.open = Some(Open {
+            mark: mark.clone(),
+            sent: false,
+            savepoint: false,
+            savepoints: 0,
+            wrote: Vec::new(),
+        });
         Ok(())
     }
 
@@ -817,6 +828,7 @@ impl Sink for PgSink {
         self.opened()?;
         let mut start = 0;
         for (index, batch) in batches.iter().enumerate() {
+            self.note(&batch.mapping, &batch.table.name)?;
             keeps_documents(batch).map_err(|error| attribute(error, index))?;
             let loads = batch.op == WriteOp::Insert && batch.rows.len() >= COPY_ROWS_MIN;
             if batch.op == WriteOp::Move || loads {
@@ -838,7 +850,7 @@ impl Sink for PgSink {
     }
 
     async fn load(&mut self, load: &Load<'_>) -> Result<()> {
-        self.opened()?;
+        self.note(&load.mapping, &load.table.name)?;
         let rows = Rows::Load(load.rows);
         if self.copy(&load_doing(load), &load.table, &load.columns, rows).await? {
             return Ok(());
@@ -861,6 +873,8 @@ impl Sink for PgSink {
         }
         let doing = format!("writing to {}", table.name);
         let statement = self.copy_statement(&doing, table, columns, false).await?;
+        // A row may come before the one that it points to, and is to be refused here, where it can wait.
+        self.check_at_once(&doing).await?;
         let copying = async |client: &tokio_postgres::Client| {
             let sink = client.copy_in::<_, Bytes>(&statement).await?;
             tokio::pin!(sink);
@@ -952,7 +966,7 @@ impl Sink for PgSink {
 
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {
         self.start().await?;
-        let Open { mark, .. } =
+        let Open { mark, wrote, .. } =
             self.open.take().ok_or_else(|| Error::bug("a commit outside a transaction"))?;
         let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
         let text = position.as_str();
@@ -975,12 +989,22 @@ impl Sink for PgSink {
         };
         let update = self.session.call("setting the position", Stage::Write, CALL_TIMEOUT, update);
         let commit = client.batch_execute("COMMIT");
-        let commit = self.session.call("committing", Stage::Write, CALL_TIMEOUT, commit);
+        let mut broken = None;
+        let told = |error: &tokio_postgres::Error, doing: &str| {
+            broken = error.as_db_error().map(Broken::from);
+            from_client(error, doing, Stage::Write)
+        };
+        let commit = self.session.call_told("committing", CALL_TIMEOUT, commit, told);
         let (updated, committed) = join(update, commit).await;
         if updated? != 1 {
             return Err(self.fenced());
         }
-        committed
+        match (committed, broken) {
+            (Err(error), Some(broken)) if error.kind() == ErrorKind::Data => {
+                Err(self.refused_late(error, &broken, &wrote).await)
+            }
+            (committed, _) => committed,
+        }
     }
 
     async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()> {

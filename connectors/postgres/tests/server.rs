@@ -2,6 +2,8 @@
 
 #[path = "server/access.rs"]
 mod access;
+#[path = "server/deferred.rs"]
+mod deferred;
 #[path = "server/field.rs"]
 mod field;
 #[path = "server/keys.rs"]

@@ -1,10 +1,19 @@
 //! Writes that may be refused for what they point to, or for what has their unique values still, taken back without the rest of the transaction.
+//!
+//! A constraint that waits for the COMMIT would refuse the whole transaction there, and not these rows here, so it is
+//! asked at once: below a savepoint that is taken back, so that it goes on waiting. What was pending already when the rows came
+//! is not their fault.
 
 use tidelock_core::{Call, Code, Error, Load, Result, Sink, WriteBatch};
 
-use super::PgSink;
+use super::{CALL_TIMEOUT, PgSink, Stage};
 
 const DOING: &str = "writing rows that may have to wait";
+
+/// What a refusal of rows is that may have to wait.
+fn may_wait(error: &Error) -> bool {
+    matches!(error.code(), Code::ForeignKey | Code::KeyConflict)
+}
 
 impl PgSink {
     pub(super) async fn attempted(
@@ -15,43 +24,83 @@ impl PgSink {
         if batches.is_empty() && calls.is_empty() {
             return Ok(None);
         }
-        self.set_out("").await?;
-        let mut written = self.write(batches).await;
-        if written.is_ok() {
-            written = self.calls(calls).await;
+        self.set_out().await?;
+        let written = self.write_and_call(batches, calls).await;
+        if let Some(refused) = self.come_of(written).await? {
+            return self.arrive(Some(refused)).await;
         }
-        self.come_of(written).await
+        let Some(late) = self.agreed().await? else { return Ok(None) };
+        self.undo().await?;
+        if self.agreed().await?.is_none() {
+            return Ok(Some(late));
+        }
+        // It was broken before: the end of the transaction finds it mended, or tells whose fault it is.
+        self.undo().await?;
+        let written = self.write_and_call(batches, calls).await;
+        let refused = self.come_of(written).await?;
+        self.arrive(refused).await
+    }
+
+    async fn write_and_call(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<()> {
+        self.write(batches).await?;
+        self.calls(calls).await
     }
 
     pub(super) async fn load_attempted(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
-        // A constraint that waits for the COMMIT would refuse the piece there, and not its rows here.
-        self.set_out("SET CONSTRAINTS ALL IMMEDIATE; ").await?;
+        self.check_at_once(DOING).await?;
+        self.set_out().await?;
         let written = self.load(load).await;
-        self.come_of(written).await
+        let refused = self.come_of(written).await?;
+        self.arrive(refused).await
     }
 
-    async fn set_out(&mut self, before: &str) -> Result<()> {
+    async fn set_out(&mut self) -> Result<()> {
         self.start().await?;
         // The one of a load must not be outside of ours: it is released when the next load begins.
         let release = match std::mem::take(&mut self.opened()?.savepoint) {
             true => "RELEASE SAVEPOINT tidelock_load; ",
             false => "",
         };
-        let set = format!("{release}{before}SAVEPOINT tidelock_attempt");
+        let set = format!("{release}SAVEPOINT tidelock_attempt");
         self.session.batch(DOING, &set).await
     }
 
+    /// What refuses the rows; they are taken back then.
     async fn come_of(&mut self, written: Result<()>) -> Result<Option<Error>> {
-        let (end, refused) = match written {
-            Ok(()) => ("RELEASE SAVEPOINT tidelock_attempt", None),
-            Err(error) if matches!(error.code(), Code::ForeignKey | Code::KeyConflict) => {
-                let undo =
-                    "ROLLBACK TO SAVEPOINT tidelock_attempt; RELEASE SAVEPOINT tidelock_attempt";
-                (undo, Some(error))
+        match written {
+            Ok(()) => Ok(None),
+            Err(error) if may_wait(&error) => {
+                self.undo().await?;
+                Ok(Some(error))
             }
-            Err(error) => return Err(error),
-        };
-        self.session.batch(DOING, end).await?;
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn undo(&mut self) -> Result<()> {
+        self.session.batch(DOING, "ROLLBACK TO SAVEPOINT tidelock_attempt").await?;
+        self.opened()?.savepoint = false;
+        Ok(())
+    }
+
+    /// Ends the attempt, unless constraints that wait for the COMMIT would refuse it now; they go on waiting. After a
+    /// refusal nothing is done before it is undone.
+    async fn agreed(&mut self) -> Result<Option<Error>> {
+        let sql = "SAVEPOINT tidelock_pending; SET CONSTRAINTS ALL IMMEDIATE; \
+                   ROLLBACK TO SAVEPOINT tidelock_pending; RELEASE SAVEPOINT tidelock_attempt";
+        let asked = self.session.client.batch_execute(sql);
+        match self.session.call(DOING, Stage::Write, CALL_TIMEOUT, asked).await {
+            Ok(()) => {
+                self.opened()?.savepoint = false;
+                Ok(None)
+            }
+            Err(error) if may_wait(&error) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn arrive(&mut self, refused: Option<Error>) -> Result<Option<Error>> {
+        self.session.batch(DOING, "RELEASE SAVEPOINT tidelock_attempt").await?;
         self.opened()?.savepoint = false;
         Ok(refused)
     }

@@ -91,6 +91,7 @@ impl PgSink {
         let mut statements: HashMap<u64, Statement> = HashMap::new();
         let mut work = Vec::with_capacity(calls.len());
         for (offset, call) in calls.iter().enumerate() {
+            self.note(&call.mapping, &call.routine.name)?;
             let at = |error: Error| attribute(error, first + offset);
             let statement = match statements.get(&call.routine.id) {
                 Some(statement) => statement.clone(),
