@@ -73,7 +73,16 @@ pub(crate) fn map_call(place: &str, error: mysql_async::Error, call: &Call) -> E
         );
         return error.with_detail(format!("error {code}"));
     }
-    let told = map(place, error);
+    let own = [call.routine.name.schema.as_str(), call.routine.name.name.as_str()];
+    let told = match code {
+        // Our own right to call it is missing: looked for again, like any setting.
+        1370 if own.iter().all(|name| message.contains(name)) => map(place, error),
+        // What it runs into itself is about the row.
+        1142 | 1143 | 1227 | 1370 | 1410 | 1044 | 1049 | 1064 | 1193 | 1231 | 1235 => {
+            Error::data(Code::Rejected, format!("{place}: the procedure was refused what it does"))
+        }
+        _ => map(place, error),
+    };
     // Where the server itself refused something, its object has been named.
     let raised = told.code() == Code::Rejected || told.message().contains(" ? ");
     match told.kind() == ErrorKind::Data && raised {
@@ -352,6 +361,34 @@ mod tests {
         assert!(error.hint().is_some_and(|h| h.contains("`tidelock check`")), "{error}");
         let text = "INSERT command denied to user 'poor'@'h' for table `crm`.`t`";
         assert!(server(1142, text).message().ends_with("the right INSERT is missing"));
+    }
+
+    #[test]
+    fn what_a_procedure_runs_into_is_about_its_row() {
+        let routine = std::sync::Arc::new(tidelock_core::CallTarget {
+            id: 1,
+            name: tidelock_core::TableName::new("crm", "upsert_account"),
+            kind: tidelock_core::RoutineKind::Procedure,
+            parameters: Vec::new(),
+            body: None,
+        });
+        let call = Call { mapping: "m".into(), routine, arguments: Box::default() };
+        let told = |code: u16, message: &str| {
+            let error = ServerError { code, message: message.into(), state: "42000".into() };
+            map_call("crm", mysql_async::Error::Server(error), &call)
+        };
+        let inner = told(1142, "INSERT command denied to user 'x'@'%' for table `crm`.`audit`");
+        assert_eq!((inner.kind(), inner.code()), (ErrorKind::Data, Code::Rejected), "{inner}");
+        for code in [1143, 1227, 1044, 1049, 1064] {
+            assert_eq!(told(code, "x").kind(), ErrorKind::Data, "{code}");
+        }
+        let other = "execute command denied to user 'x'@'%' for routine 'crm.audit_it'";
+        assert_eq!(told(1370, other).kind(), ErrorKind::Data);
+        let own = "execute command denied to user 'x'@'%' for routine 'crm.upsert_account'";
+        assert_eq!(
+            (told(1370, own).kind(), told(1370, own).code()),
+            (ErrorKind::Setup, Code::Privilege)
+        );
     }
 
     #[test]

@@ -7,9 +7,9 @@
 //!
 //! A type that grows (`int` to `bigint`, `varchar(10)` to `varchar(20)`, a label more at the end of an
 //! `enum`) leaves every value as it was; any other new type, character set or expression is taken to have
-//! changed rows, which the log does not tell.
+//! changed rows, which the log does not tell. So is `NOT NULL` on a column that took NULL.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use tidelock_core::{Error, Look, Result, Scope, ShapeChange, TableName};
@@ -23,6 +23,9 @@ use crate::source;
 struct Shape {
     columns: Vec<Column>,
     key: Vec<String>,
+    /// The columns of its other unique indexes; those of before did not write them down.
+    #[serde(default)]
+    uniques: Option<Vec<Vec<String>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,28 +77,43 @@ pub(crate) async fn shapes(
              FROM information_schema.columns WHERE {chosen} ORDER BY 1, 2, ordinal_position"
         ))
         .await?;
-    let keys: Vec<(String, String, String)> = session
+    // The name of an index says nothing; an expression has no column.
+    let keys: Vec<(String, String, String, Option<String>, bool)> = session
         .query(&format!(
-            "SELECT table_schema, table_name, column_name FROM information_schema.statistics \
-             WHERE ({chosen}) AND index_name = 'PRIMARY' ORDER BY 1, 2, seq_in_index"
+            "SELECT table_schema, table_name, index_name, column_name, index_name = 'PRIMARY' \
+             FROM information_schema.statistics \
+             WHERE ({chosen}) AND non_unique = 0 ORDER BY 1, 2, 3, seq_in_index"
         ))
         .await?;
     let mut found: HashMap<TableName, Shape> = HashMap::new();
     for (schema, table, name, native, charset, collation, expression, nullable) in columns {
-        let shape = found
-            .entry(TableName::new(schema, table))
-            .or_insert_with(|| Shape { columns: Vec::new(), key: Vec::new() });
+        let shape = found.entry(TableName::new(schema, table)).or_insert_with(|| Shape {
+            columns: Vec::new(),
+            key: Vec::new(),
+            uniques: None,
+        });
         let expression = expression.filter(|e| !e.is_empty());
         shape.columns.push(Column { name, native, charset, collation, expression, nullable });
     }
-    for (schema, table, column) in keys {
-        if let Some(shape) = found.get_mut(&TableName::new(schema, table)) {
-            shape.key.push(column);
+    let mut uniques: HashMap<TableName, BTreeMap<String, Vec<String>>> = HashMap::new();
+    for (schema, table, index, column, primary) in keys {
+        let table = TableName::new(schema, table);
+        let column = column.unwrap_or_default();
+        match found.get_mut(&table) {
+            Some(shape) if primary => shape.key.push(column),
+            Some(_) => {
+                uniques.entry(table).or_default().entry(index).or_default().push(column);
+            }
+            None => {}
         }
     }
     found
         .into_iter()
-        .map(|(table, shape)| {
+        .map(|(table, mut shape)| {
+            let mut of =
+                uniques.remove(&table).unwrap_or_default().into_values().collect::<Vec<_>>();
+            of.sort();
+            shape.uniques = Some(of);
             let text = serde_json::to_string(&shape)
                 .map_err(|e| Error::bug(format!("the shape of {table} as a text: {e}")))?;
             Ok((table, text))
@@ -127,6 +145,9 @@ pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange 
             format!("column {} was {}, is {}", b.name, b.native, n.native)
         } else if b.expression != n.expression {
             format!("column {} is computed in another way", b.name)
+        } else if b.nullable && !n.nullable {
+            // Without a strict sql_mode the server writes zeros and empty texts in the place of NULL.
+            format!("column {} took NULL, and does not any more", b.name)
         } else {
             continue;
         };
@@ -207,6 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn null_that_is_not_taken_any_more_may_be_another_value() {
+        let shape = |nullable: bool, uniques: &str| {
+            format!(
+                r#"{{"columns":[{{"name":"a","native":"int","charset":null,"collation":null,"expression":null,"nullable":{nullable}}}],"key":["a"]{uniques}}}"#
+            )
+        };
+        let mapped = ["a".to_owned()];
+        let said = change(&shape(true, ""), &shape(false, ""), &mapped);
+        assert!(matches!(said, ShapeChange::Rows(_)), "{said:?}");
+        assert_eq!(change(&shape(false, ""), &shape(true, ""), &mapped), ShapeChange::Columns);
+        // An index less is another shape, and no row is another one.
+        let with = shape(true, r#","uniques":[["a"]]"#);
+        let without = shape(true, r#","uniques":[]"#);
+        assert_eq!(change(&with, &without, &mapped), ShapeChange::Columns);
+        assert_eq!(change(&shape(true, ""), &with, &mapped), ShapeChange::Columns, "of before");
+    }
+
+    #[test]
     fn only_mapped_columns_make_rows_differ() {
         let shape = |a: &str, x: &str| {
             let column = |name: &str, native: &str| Column {
@@ -218,7 +257,7 @@ mod tests {
                 nullable: true,
             };
             let columns = vec![column("a", a), column("x", x)];
-            serde_json::to_string(&Shape { columns, key: vec![] }).unwrap()
+            serde_json::to_string(&Shape { columns, key: vec![], uniques: None }).unwrap()
         };
         let mapped = ["a".to_owned()];
         let base = shape("int", "int");

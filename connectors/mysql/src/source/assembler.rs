@@ -713,6 +713,12 @@ impl Assembler {
                 }
                 self.end_standalone(frame)?;
             }
+            Statement::Index => {
+                for table in tables {
+                    self.touch(table, Touch::Altered(Vec::new()));
+                }
+                self.end_standalone(frame)?;
+            }
             Statement::Other => {
                 self.stale |= !tables.is_empty();
                 self.end_standalone(frame)?;

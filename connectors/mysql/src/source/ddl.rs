@@ -17,6 +17,8 @@ pub(crate) enum Statement {
     Lossy,
     /// The columns of a table may be others now.
     Alter,
+    /// The keys of a table may be others now, its columns are not.
+    Index,
     /// Names changed.
     Rename,
     /// Anything else.
@@ -149,7 +151,6 @@ pub(crate) fn classify(words: &[Word]) -> Statement {
         .map(|w| if w.quoted { String::new() } else { w.text.to_ascii_uppercase() })
         .collect();
     let at = |i: usize| upper.get(i).map_or("", String::as_str);
-    let any = |keyword: &str| words.iter().any(|w| w.is(keyword));
     // Before the table's name stands what the statement may do to its rows.
     let ignore = words.iter().take_while(|w| !w.is("TABLE")).any(|w| w.is("IGNORE"));
     match (at(0), at(1)) {
@@ -164,20 +165,16 @@ pub(crate) fn classify(words: &[Word]) -> Statement {
         | ("SELECT", _) => Statement::Write,
         ("TRUNCATE", _) => Statement::Truncate,
         ("DROP", "TABLE" | "DATABASE" | "SCHEMA" | "TABLES") => Statement::Lossy,
-        ("CREATE", "OR") if any("TABLE") => Statement::Lossy,
-        ("ALTER", _)
-            if any("PARTITION")
-                && (any("TRUNCATE") || any("DROP") || any("EXCHANGE") || any("CONVERT")) =>
-        {
-            Statement::Lossy
+        // What stands in the body of a routine, an event or a trigger is not done by making it.
+        ("CREATE", "OR") if words.get(3).is_some_and(|w| w.is("TABLE")) => Statement::Lossy,
+        ("ALTER", "TABLE" | "ONLINE" | "OFFLINE" | "IGNORE") => {
+            // Duplicates go without a row event.
+            match ignore || part(words).is_some() {
+                true => Statement::Lossy,
+                false => Statement::Alter,
+            }
         }
-        // Duplicates go without a row event; another file's rows come without any.
-        ("ALTER", "TABLE" | "ONLINE" | "IGNORE")
-            if ignore || (any("IMPORT") && any("TABLESPACE")) =>
-        {
-            Statement::Lossy
-        }
-        ("ALTER", "TABLE" | "ONLINE") => Statement::Alter,
+        ("DROP", "INDEX") | ("CREATE", "UNIQUE") => Statement::Index,
         ("RENAME", _) => Statement::Rename,
         _ => Statement::Other,
     }
@@ -226,22 +223,34 @@ pub(crate) enum Loss {
 /// What a [`Statement::Lossy`] does.
 pub(crate) fn loss(words: &[Word]) -> Loss {
     let first = |keyword: &str| words.first().is_some_and(|w| w.is(keyword));
-    let any = |keyword: &str| words.iter().any(|w| w.is(keyword));
     if first("DROP") {
         Loss::Dropped
     } else if first("CREATE") {
         Loss::Replaced
-    } else if any("EXCHANGE") {
-        Loss::Rows("a partition was exchanged for a table")
-    } else if any("CONVERT") {
-        Loss::Rows("a partition was made of a table, or a table of a partition")
-    } else if any("PARTITION") {
-        Loss::Partition
-    } else if any("IMPORT") {
-        Loss::Rows("its file was replaced by another one")
     } else {
-        Loss::Rows("duplicates were removed by ALTER IGNORE TABLE")
+        part(words).unwrap_or(Loss::Rows("duplicates were removed by ALTER IGNORE TABLE"))
     }
+}
+
+/// What an `ALTER TABLE` does to the rows of whole partitions or files. `PARTITION BY` and what is done to columns and keys
+/// beside it moves rows and takes none.
+fn part(words: &[Word]) -> Option<Loss> {
+    const CONVERTED: &str = "a partition was made of a table, or a table of a partition";
+    let is =
+        |at: usize, keyword: &str| words.get(at).is_some_and(|w| w.depth == 0 && w.is(keyword));
+    (0..words.len()).find_map(|at| match is(at + 1, "PARTITION") {
+        true if is(at, "DROP") || is(at, "TRUNCATE") => Some(Loss::Partition),
+        true if is(at, "EXCHANGE") => Some(Loss::Rows("a partition was exchanged for a table")),
+        true if is(at, "CONVERT") => Some(Loss::Rows(CONVERTED)),
+        true if is(at, "IMPORT") => {
+            Some(Loss::Rows("a partition's file was replaced by another one"))
+        }
+        false if is(at, "CONVERT") && is(at + 1, "TABLE") => Some(Loss::Rows(CONVERTED)),
+        false if is(at, "IMPORT") && is(at + 1, "TABLESPACE") => {
+            Some(Loss::Rows("its file was replaced by another one"))
+        }
+        true | false => None,
+    })
 }
 
 /// Columns that an `ALTER TABLE` takes away or gives another name.
@@ -361,7 +370,7 @@ mod tests {
         );
         assert_eq!(classify(&w("CREATE OR REPLACE TABLE x AS SELECT 1")), Statement::Lossy);
         assert_eq!(classify(&w("CREATE OR REPLACE VIEW x AS SELECT 1")), Statement::Other);
-        assert_eq!(classify(&w("DROP INDEX i ON t")), Statement::Other);
+        assert_eq!(classify(&w("DROP INDEX i ON t")), Statement::Index);
         assert_eq!(classify(&w("BEGIN")), Statement::Begin);
     }
 
@@ -376,6 +385,16 @@ mod tests {
         assert_eq!(kind("ALTER TABLE t IMPORT TABLESPACE"), Statement::Lossy);
         assert_eq!(kind("ALTER TABLE t CONVERT PARTITION p TO TABLE x"), Statement::Lossy);
         assert_eq!(kind("ALTER TABLE t ADD `ignore` int"), Statement::Alter);
+        assert_eq!(kind("ALTER TABLE t IMPORT PARTITION p TABLESPACE"), Statement::Lossy);
+        let parted = "ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (id, d) \
+                      PARTITION BY RANGE (d) (PARTITION p VALUES LESS THAN (5))";
+        assert_eq!(kind(parted), Statement::Alter);
+        let body = "BEGIN TRUNCATE TABLE t; ALTER TABLE t DROP PARTITION p; END";
+        for made in ["OR REPLACE PROCEDURE x()", "OR REPLACE EVENT x DO", "EVENT x DO"] {
+            assert_eq!(kind(&format!("CREATE {made} {body}")), Statement::Other);
+        }
+        assert_eq!(kind(&format!("ALTER EVENT x DO {body}")), Statement::Other);
+        assert_eq!(kind("CREATE OR REPLACE TEMPORARY TABLE t (a int)"), Statement::Other);
     }
 
     #[test]
@@ -409,6 +428,11 @@ mod tests {
         assert_eq!(lost("DROP TABLE t"), Loss::Dropped);
         assert_eq!(lost("CREATE OR REPLACE TABLE t (a int)"), Loss::Replaced);
         assert_eq!(lost("ALTER TABLE t TRUNCATE PARTITION p"), Loss::Partition);
+        assert_eq!(lost("ALTER TABLE t DROP PARTITION IF EXISTS p"), Loss::Partition);
+        let import = "ALTER TABLE t IMPORT PARTITION p TABLESPACE";
+        assert!(matches!(lost(import), Loss::Rows(why) if why.contains("file")));
+        let convert = "ALTER TABLE t CONVERT TABLE x TO PARTITION p VALUES LESS THAN (5)";
+        assert!(matches!(lost(convert), Loss::Rows(_)));
         assert!(matches!(lost("ALTER TABLE t EXCHANGE PARTITION p WITH TABLE x"), Loss::Rows(_)));
         assert!(matches!(lost("ALTER IGNORE TABLE t ADD UNIQUE (a)"), Loss::Rows(_)));
     }
