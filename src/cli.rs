@@ -169,7 +169,7 @@ pub enum Refusal {
     /// The daemon refused it.
     Told(ErrorStatus),
     /// Something failed after a part was done, which the one document tells too.
-    Partly(ErrorStatus, Value),
+    Partly(Box<(ErrorStatus, Value)>),
 }
 
 impl Refusal {
@@ -177,13 +177,22 @@ impl Refusal {
         match self {
             Refusal::Config(error) => error.into(),
             Refusal::Error(error) => error.into(),
-            Refusal::Told(error) | Refusal::Partly(error, _) => error.clone(),
+            Refusal::Told(error) => error.clone(),
+            Refusal::Partly(partly) => partly.0.clone(),
+        }
+    }
+
+    /// What was done before, for one document.
+    fn done(self) -> Value {
+        match self {
+            Refusal::Partly(partly) => partly.1,
+            Refusal::Config(_) | Refusal::Error(_) | Refusal::Told(_) => json!({}),
         }
     }
 
     /// The same, with what was done before.
     fn with(self, done: Value) -> Refusal {
-        Refusal::Partly(self.shown(), done)
+        Refusal::Partly(Box::new((self.shown(), done)))
     }
 }
 
@@ -274,11 +283,9 @@ pub async fn execute(cli: Cli) -> ExitCode {
         if cli.json {
             let ErrorStatus { code, message, hint, place } = error;
             let error = json!({"code": code, "message": message, "hint": hint, "place": place});
-            let mut document = json!({ "error": error });
-            if let (Refusal::Partly(_, Value::Object(done)), Some(all)) =
-                (refusal, document.as_object_mut())
-            {
-                all.extend(done);
+            let mut document = refusal.done();
+            if let Some(all) = document.as_object_mut() {
+                all.insert("error".to_owned(), error);
             }
             answer(false, document);
         } else {
