@@ -13,7 +13,8 @@
 //!
 //! **Which write a change becomes.** An insert, or an update with a full image, is an upsert by the
 //! mapping key: applied twice it changes nothing. A partial image (unchanged TOAST, `MINIMAL`) can
-//! only be an update of the columns it has. A changed key is a move of the row, which keeps columns
+//! only be an update of the columns it has; where a column is made of what it has and of what it lacks,
+//! the row is read again. A changed key is a move of the row, which keeps columns
 //! that the target has and we do not map. A delete goes by key.
 
 pub mod call;

@@ -166,7 +166,7 @@ pub const SPECIAL: &[&str] = &[
 pub const REFUSED: &[(&str, &str)] = &[
     (
         "clock_timestamp",
-        "it gives another value when a row is replayed; now() is the time of the batch",
+        "it gives another value when a row is replayed; now() is one time for all of a row",
     ),
     ("crosswalk", "crosswalk is not in this version"),
     (
@@ -180,9 +180,12 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("random", "it gives another value when a row is replayed"),
     (
         "statement_timestamp",
-        "it gives another value when a row is replayed; now() is the time of the batch",
+        "it gives another value when a row is replayed; now() is one time for all of a row",
     ),
-    ("timeofday", "it gives another value when a row is replayed; now() is the time of the batch"),
+    (
+        "timeofday",
+        "it gives another value when a row is replayed; now() is one time for all of a row",
+    ),
     (
         "uuid_generate_v4",
         "it gives another value when a row is replayed; uuid_v5(namespace, name) gives the same one",

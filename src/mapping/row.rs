@@ -532,8 +532,10 @@ impl BoundPlan {
         {
             return Ok(Becomes::Nothing);
         }
-        let again = before == Holds::Untold || self.plan.call.is_some() || gated;
         let partial = self.joins && !new.is_full();
+        // A row that was read again may have left the filter ahead of the log, and be gone.
+        let leaves = partial && self.rules.filters();
+        let again = before == Holds::Untold || self.plan.call.is_some() || gated || leaves;
         let fed = if partial { self.fed(&old, &new) } else { Vec::new() };
         let source = (again || partial).then(|| new.0.clone());
         let (mut row, mut waits) = self.take_all(new, told)?;

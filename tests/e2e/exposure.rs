@@ -9,18 +9,8 @@ use super::rows::equal;
 use super::snapshot::Side;
 
 const PERSON: [&str; 12] = [
-    "id",
-    "plain",
-    "upper",
-    "hashed",
-    "tail",
-    "nothing",
-    "filter",
-    "valid",
-    "dead",
-    "unread",
-    "coded",
-    "otherwise",
+    "id", "plain", "upper", "hashed", "tail", "nothing", "filter", "valid", "dead", "unread",
+    "coded", "other",
 ];
 const NOTE: [&str; 3] = ["nid", "person", "note"];
 /// A dictionary of the source.
@@ -57,7 +47,7 @@ tail = "mask(tail, 'last4')"
 nothing = "coalesce(mask(nothing, 'null'), '-')"
 last = "'alive'"
 word = "dictionary('words', coded, '-')"
-kind = "dictionary('kinds', 'none', otherwise)"
+kind = "dictionary('kinds', 'none', other)"
 [dictionaries.words]
 table = "a.word"
 key = "code"
@@ -168,11 +158,7 @@ async fn told(postgres_source: bool) {
     let open = section(persons, "sent", |sent| sent["masked"].is_null());
     let masked = section(persons, "sent", |sent| !sent["masked"].is_null());
     let any = |_: &Value| true;
-    assert_eq!(
-        open,
-        set(&["id", "plain", "upper", "dead", "meaning", "otherwise", "coded"]),
-        "{said}"
-    );
+    assert_eq!(open, set(&["id", "plain", "upper", "dead", "meaning", "other", "coded"]), "{said}");
     assert_eq!(masked, set(&["hashed", "tail"]));
     assert_eq!(
         section(persons, "read_not_sent", any),

@@ -20,13 +20,15 @@ label = "title || ': ' || body"
 other = "other"
 "#;
 const WANT: &str = "SELECT id, title, concat(title, ': ', body), other FROM book ORDER BY id";
+const WANT_FEW: &str =
+    "SELECT id, title, concat(title, ': ', body), other FROM book WHERE other < 25 ORDER BY id";
 const HAVE: &str = "SELECT id, title, label, other FROM book ORDER BY id";
 
 /// A statement whose log leaves out what it does not change: on PostgreSQL long values do, as they are kept out of line.
-async fn sparsely(side: &Side, sql: &str) {
+async fn sparsely(side: &Side, image: &str, sql: &str) {
     match side {
         Side::Pg(_) => side.sql(sql).await,
-        Side::My(_) => side.sql(&format!("SET SESSION binlog_row_image = MINIMAL; {sql}")).await,
+        Side::My(_) => side.sql(&format!("SET SESSION binlog_row_image = {image}; {sql}")).await,
     }
 }
 
@@ -46,22 +48,30 @@ async fn books(postgres_source: bool) -> (Side, Side) {
     (a, b)
 }
 
-async fn made_of_both(postgres_source: bool) {
+async fn made_of_both(postgres_source: bool, filter: bool) {
     let (a, b) = books(postgres_source).await;
     let folder = tempfile::tempdir().expect("folder");
     let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[]) + MAPPED;
+    let (text, want) = match filter {
+        true => {
+            (text.replace("to = \"b.book\"", "to = \"b.book\"\nwhere = \"other < 25\""), WANT_FEW)
+        }
+        false => (text, WANT),
+    };
+    // Where rows come and go, the log tells on which side they were.
+    let image = if filter { "NOBLOB" } else { "MINIMAL" };
     let config = folder.path().join("tidelock.toml");
     std::fs::write(&config, &text).expect("config");
     let (code, said) = command(&config, &["check"]);
     assert_eq!(code, 0, "{said}");
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.streaming().await;
-    equal(&daemon, (&a, WANT), (&b, HAVE)).await;
-    sparsely(&a, "UPDATE book SET title = 'second' WHERE id = 1").await;
-    equal(&daemon, (&a, WANT), (&b, HAVE)).await;
+    equal(&daemon, (&a, want), (&b, HAVE)).await;
+    sparsely(&a, image, "UPDATE book SET title = 'second' WHERE id = 1").await;
+    equal(&daemon, (&a, want), (&b, HAVE)).await;
     // Keys that move, and rows that are gone by the time that they are read.
-    sparsely(&a, "UPDATE book SET title = 'third' WHERE id = 2; UPDATE book SET id = 32 WHERE id = 2; UPDATE book SET other = 7 WHERE id = 32; UPDATE book SET title = 'fourth', id = 33 WHERE id = 3; DELETE FROM book WHERE id = 33").await;
-    equal(&daemon, (&a, WANT), (&b, HAVE)).await;
+    sparsely(&a, image, "UPDATE book SET title = 'third' WHERE id = 2; UPDATE book SET id = 32 WHERE id = 2; UPDATE book SET other = 7 WHERE id = 32; UPDATE book SET title = 'fourth', id = 33 WHERE id = 3; DELETE FROM book WHERE id = 33").await;
+    equal(&daemon, (&a, want), (&b, HAVE)).await;
     let seed = 40 + u64::from(postgres_source);
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -84,12 +94,12 @@ async fn made_of_both(postgres_source: bool) {
                     "UPDATE book SET id = {to} WHERE id = {id} AND {to} NOT IN (SELECT id FROM (SELECT id FROM book) o)"
                 ),
             };
-            sparsely(&a, &sql).await;
+            sparsely(&a, image, &sql).await;
         }
         if round % 2 == 1 {
             daemon.start_again();
         }
-        equal(&daemon, (&a, WANT), (&b, HAVE)).await;
+        equal(&daemon, (&a, want), (&b, HAVE)).await;
     }
     daemon.streaming().await;
     daemon.stop();
@@ -97,12 +107,23 @@ async fn made_of_both(postgres_source: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_made_of_what_the_log_leaves_out_is_current_from_postgres() {
-    made_of_both(true).await;
+    made_of_both(true, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_made_of_what_the_log_leaves_out_is_current_from_mariadb() {
-    made_of_both(false).await;
+    made_of_both(false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_made_of_what_the_log_leaves_out_is_current_where_rows_come_and_go_from_mariadb() {
+    made_of_both(false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_made_of_what_the_log_leaves_out_is_current_where_rows_come_and_go_from_postgres()
+{
+    made_of_both(true, true).await;
 }
 
 /// Rules are judged of rows of which the log carries a part, and what is neither true nor false does not pass.
@@ -117,7 +138,7 @@ async fn judged(postgres_source: bool) {
         ("title = 'forbidden'", "title = 'first'", "title and body"),
         ("note = NULL", "note = ''", "note"),
     ] {
-        sparsely(&a, &format!("UPDATE book SET {breach} WHERE id = 4")).await;
+        sparsely(&a, "MINIMAL", &format!("UPDATE book SET {breach} WHERE id = 4")).await;
         daemon
             .wait(says, SOON, |flows| {
                 let mapping = &flows[0]["mappings"][0];
@@ -127,7 +148,7 @@ async fn judged(postgres_source: bool) {
                     && message.contains(&format!("is not valid: {says}"))
             })
             .await;
-        sparsely(&a, &format!("UPDATE book SET {mend} WHERE id = 4")).await;
+        sparsely(&a, "MINIMAL", &format!("UPDATE book SET {mend} WHERE id = 4")).await;
         assert_eq!(daemon.command(&["resync", "book"]).0, 0);
         equal(&daemon, (&a, WANT), (&b, HAVE)).await;
         daemon.streaming().await;
