@@ -15,6 +15,7 @@
 //! stored and go through the log's own decoder.
 
 mod cell;
+mod compare;
 mod keys;
 mod sql;
 
@@ -40,6 +41,7 @@ use crate::session::{Session, quote, within};
 use crate::{source, stream, upsert};
 
 use cell::{Packer, value};
+use compare::{conditions, present, up_to};
 
 /// How long a row may be waited for.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -101,54 +103,6 @@ fn table(name: &TableName) -> String {
 
 fn names(columns: &[String]) -> String {
     columns.iter().map(|c| quote(c)).collect::<Vec<_>>().join(", ")
-}
-
-/// `key > bound` or `key <= bound` over several columns, written out so that the index serves: the
-/// server does not use one for a comparison of rows.
-fn compared(
-    key: &[String],
-    bound: &[Value],
-    above: bool,
-    params: &mut Vec<Param>,
-) -> Result<String> {
-    let operator = if above { ">" } else { "<" };
-    let mut test = String::new();
-    // From the last column to the first: a OP x OR (a = x AND (the rest)).
-    for (i, name) in key.iter().enumerate().rev() {
-        let name = quote(name);
-        test = if test.is_empty() {
-            format!("{name} {operator}{} ?", if above { "" } else { "=" })
-        } else {
-            format!("({name} {operator} ? OR ({name} = ? AND {test}))")
-        };
-        let bind = param(bound.get(i).ok_or_else(|| Error::bug("a key is too short"))?)?;
-        if i + 1 < key.len() {
-            params.insert(0, bind.clone());
-        }
-        params.insert(0, bind);
-    }
-    if key.len() > 1 {
-        let first = quote(key.first().map_or("", String::as_str));
-        test = format!("{first} {operator}= ? AND {test}");
-        params.insert(0, param(bound.first().ok_or_else(|| Error::bug("a key is empty"))?)?);
-    }
-    Ok(test)
-}
-
-/// `WHERE` for a range and the table's own condition; empty if there is neither.
-fn conditions(wanted: &CopyTable, range: &KeyRange, params: &mut Vec<Param>) -> Result<String> {
-    let mut tests = Vec::new();
-    for (bound, above) in [(&range.after, true), (&range.upto, false)] {
-        if let Some(bound) = bound {
-            let mut own = Vec::new();
-            tests.push(format!("({})", compared(&wanted.key, bound, above, &mut own)?));
-            params.append(&mut own);
-        }
-    }
-    if let Some(filter) = &wanted.filter {
-        tests.push(format!("({filter})"));
-    }
-    Ok(if tests.is_empty() { String::new() } else { format!(" WHERE {}", tests.join(" AND ")) })
 }
 
 /// A key's cell as a parameter.
@@ -426,7 +380,7 @@ impl Copier for MySqlCopier {
             "SELECT {} FROM {}{} ORDER BY {order} LIMIT 1 OFFSET {}",
             shape.selected(&wanted.key),
             table(&wanted.name),
-            conditions(wanted, &range, &mut params)?,
+            conditions(wanted, &shape, &range, &mut params)?,
             rows.saturating_sub(1),
         );
         let mut found = None;
@@ -465,7 +419,7 @@ impl Copier for MySqlCopier {
             "SELECT {} FROM {}{} ORDER BY {}",
             shape.selected(&wanted.columns),
             table(&wanted.name),
-            conditions(wanted, range, &mut params)?,
+            conditions(wanted, &shape, range, &mut params)?,
             names(&wanted.key),
         );
         let (mut rows, mut bytes) = (Vec::new(), 0);
@@ -499,47 +453,27 @@ impl Copier for MySqlCopier {
     }
 
     async fn present(&mut self, wanted: &CopyTable, keys: &[Key]) -> Result<Vec<bool>> {
-        let mut present = Vec::with_capacity(keys.len());
+        let shape = self.shape(wanted).await?;
+        let mut found = Vec::with_capacity(keys.len());
         for some in keys.chunks(KEYS_A_QUERY) {
             let mut params = Vec::new();
-            let mut tests = Vec::with_capacity(some.len());
-            for key in some {
-                let mut test = Vec::with_capacity(wanted.key.len());
-                for (name, value) in wanted.key.iter().zip(key.iter()) {
-                    test.push(format!("{} = ?", quote(name)));
-                    params.push(param(value)?);
-                }
-                tests.push(format!(
-                    "EXISTS(SELECT 1 FROM {} WHERE {})",
-                    table(&wanted.name),
-                    test.join(" AND ")
-                ));
-            }
+            let tests = some
+                .iter()
+                .map(|key| present(wanted, &shape, key, &mut params))
+                .collect::<Result<Vec<_>>>()?;
             let sql = format!("SELECT {}", tests.join(", "));
-            let found: Vec<mysql_async::Row> = self.session.rows(&sql, params).await?;
-            let row = found.into_iter().next().ok_or_else(|| Error::bug("no row for EXISTS"))?;
-            present.extend(
+            let rows: Vec<mysql_async::Row> = self.session.rows(&sql, params).await?;
+            let row = rows.into_iter().next().ok_or_else(|| Error::bug("no row for EXISTS"))?;
+            found.extend(
                 row.unwrap().into_iter().map(|cell| matches!(cell, Param::Int(1) | Param::UInt(1))),
             );
         }
-        Ok(present)
+        Ok(found)
     }
 
     async fn up_to(&mut self, wanted: &CopyTable, key: &Key, bound: &Key) -> Result<bool> {
-        // The comparison must be by the columns' own collations: a query without rows gives them. (Of an outer join
-        // with a view MariaDB makes an inner one.)
-        let mut params = key.iter().map(param).collect::<Result<Vec<_>>>()?;
-        let mut own = Vec::new();
-        let test = compared(&wanted.key, bound, false, &mut own)?;
-        // They stand before those of the query.
-        own.append(&mut params);
-        let params = own;
-        let sql = format!(
-            "SELECT {test} FROM (SELECT {} FROM {} WHERE FALSE UNION ALL SELECT {}) k",
-            names(&wanted.key),
-            table(&wanted.name),
-            vec!["?"; wanted.key.len()].join(", "),
-        );
+        let shape = self.shape(wanted).await?;
+        let (sql, params) = up_to(wanted, &shape, key, bound)?;
         let found: Vec<Option<bool>> = self.session.rows(&sql, params).await?;
         found
             .into_iter()
@@ -575,24 +509,5 @@ pub(crate) fn orders_alike(data_type: &DataType) -> bool {
         | DataType::Opaque { .. }
         | DataType::Native { .. }
         | DataType::Unsupported { .. } => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bound_over_several_columns_is_written_out_with_its_parameters_in_order() {
-        let key = ["a".to_owned(), "b".to_owned()];
-        let mut params = Vec::new();
-        let bound = [Value::Int(1), Value::Text("x".into())];
-        let test = compared(&key, &bound, true, &mut params).unwrap_or_default();
-        assert_eq!(test, "`a` >= ? AND (`a` > ? OR (`a` = ? AND `b` > ?))");
-        let (one, x) = (Param::Int(1), Param::Bytes(b"x".to_vec()));
-        assert_eq!(params, [one.clone(), one.clone(), one, x]);
-        let mut params = Vec::new();
-        let test = compared(&key, &bound, false, &mut params).unwrap_or_default();
-        assert_eq!(test, "`a` <= ? AND (`a` < ? OR (`a` = ? AND `b` <= ?))");
     }
 }

@@ -563,6 +563,95 @@ async fn views_are_copied_in_pieces_whether_the_key_is_unique_or_not() {
     assert_eq!(copier.present(&account, &asked).await.expect("present"), [true, false, true]);
 }
 
+/// Types of keys whose values have another order as texts, or as floats, than they have as what they are.
+const SORTED: [(&str, &[&str]); 13] = [
+    ("decimal(10,0)", &["5000", "600", "-7", "0", "10"]),
+    (
+        "decimal(20)",
+        &["12345678901234567890", "12345678901234567891", "12345678901234567889", "600", "-5"],
+    ),
+    ("decimal(30,10)", &["1.5", "12.25", "2.0000000001", "2", "-0.5"]),
+    ("bit(16)", &["5", "257", "65535", "0", "256"]),
+    ("enum('z','b','a','m')", &["'a'", "'z'", "'m'", "'b'"]),
+    ("enum('z','','a')", &["'a'", "'z'", "''"]),
+    ("set('z','b','a')", &["''", "'z'", "'b'", "'z,b'", "'a'"]),
+    (
+        "bigint unsigned",
+        &["9007199254740993", "9007199254740992", "18446744073709551615", "5", "600"],
+    ),
+    ("double", &["5000", "600.5", "-0.25", "1e300"]),
+    ("float", &["5000", "600.5", "-0.25"]),
+    ("time", &["'-12:00:00'", "'100:00:00'", "'20:00:00'", "'00:00:00'"]),
+    ("datetime(3)", &["'2024-01-02 03:04:05.5'", "'0900-01-01'", "'2024-01-02 03:04:05'"]),
+    ("varchar(10)", &["'b'", "'A'", "'äz'", "'abc'"]),
+];
+
+#[tokio::test]
+async fn keys_are_cut_and_judged_in_the_order_in_which_they_are_sorted() {
+    let mut schema = String::new();
+    for (i, (own, values)) in SORTED.iter().enumerate() {
+        let rows: Vec<String> = values.iter().map(|v| format!("('x', {v})")).collect();
+        schema.push_str(&format!(
+            "CREATE TABLE s{i} (t varchar(5) NOT NULL, k {own} NOT NULL, PRIMARY KEY (k), UNIQUE (t, k)); \
+             INSERT INTO s{i} VALUES {};",
+            rows.join(", ")
+        ));
+    }
+    let field = Field::new(&schema).await;
+    let mut copier = field.opened().await;
+    for (i, (own, values)) in SORTED.iter().enumerate() {
+        for key in ["k", "t k"] {
+            let wanted = view(&format!("s{i}"), key, key);
+            let all = KeyRange { after: None, upto: None };
+            let piece = copier.read(&wanted, &all, usize::MAX).await.expect(own);
+            let sorted: Vec<Key> = piece.rows.into_iter().map(|row| row.0).collect();
+            assert_eq!(sorted.len(), values.len(), "{own}");
+            for (a, first) in sorted.iter().enumerate() {
+                for (b, second) in sorted.iter().enumerate() {
+                    let judged = copier.up_to(&wanted, first, second).await.expect(own);
+                    assert_eq!(judged, a <= b, "{own} {key}: {a} and {b}");
+                    let range = KeyRange { after: Some(first.clone()), upto: Some(second.clone()) };
+                    let piece = copier.read(&wanted, &range, usize::MAX).await.expect(own);
+                    let got: Vec<Key> = piece.rows.into_iter().map(|row| row.0).collect();
+                    let between = sorted.get(a + 1..=b).unwrap_or_default();
+                    assert_eq!(got, between, "{own} {key}: above {a} up to {b}");
+                }
+            }
+            let there = copier.present(&wanted, &sorted).await.expect(own);
+            assert_eq!(there, vec![true; sorted.len()], "{own} {key}");
+            // Outside a snapshot.
+            for (a, key) in sorted.iter().enumerate() {
+                let next = copier.bound(&wanted, Some(key), 1).await.expect(own);
+                assert_eq!(next.as_ref(), sorted.get(a + 1), "{own}: behind {a}");
+            }
+            copier = field.opened().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_present_only_as_it_is_written() {
+    let field = Field::new(
+        "CREATE TABLE a (k varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci PRIMARY KEY); \
+         INSERT INTO a VALUES ('ABC'), ('ß'), ('x '); \
+         CREATE TABLE b (k varchar(20) CHARACTER SET gbk PRIMARY KEY); INSERT INTO b VALUES ('中a'); \
+         CREATE TABLE c (k decimal(20) PRIMARY KEY); INSERT INTO c VALUES (12345678901234567890)",
+    )
+    .await;
+    let mut copier = field.opened().await;
+    let number = |digits: &str| Value::Decimal(digits.into());
+    for (table, asked, there) in [
+        ("a", ["abc", "ABC", "ss", "ß", "x", "x "].map(text).to_vec(), "ftftft"),
+        ("b", ["中A", "中a"].map(text).to_vec(), "ft"),
+        ("c", ["12345678901234567891", "12345678901234567890"].map(number).to_vec(), "ft"),
+    ] {
+        let asked = keys(asked.into_iter().map(|value| [value]));
+        let found = copier.present(&view(table, "k", "k"), &asked).await.expect(table);
+        let found: String = found.iter().map(|found| if *found { 't' } else { 'f' }).collect();
+        assert_eq!(found, there, "{table}");
+    }
+}
+
 #[tokio::test]
 async fn a_whole_read_is_told_and_an_index_that_serves_is_not() {
     let field = Field::new(
