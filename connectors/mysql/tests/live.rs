@@ -916,6 +916,14 @@ async fn tagged_gtids_and_binary_json_of_mysql_are_read() {
         return;
     }
     server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY AUTO_INCREMENT, j json)").await.unwrap();
+    server
+        .sql(
+            "crm",
+            "CREATE TABLE o (id int PRIMARY KEY, a blob, b varbinary(9), c binary(3), d bit(9), e tinyblob); \
+             INSERT INTO o VALUES (1, 'a', '', 'c', b'101', 'ef')",
+        )
+        .await
+        .unwrap();
     let mut log = Log::open(&*c, &["t"]).await;
     server
         .sql(
@@ -923,7 +931,10 @@ async fn tagged_gtids_and_binary_json_of_mysql_are_read() {
             "INSERT INTO t (j) VALUES ('[]'), ('{}'), ('{\"bb\": 1, \"a\": [1.5, -3, 70000, 18446744073709551615, \
              -9223372036854775808, true, null, {\"x\": \"é\\\\n\"}]}'), (JSON_ARRAY(CAST(1.50 AS DECIMAL(10,2)), \
              CAST('2024-01-02' AS DATE), CAST('2024-01-02 03:04:05.5' AS DATETIME(6)), CAST('-12:30:00' AS TIME))), \
-             (JSON_ARRAY(REPEAT('x', 70000), 5, 70000)), (JSON_OBJECT('k', REPEAT('y', 70000), 'n', 1e300)), (NULL), ('\"s\"')",
+             (JSON_ARRAY(REPEAT('x', 70000), 5, 70000)), (JSON_OBJECT('k', REPEAT('y', 70000), 'n', 1e300)), (NULL), ('\"s\"'), \
+             ('[0.000001, 1e-15, 1.5e-16, 1.0, 1e14, 1e15, 1234567890123456.0, 100000000000000.5, -0.0]'), \
+             (JSON_OBJECT('bit', b'1', 'bytes', CAST('abc' AS BINARY), 'long', REPEAT(x'ff', 150))), \
+             ((SELECT JSON_ARRAY(a, b, c, d, e) FROM o))",
         )
         .await
         .unwrap();
@@ -932,7 +943,7 @@ async fn tagged_gtids_and_binary_json_of_mysql_are_read() {
         .await
         .unwrap();
     let changes = log.changes(&*c).await.unwrap();
-    assert_eq!(changes.len(), 9);
+    assert_eq!(changes.len(), 12);
     assert!(log.position.as_str().contains(":mytag:1"), "{}", log.position);
     let shown = server.rows("crm", "SELECT CAST(j AS CHAR) FROM t ORDER BY id").await.unwrap();
     for (change, shown) in changes.iter().zip(shown) {

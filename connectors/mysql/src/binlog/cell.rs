@@ -124,7 +124,11 @@ impl Cell {
                 }
             }
             Cell::Uuid { prefix } => uuid(prefixed(buf, *prefix)?)?,
-            Cell::Jsonb { prefix } => Value::Json(jsonb::text(prefixed(buf, *prefix)?)?.into()),
+            // What is damaged or newer than this version concerns whoever reads the column, and nobody else.
+            Cell::Jsonb { prefix } => match jsonb::text(prefixed(buf, *prefix)?) {
+                Ok(text) => Value::Json(text.into()),
+                Err(Damage(_)) => foreign(UNDEFINED_TEXT),
+            },
             Cell::OldDate => {
                 let v = buf.le(3)?;
                 date((v >> 9) as i32, (v >> 5 & 15) as u32, (v & 31) as u32)
@@ -227,7 +231,8 @@ fn text(
     Ok(if charset.is_utf8() { arena.text(bytes) } else { charset.decode(bytes) })
 }
 
-/// Stands for a text whose bytes mean nothing in its character set. It has no canonical form.
+/// Stands for a text whose bytes mean nothing in its character set, or a document whose bytes mean nothing. It has no
+/// canonical form.
 pub(crate) const UNDEFINED_TEXT: &str = "bytes without meaning in the column's character set";
 
 /// The digits of a bit string, the highest first.

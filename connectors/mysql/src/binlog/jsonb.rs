@@ -1,4 +1,6 @@
-//! MySQL's binary JSON as text: keys in the stored order, numbers exact.
+//! MySQL's binary JSON as text, as the server itself writes it: keys in the stored order, numbers exact.
+
+use std::fmt::Write;
 
 use super::cell::decimal;
 use super::{Buf, Damage, Decoded};
@@ -45,9 +47,10 @@ fn value(kind: u8, body: &[u8], limits: (usize, usize), out: &mut String) -> Dec
         10 => out.push_str(&buf.le(8)?.to_string()),
         11 => {
             let number = f64::from_bits(buf.le(8)?);
-            let text = serde_json::to_string(&number).map_err(|_| Damage("a JSON number"))?;
-            // As the server prints it: 1e300, not 1e+300.
-            out.push_str(&text.replace("e+", "e"));
+            if !number.is_finite() {
+                return Err(Damage("a JSON number is none"));
+            }
+            double(number, out)?;
         }
         12 => {
             let n = varlen(&mut buf)?;
@@ -124,7 +127,31 @@ fn string(bytes: &[u8], out: &mut String) -> Decoded<()> {
     Ok(())
 }
 
-/// Values of SQL types inside JSON: decimals as numbers, times as texts, as the server prints them.
+/// The shortest digits that are this number, with an exponent where the server writes one.
+fn double(number: f64, out: &mut String) -> Decoded<()> {
+    /// Digits of a double, beyond which the server counts places by an exponent.
+    const PLACES_MAX: i32 = 15;
+    const FAULT: Damage = Damage("a JSON number");
+    let shortest = format!("{number:e}");
+    let (mantissa, exponent) = shortest.split_once('e').ok_or(FAULT)?;
+    // The point stands behind so many digits.
+    let point = exponent.parse::<i32>().map_err(|_| FAULT)? + 1;
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    if point > PLACES_MAX && point >= digits as i32 || point <= -PLACES_MAX {
+        out.push_str(&shortest);
+        return Ok(());
+    }
+    // Without an exponent Rust writes the same digits, and no point where there is nothing behind it.
+    let plain = format!("{number}");
+    out.push_str(&plain);
+    if !plain.contains('.') {
+        out.push_str(".0");
+    }
+    Ok(())
+}
+
+/// Values of SQL types inside JSON: decimals as numbers, times as texts, all others as their bytes, as the server
+/// prints them.
 fn opaque(buf: &mut Buf<'_>, out: &mut String) -> Decoded<()> {
     let kind = buf.u8()?;
     let n = varlen(buf)?;
@@ -150,14 +177,78 @@ fn opaque(buf: &mut Buf<'_>, out: &mut String) -> Decoded<()> {
             };
             string(text.as_bytes(), out)?;
         }
-        _ => return Err(Damage("a JSON document holds a value of an unknown SQL type")),
+        _ => {
+            // Writing to a String cannot fail.
+            let _written = write!(out, "\"base64:type{kind}:");
+            base64(data.0, out);
+            out.push('"');
+        }
     }
     Ok(())
+}
+
+/// Bytes in base64, in lines of so many characters as the server has them.
+fn base64(bytes: &[u8], out: &mut String) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    /// Groups of four characters a line.
+    const LINE: usize = 76 / 4;
+    for (i, group) in bytes.chunks(3).enumerate() {
+        if i > 0 && i.is_multiple_of(LINE) {
+            out.push_str("\\n");
+        }
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..4 {
+            let six = (bits >> (18 - 6 * place) & 63) as usize;
+            out.push(if place > group.len() {
+                '='
+            } else {
+                char::from(ALPHABET.get(six).copied().unwrap_or(b'='))
+            });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn doubles_are_written_as_the_server_writes_them() {
+        for (number, wanted) in [
+            (1e-6, "0.000001"),
+            (1.0, "1.0"),
+            (1e14, "100000000000000.0"),
+            (100_000_000_000_000.5, "100000000000000.5"),
+            (1e15, "1e15"),
+            (1_234_567_890_123_456.0, "1.234567890123456e15"),
+            (123_456_789_012_345_678.0, "1.2345678901234568e17"),
+            (1e-15, "0.000000000000001"),
+            (1.5e-15, "0.0000000000000015"),
+            (1.5e-16, "1.5e-16"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.5e300, "1.5e300"),
+            (5e-324, "5e-324"),
+        ] {
+            let mut document = vec![11];
+            document.extend(f64::to_le_bytes(number));
+            assert_eq!(text(&document).as_deref(), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn bytes_in_a_document_are_written_as_the_server_writes_them() {
+        assert_eq!(text(&[15, 16, 1, 1]).as_deref(), Ok(r#""base64:type16:AQ==""#));
+        assert_eq!(
+            text(&[15, 252, 3, b'a', b'b', b'c']).as_deref(),
+            Ok(r#""base64:type252:YWJj""#)
+        );
+        let mut long = vec![15, 253, 60];
+        long.extend([0xff; 60]);
+        let wanted = format!(r#""base64:type253:{}\n////""#, "/".repeat(76));
+        assert_eq!(text(&long).as_deref(), Ok(wanted.as_str()));
+    }
 
     #[test]
     fn documents_are_read() {
