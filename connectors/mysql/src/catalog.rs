@@ -310,6 +310,9 @@ async fn read_triggers(
     Ok(())
 }
 
+/// How MariaDB marks the temporal types of its own versions before 10.1.
+pub(crate) const OLD_FRACTIONS: &str = "/* mariadb-5.3 */";
+
 /// What the server says of a column's or a parameter's type.
 pub(crate) struct Facts {
     pub data_type: String,
@@ -330,6 +333,10 @@ impl Facts {
         let int = |bits| DataType::Int { bits, unsigned };
         let fsp = self.fsp.unwrap_or(0).min(6) as u8;
         let unsupported = || DataType::Unsupported { name: self.column_type.clone() };
+        // The log keeps the fractions of this format in another way, and does not tell it from the older one.
+        if self.fsp.unwrap_or(0) > 0 && self.column_type.ends_with(OLD_FRACTIONS) {
+            return unsupported();
+        }
         match self.data_type.as_str() {
             "tinyint" => int(8),
             "smallint" => int(16),
@@ -374,6 +381,8 @@ impl Facts {
             "time" => DataType::Time { fsp, span: true },
             "datetime" => DataType::Timestamp { fsp },
             "timestamp" => DataType::Instant { fsp, narrow: true },
+            // Two digits do not tell 2000 from 0000.
+            "year" if self.column_type.eq_ignore_ascii_case("year(2)") => unsupported(),
             "year" => DataType::Year,
             "bit" => DataType::Bits { length: self.precision, varying: false },
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"

@@ -1060,6 +1060,54 @@ async fn columns_of_an_unknown_type_stop_their_own_table_only() {
 }
 
 #[tokio::test]
+async fn columns_that_only_the_catalog_tells_apart_are_refused_and_passed_over() {
+    let options = MysqlOptions::of_matrix().setting("binlog_row_metadata", "MINIMAL");
+    let server = options.start().await.unwrap();
+    server.create_database("crm").await.unwrap();
+    let c = connector(&server);
+    let maria = c.identify().await.unwrap().version.starts_with("MariaDB");
+    let (columns, values) = if maria {
+        (
+            "y year(2), a datetime(3), b time(6), c timestamp(1) NULL, d datetime NULL,",
+            "24, NOW(3), '1:00', NOW(1), NOW(),",
+        )
+    } else {
+        ("", "")
+    };
+    let old = if maria { "SET GLOBAL mysql56_temporal_format = OFF;" } else { "" };
+    server
+        .sql(
+            "crm",
+            &format!(
+                "{old} CREATE TABLE t (id int PRIMARY KEY, {columns} e enum('😀','?') CHARACTER SET utf8mb4, \
+                 s set('a','?') CHARACTER SET latin1, tail int)"
+            ),
+        )
+        .await
+        .unwrap();
+    let tables = c.catalog(&["crm".into()]).await.unwrap();
+    let refused =
+        tables[0].columns.iter().filter(|c| matches!(c.data_type, DataType::Unsupported { .. }));
+    let refused: Vec<&str> = refused.map(|c| c.name.as_str()).collect();
+    assert_eq!(refused, if maria { vec!["y", "a", "b", "c"] } else { vec![] });
+    let mut log = Log::open(&*c, &["t"]).await;
+    let sql = format!("INSERT INTO t VALUES (1, {values} '😀', '?', 7), (2, {values} '?', 'a', 8)");
+    server.sql("crm", &sql).await.unwrap();
+    let changes = log.changes(&*c).await.unwrap();
+    assert_eq!((changes.len(), log.faults.len()), (2, 0));
+    for (change, (label, tail)) in changes.iter().zip([("?", 7), ("a", 8)]) {
+        let row = inserted(change);
+        let at = |name: &str| change.table.columns.iter().position(|x| x.name == name).unwrap();
+        assert_eq!(row[at("tail")], Value::Int(tail));
+        assert_eq!(row[at("s")], text(label));
+        for name in refused.iter().chain(&["e"]) {
+            let column = &change.table.columns[at(name)];
+            assert!(matches!(column.data_type, DataType::Unsupported { .. }), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn rows_older_than_their_tables_definition_are_not_guessed_at() {
     let server = server().await;
     let c = connector(&server);
