@@ -30,6 +30,7 @@ mod rows;
 mod schema;
 mod snapshot;
 mod soak;
+mod sorted;
 mod steer;
 mod takeover;
 mod tracks;
