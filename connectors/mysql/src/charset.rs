@@ -260,14 +260,15 @@ async fn ask(
 ) -> Result<Vec<(u32, char)>> {
     let sixteen =
         (0..16).map(|n| format!("SELECT {n} AS n")).collect::<Vec<_>>().join(" UNION ALL ");
-    // A question mark stands for what has no meaning, except at its own place.
+    // A question mark stands for what has no meaning, except at its own place. It is told by its bytes: a collation may
+    // hold the full-width one equal to it.
     let sql = format!(
         "SELECT full_code, u FROM (SELECT full_code, \
          CONVERT(CONVERT(UNHEX(LPAD(HEX(full_code), {digits}, '0')) USING {charset}) USING utf8mb4) AS u \
          FROM (SELECT {expression} AS full_code FROM \
          (SELECT a.n * 4096 + b.n * 256 + c.n * 16 + d.n AS code FROM ({sixteen}) a JOIN ({sixteen}) b \
          JOIN ({sixteen}) c JOIN ({sixteen}) d) codes WHERE {which}) wanted) found \
-         WHERE CHAR_LENGTH(u) = 1 AND (u <> '?' OR full_code = 63)"
+         WHERE CHAR_LENGTH(u) = 1 AND (HEX(u) <> '3F' OR full_code = 63)"
     );
     let rows: Vec<(u32, String)> = session.query(&sql).await?;
     rows.into_iter()
