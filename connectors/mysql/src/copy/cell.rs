@@ -64,7 +64,7 @@ pub(super) fn value(
         }
         (DataType::Float32 | DataType::RoundedFloat { .. }, Param::Float(f)) => Value::Float32(f),
         (DataType::Float64 | DataType::RoundedFloat { .. }, Param::Double(f)) => Value::Float64(f),
-        (DataType::Decimal { .. }, Param::Bytes(b)) => Value::Decimal(text(b)?),
+        (DataType::Decimal { .. }, Param::Bytes(b)) => Value::Decimal(unfilled(text(b)?)),
         (DataType::Text { .. }, Param::Bytes(b)) => Value::Text(text(b)?),
         (DataType::Bytes { .. }, Param::Bytes(b)) => Value::Bytes(packer.bytes(b)),
         (DataType::Json, Param::Bytes(b)) => Value::Json(text(b)?),
@@ -96,6 +96,17 @@ pub(super) fn value(
         }
         _ => return None,
     })
+}
+
+/// A decimal without the zeros that ZEROFILL puts before it: the log has none.
+fn unfilled(text: ByteString) -> ByteString {
+    let zeros = text.bytes().take_while(|b| *b == b'0').count();
+    // One stays before the point.
+    let more = text.as_bytes().get(zeros).is_some_and(u8::is_ascii_digit);
+    match zeros - usize::from(!more && zeros > 0) {
+        0 => text,
+        needless => text.get(needless..).unwrap_or_default().into(),
+    }
 }
 
 /// A date with time of day; one that is no day of the calendar keeps the server's own text.
@@ -145,6 +156,20 @@ fn uuid(text: &[u8]) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_that_a_decimal_is_filled_with_are_left_out() {
+        for (filled, wanted) in [
+            ("00000005.00", "5.00"),
+            ("000.50", "0.50"),
+            ("000", "0"),
+            ("0", "0"),
+            ("-5", "-5"),
+            ("10", "10"),
+        ] {
+            assert_eq!(&*unfilled(filled.into()), wanted);
+        }
+    }
 
     #[test]
     fn days_outside_the_calendar_keep_the_servers_text() {
