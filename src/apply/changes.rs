@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tidelock_core::{
-    Change, Code, CopyRow, Error, HopList, Key, Op, OpKind, Result, Row, TableChanged, TableName,
-    TableSchema, Value, WriteOp, alike, progress::HOP_LIST_COLUMN,
+    Change, Code, CopyRow, Error, HopList, Key, Op, OpKind, Result, Row, ShapeChange, TableChanged,
+    TableName, TableSchema, Value, WriteOp, alike, progress::HOP_LIST_COLUMN,
 };
 
 use super::gate::Pass;
@@ -441,21 +441,28 @@ impl Applier {
     /// A table is another one from here on: what that means for its mapping is decided by a new attempt,
     /// so it is written down, with the position behind it, and this one ends.
     pub(super) async fn table_changed(&mut self, changed: TableChanged) -> Result<()> {
-        let (mut pending, mut any): (Vec<Arc<str>>, bool) = (Vec::new(), false);
+        let (mut pending, mut any): (Vec<(Arc<str>, ShapeChange)>, bool) = (Vec::new(), false);
         let Some(followed) = self.tables.get(&changed.table).cloned() else { return Ok(()) };
         let change = changed.change;
-        for Mapped { plan, .. } in &followed.mapped {
+        let beside = followed.tracked.iter().map(|(mapped, _, _)| mapped);
+        let beside = beside.chain(followed.pushing.iter().map(|(mapped, _)| mapped));
+        let beside = beside.map(|mapped| (mapped, change.at(&changed.table)));
+        for (Mapped { plan, .. }, change) in
+            followed.mapped.iter().map(|mapped| (mapped, change.clone())).chain(beside)
+        {
             if self.is_stopped(&plan.name) {
                 continue;
             }
             // What is still to be read shows whatever became of the rows.
-            if change.why().is_some() && !self.regions.begins(&plan.name) {
-                pending.push(plan.name.clone());
+            if change.why().is_some()
+                && !self.regions.begins(&plan.name)
+                && pending.iter().all(|(name, _)| *name != plan.name)
+            {
+                pending.push((plan.name.clone(), change));
             }
             any = true;
         }
         any |= !followed.dictionaries.is_empty();
-        any |= followed.tracked.iter().any(|(mapped, _, _)| !self.is_stopped(&mapped.plan.name));
         if !any || (pending.is_empty() && !changed.replan) {
             return Ok(());
         }
@@ -463,8 +470,10 @@ impl Applier {
         self.settled().await?;
         let rows: Vec<CopyRow> = pending
             .iter()
-            .filter_map(|name| self.regions.row(name).or_else(|| self.rows.get(&**name)))
-            .map(|row| copies::with_pending(row, &change))
+            .filter_map(|(name, change)| {
+                let row = self.regions.row(name).or_else(|| self.rows.get(&**name))?;
+                Some(copies::with_pending(row, change))
+            })
             .collect();
         if !rows.is_empty() {
             let sink = self.direct().await?;

@@ -166,7 +166,8 @@ impl Applier {
         let followed = self.tables.get(table)?;
         let tracked = followed.tracked.iter().map(|(mapped, _, _)| mapped);
         let users = followed.dictionaries.iter().flat_map(|(_, users)| users);
-        let tracked = tracked.chain(users);
+        let pushing = followed.pushing.iter().map(|(mapped, _)| mapped);
+        let tracked = tracked.chain(users).chain(pushing);
         let mut all = followed.mapped.iter().chain(tracked);
         all.find(|mapped| !self.is_stopped(&mapped.plan.name)).cloned()
     }

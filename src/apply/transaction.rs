@@ -359,17 +359,17 @@ impl Applier {
 
     /// Writes down what tables are by now, with the position.
     pub(super) async fn keep_shapes(&mut self) -> Result<()> {
-        for (mapping, shape) in self.shared.take_shapes() {
+        for ((mapping, table), shape) in self.shared.take_shapes() {
             if self.is_stopped(&mapping) {
                 continue;
             }
             if self.regions.row(&mapping).is_some() {
                 // Once its copy has ended.
-                self.shared.keep_shape(&mapping, shape);
+                self.shared.keep_shape(&mapping, &table, shape);
                 continue;
             }
-            let Some(row) = self.rows.get(&*mapping).and_then(|r| copies::with_shape(r, shape))
-            else {
+            let row = self.rows.get(&*mapping);
+            let Some(row) = row.and_then(|r| copies::with_shape(r, &table, shape)) else {
                 continue;
             };
             self.direct().await?.record_copy(&row).await?;

@@ -181,6 +181,7 @@ impl<'a> Planner<'a> {
             source_system: &*source,
             target_system: &*target,
             same_family: source.family() == target.family(),
+            owners: &std::collections::HashMap::new(),
             two_way: self.config.flows.iter().any(|other| other.source == flow.target),
         };
         let chosen = self.chosen;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Connector, Copier, CopyPhase, CopyRow, CopyTable, Error, ErrorKind, Key, KeyRange, Piece,
+    Code, Connector, Copier, CopyPhase, CopyRow, CopyTable, Error, ErrorKind, Key, KeyRange, Piece,
     Position, Reach, Result, Side, SourceSpec, copy::key_order,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::region::parts_of;
 use super::request::{Outcome, Request, Watching};
 use super::schedule::{Schedule, Span, Work};
-use crate::flow::copies::Mirror;
+use crate::flow::copies::{self, Mirror};
 use crate::flow::{FlowContext, FlowShared, FlowState, shapes};
 use crate::mapping::MappingPlan;
 
@@ -300,11 +300,16 @@ impl Worker {
                 Work::Part(_, span) => self.rows(&job, span).await,
                 Work::Sweep(_) => self.sweep(&job).await,
             };
-            // Only what is about the data is about a mapping.
-            done.map_err(|error| CopyFailed {
-                mapping: (error.kind() == ErrorKind::Data).then(|| job.mapping.clone()),
-                error,
-            })?;
+            if let Err(mut error) = done {
+                // Only what is about the data is about a mapping.
+                let mapping = (error.kind() == ErrorKind::Data).then(|| job.mapping.clone());
+                let copying = self.copying();
+                let plan = copying.plans.iter().find(|plan| plan.name == job.mapping);
+                if let Some(plan) = plan.filter(|_| error.code() == Code::Privilege) {
+                    error = copies::unread(&copying.context, plan, error).await;
+                }
+                return Err(CopyFailed { error, mapping });
+            }
             self.shared.did(at);
         }
         Ok(())

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::disposition::{Care, Scene};
-use super::shapes::{self, Noted, Watched};
+use super::shapes::{self, Noted};
 use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::gate::Gates;
@@ -187,12 +187,8 @@ pub async fn attempt(
     let watched = systems
         .plans
         .iter()
-        .filter(|p| !stopped.contains(&*p.name) && p.view.is_none())
-        .map(|p| Watched {
-            mapping: p.name.clone(),
-            table: p.source.clone(),
-            columns: p.reads.clone(),
-        })
+        .filter(|p| !stopped.contains(&*p.name))
+        .flat_map(|p| shapes::watched(p))
         .collect();
     let noted = systems
         .plans

@@ -9,13 +9,13 @@
 //! is only told. With them stands what the source table was ([`tidelock_core::shape`]); what becomes of a
 //! mapping whose table is another one by now is decided in [`super::shapes`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidelock_core::{
     Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Part, Result,
-    ShapeChange, Side, SourceSpec, StateRow, TableName,
+    ShapeChange, Side, SourceSpec, StateRow, TableFault, TableName,
 };
 
 use super::FlowContext;
@@ -53,9 +53,15 @@ pub struct Copies {
 struct Columns {
     rule: String,
     pairs: Vec<(String, String)>,
+    /// Schema and name of the source table.
+    #[serde(default)]
+    table: Option<(String, String)>,
     /// What the source table was, as its connector writes it.
     #[serde(default)]
     shape: String,
+    /// The same of the tables that it follows beside it: those that a view is made of, those that push.
+    #[serde(default)]
+    beside: BTreeMap<String, String>,
     /// Whether the source kept the columns of the key unique.
     #[serde(default)]
     keyed: bool,
@@ -80,7 +86,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(plan: &MappingPlan, shape: &str, before: Option<&Columns>) -> Columns {
+    fn of(plan: &MappingPlan, found: &Found<'_>, before: Option<&Columns>) -> Columns {
         let unmapped: Vec<String> = plan.unmapped.iter().map(|c| c.name.clone()).collect();
         let left = match before.and_then(|b| b.left.as_ref()) {
             Some(left) => left.iter().filter(|c| unmapped.contains(c)).cloned().collect(),
@@ -89,7 +95,13 @@ impl Columns {
         Columns {
             rule: plan.rule.clone(),
             pairs: plan.pairs(),
-            shape: shape.to_owned(),
+            table: Some((plan.source.schema.clone(), plan.source.name.clone())),
+            shape: found.shape.clone(),
+            beside: found
+                .beside
+                .iter()
+                .map(|(watched, shape)| (watched.table.to_string(), shape.clone()))
+                .collect(),
             keyed: plan.keyed,
             came: unmapped.into_iter().filter(|c| !left.contains(c)).collect(),
             left: Some(left),
@@ -128,9 +140,28 @@ pub fn goes_again(row: &CopyRow) -> bool {
 }
 
 /// A row with what its table is by now; `None` if the row knows nothing of tables.
-pub fn with_shape(row: &CopyRow, shape: String) -> Option<CopyRow> {
-    let columns: Columns = serde_json::from_str(&row.columns).ok()?;
-    Some(CopyRow { columns: Columns { shape, ..columns }.encode(), ..row.clone() })
+pub fn with_shape(row: &CopyRow, table: &TableName, shape: String) -> Option<CopyRow> {
+    let mut columns: Columns = serde_json::from_str(&row.columns).ok()?;
+    let own = columns
+        .table
+        .as_ref()
+        .is_none_or(|(schema, name)| (schema, name) == (&table.schema, &table.name));
+    match own {
+        true => columns.shape = shape,
+        false => drop(columns.beside.insert(table.to_string(), shape)),
+    }
+    Some(CopyRow { columns: columns.encode(), ..row.clone() })
+}
+
+/// Whose rows the flow's mappings have brought, as far as the rows of their copies tell.
+pub(super) async fn owners(context: &FlowContext) -> Result<HashMap<String, TableName>> {
+    let rows = context.target.read_copies(&context.pipeline).await?;
+    let owner = |row: CopyRow| {
+        let columns: Columns = serde_json::from_str(&row.columns).ok()?;
+        let (schema, name) = columns.table?;
+        Some((row.mapping, TableName::new(schema, name)))
+    };
+    Ok(rows.into_iter().filter(|r| r.flow == context.config.name).filter_map(owner).collect())
 }
 
 /// A mapping of ours and one of the other direction that write one column both ways.
@@ -252,8 +283,18 @@ pub(super) async fn copies(
             context.shared.add_mapping(&row.mapping);
             copies.faults.push((row.mapping.clone(), gone(&table, &row.mapping)));
             copies.absent.push(table);
+        } else if let Some((_, table)) = systems.keyless.iter().find(|(n, _)| *n == row.mapping) {
+            context.shared.add_mapping(&row.mapping);
+            copies.faults.push((row.mapping.clone(), keyless(table, &row.mapping)));
         } else {
             context.target.clear_copy(&context.pipeline, flow, &row.mapping).await?;
+        }
+    }
+    for (name, table) in &systems.keyless {
+        if copies.faults.iter().all(|(stops, _)| stops != name) {
+            context.shared.tell(&format!(
+                "{table} has no usable key and is left out; give it a primary key, or exclude it by name"
+            ));
         }
     }
     for (name, finding) in &systems.failed {
@@ -278,7 +319,17 @@ pub(super) async fn copies(
                     context.target.clear_state(&context.pipeline, flow, &plan.name).await?;
                     states.retain(|s| *s.mapping != *plan.name);
                 }
-                unknown(context, plan, mirror).await?
+                match unknown(context, plan, mirror).await {
+                    Ok(row) => row,
+                    Err(error) if error.kind() == ErrorKind::Data => {
+                        tables.ask(plan, Asked::Nothing);
+                        copies
+                            .faults
+                            .push((plan.name.to_string(), unread(context, plan, error).await));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         };
         let stopped = states.iter().any(|s| *s.mapping == *plan.name);
@@ -292,11 +343,20 @@ pub(super) async fn copies(
             tables.ask(plan, Asked::Nothing);
         } else {
             let shape = match plan.view {
-                // What its tables become is for its owner to see to.
+                // It has no rows of its own: the tables that it is made of are looked at beside it.
                 Some(_) => String::new(),
                 None => systems.look.shapes.get(&plan.source).cloned().unwrap_or_default(),
             };
-            let found = Found { shape, two_way: mirror.is_some(), mirror, returns, drift };
+            let beside = shapes::watched(plan)
+                .into_iter()
+                .filter(|w| plan.view.is_some() || w.table != plan.source);
+            let beside = beside.filter_map(|w| {
+                let shape = systems.look.shapes.get(&w.table)?.clone();
+                Some((w, shape))
+            });
+            let beside = beside.collect();
+            let two_way = mirror.is_some();
+            let found = Found { shape, beside, two_way, mirror, returns, drift };
             match compare(context, plan, found, &mut row).await? {
                 Compared::Goes { mended } => {
                     copies.mended |= mended;
@@ -324,7 +384,9 @@ pub(super) async fn copies(
                     None => CopyReason::Backfill,
                 };
                 let columns = std::mem::take(&mut row.columns);
-                row = CopyRow { columns, ..copy_row(context, &plan.name, reason) };
+                let begun = copy_row(context, &plan.name, reason);
+                let sweep = begun.sweep && plan.snapshot == SnapshotMode::Initial;
+                row = CopyRow { columns, sweep, ..begun };
                 context.target.write_copy(&row).await?;
                 next = refresh_due(plan, &row).unwrap_or(now);
             }
@@ -339,11 +401,11 @@ pub(super) async fn copies(
             tables.ask(plan, if new { Asked::Joins } else { Asked::Follows });
         }
         tables.put(spec);
-        if new
-            && row.reason == CopyReason::Resync
-            && plan.view.is_none()
-            && let Err(error) = context.source.admit(spec, &plan.source).await
-        {
+        let admitted = match new && row.reason == CopyReason::Resync {
+            true => admit(context, spec, plan).await,
+            false => Ok(()),
+        };
+        if let Err(error) = admitted {
             // A table made again belongs to nobody's publication yet, and may be somebody else's to add.
             if error.code() != Code::Privilege {
                 return Err(error.at(&context.config.source).of(Side::Source));
@@ -397,7 +459,36 @@ pub(super) async fn copies(
         copies.jobs.push(job(context, plan, row)?);
     }
     tables.put(spec);
+    for fault in context.source.left_out(spec).await.map_err(|e| e.at(&context.config.source))? {
+        let TableFault { table, error } = fault;
+        for plan in systems.plans.iter().filter(|p| p.follows().any(|t| *t == table)) {
+            let stops = |name: &str| copies.faults.iter().any(|(stopped, _)| stopped == name);
+            if stops(&plan.name) || states.iter().any(|s| *s.mapping == *plan.name) {
+                continue;
+            }
+            tables.ask(plan, Asked::Nothing);
+            copies.jobs.retain(|job| job.mapping != plan.name);
+            let hint = error.hint().unwrap_or_default();
+            let hint = format!("{hint} Then `tidelock resync {}`.", plan.name);
+            let error = Error::data(error.code(), error.message()).with_hint(hint);
+            copies.faults.push((plan.name.to_string(), error));
+        }
+    }
+    tables.put(spec);
+    for (name, table) in &systems.namesakes {
+        context.shared.tell(&format!(
+            "{table} is not mapped: mapping {name} is of another table; write it as a mapping of its own with another `name`, or exclude it"
+        ));
+    }
     Ok(copies)
+}
+
+/// Lets the tables of a mapping that is compared anew into the stream.
+async fn admit(context: &FlowContext, spec: &SourceSpec, plan: &MappingPlan) -> Result<()> {
+    for table in plan.follows() {
+        context.source.admit(spec, table).await?;
+    }
+    Ok(())
 }
 
 /// When the rows of a mapping are to be looked at again because time has passed, microseconds since 1970.
@@ -450,6 +541,27 @@ fn gone(table: &TableName, mapping: &str) -> Error {
         ))
 }
 
+fn keyless(table: &TableName, mapping: &str) -> Error {
+    Error::data(
+        Code::SchemaDrift,
+        format!("{table}: its key is gone, and it has no other that could be used"),
+    )
+    .with_hint(format!("give it a primary key, then `tidelock resync {mapping}`"))
+}
+
+/// A table that cannot be read stops its mapping alone.
+pub async fn unread(context: &FlowContext, plan: &MappingPlan, error: Error) -> Error {
+    let TableName { schema, name } = &plan.source;
+    let mut hint = error.hint().unwrap_or_default().to_owned();
+    if error.code() == Code::Privilege
+        && let Ok(found) = context.source.preflight_unseen(schema, Some(name), false).await
+        && !found.sql.is_empty()
+    {
+        hint = found.sql.join(" ");
+    }
+    error.with_hint(format!("{hint} Then `tidelock resync {}`.", plan.name).trim_start().to_owned())
+}
+
 /// The table of a wildcard's mapping, if the wildcard still takes it and the source does not have it.
 fn gone_of_wildcard(context: &FlowContext, systems: &Systems, mapping: &str) -> Option<TableName> {
     context.config.mappings.iter().find_map(|m| {
@@ -466,6 +578,8 @@ fn gone_of_wildcard(context: &FlowContext, systems: &Systems, mapping: &str) -> 
 struct Found<'a> {
     /// What its source table is now.
     shape: String,
+    /// What the tables are now that it follows beside it.
+    beside: Vec<(shapes::Watched, String)>,
     /// Whether the other direction writes the same columns.
     two_way: bool,
     /// The mapping of the other direction that does.
@@ -498,7 +612,7 @@ async fn compare(
     row: &mut CopyRow,
 ) -> Result<Compared> {
     let before: Option<Columns> = serde_json::from_str(&row.columns).ok();
-    let mut now = Columns::of(plan, &found.shape, before.as_ref());
+    let mut now = Columns::of(plan, &found, before.as_ref());
     let anew = row.phase == CopyPhase::Rows && row.cursor.is_empty() && row.rows_done == 0;
     let is_stored = row.phase != CopyPhase::Done || row.started_micros != 0;
     row.columns = now.encode();
@@ -521,8 +635,13 @@ async fn compare(
         // Other tables may be tracked by now, of which nothing was followed until here.
         tracing::warn!(flow = %context.config.name, mapping = %plan.name,
             "the mapping is another one than before: its rows are compared with the view");
-        *row =
-            CopyRow { columns: now.encode(), ..copy_row(context, &plan.name, CopyReason::Resync) };
+        // Without a sweep, what is remembered of the view tells which rows were ours.
+        let sweep = plan.snapshot == SnapshotMode::Initial;
+        *row = CopyRow {
+            columns: now.encode(),
+            sweep,
+            ..copy_row(context, &plan.name, CopyReason::Resync)
+        };
         context.target.write_copy(row).await?;
         return Ok(GOES);
     }
@@ -555,7 +674,14 @@ async fn compare(
     let covered = anew && row.reason != CopyReason::Backfill || row.phase == CopyPhase::Held;
     if change.why().is_some() && !covered {
         let empty = match change {
-            ShapeChange::Replaced(_) => is_empty(context, plan).await?,
+            ShapeChange::Replaced(_) => match is_empty(context, plan).await {
+                Ok(empty) => empty,
+                // Made again, and not granted to us again.
+                Err(error) if error.kind() == ErrorKind::Data => {
+                    return Ok(Compared::Stops(unread(context, plan, error).await));
+                }
+                Err(error) => return Err(error),
+            },
             _ => false,
         };
         match shapes::answer(plan, &change, found.two_way, empty) {
@@ -638,6 +764,12 @@ fn what_changed(
         let mut mapped = plan.reads.clone();
         mapped.extend(before.pairs.iter().map(|(source, _)| source.clone()));
         change = change.or(context.source.shape_change(&before.shape, &found.shape, &mapped));
+    }
+    for (watched, now) in &found.beside {
+        // One that was not followed before is no news: what is told of it is followed from here on.
+        let Some(before) = before.beside.get(&watched.table.to_string()) else { continue };
+        let said = context.source.shape_change(before, now, &watched.columns);
+        change = change.or(said.at(&watched.table));
     }
     // The plan fits the table, so the log was at an older shape of it. Once only for each shape.
     let drifted = found.drift.is_some_and(|s| s.error.code() == Code::SchemaDrift)

@@ -7,7 +7,8 @@
 //! which plans anew and decides:
 //!
 //! - rows changed or came without the log telling: the mapping is compared with its source (a resync);
-//! - rows went away in bulk: what `on_truncate` says, as for a `TRUNCATE`;
+//! - rows went away in bulk: what `on_truncate` says, as for a `TRUNCATE`; if others came, too, `ignore` is about
+//!   those that went alone;
 //! - another table took the name: a resync; if it is empty, what `on_truncate` says;
 //! - the same in a two-way pipeline: nobody can say which side's rows hold, so it is only noted, or, where
 //!   the table is another one, the mapping stops.
@@ -68,18 +69,24 @@ pub fn answer(plan: &MappingPlan, change: &ShapeChange, two_way: bool, empty: bo
              on_truncate = \"delete\" does so by itself, \"ignore\" keeps it"
         ))
     };
+    // Rows that only the target has are meant to be there unless a first copy made the target what the source is.
+    let sweeps = plan.snapshot == SnapshotMode::Initial;
+    let change = match change {
+        ShapeChange::Mixed(why) if ignores => &ShapeChange::Rows(why.clone()),
+        ShapeChange::Mixed(why) => &ShapeChange::Vanished(why.clone()),
+        one => one,
+    };
     match change {
-        ShapeChange::Same | ShapeChange::Columns => Answer::Nothing,
+        ShapeChange::Same | ShapeChange::Columns | ShapeChange::Mixed(_) => Answer::Nothing,
         ShapeChange::Rows(why) if !comparable => Answer::Note(format!(
             "{table}: {why}, and the log does not tell; {by_hand}: `tidelock resync {name}` brings the source's"
         )),
-        ShapeChange::Rows(why) => Answer::Resync {
-            why: why.clone(),
-            sweep: !ignores && plan.snapshot == SnapshotMode::Initial,
-        },
+        ShapeChange::Rows(why) => Answer::Resync { why: why.clone(), sweep: !ignores && sweeps },
         ShapeChange::Vanished(why) => match plan.on_truncate {
             OnTruncate::Halt => Answer::Stop(truncated(why)),
             OnTruncate::Ignore => Answer::Nothing,
+            // Which of the rows that only the target has are those, nobody can tell.
+            OnTruncate::Delete if comparable && !sweeps => Answer::Stop(truncated(why)),
             OnTruncate::Delete if comparable => Answer::Resync { why: why.clone(), sweep: true },
             OnTruncate::Delete => Answer::Note(format!(
                 "{table}: {why}, and the log does not tell which rows; {by_hand}: `tidelock resync {name}`"
@@ -92,7 +99,9 @@ pub fn answer(plan: &MappingPlan, change: &ShapeChange, two_way: bool, empty: bo
         ShapeChange::Replaced(why) if empty && plan.on_truncate == OnTruncate::Halt => {
             Answer::Stop(truncated(&format!("{why}, and it is empty")))
         }
-        ShapeChange::Replaced(why) => Answer::Resync { why: why.clone(), sweep: !ignores },
+        ShapeChange::Replaced(why) => {
+            Answer::Resync { why: why.clone(), sweep: !ignores && sweeps }
+        }
     }
 }
 
@@ -125,6 +134,18 @@ pub struct Watched {
     pub columns: Vec<String>,
 }
 
+/// The tables that a mapping follows, with the columns that it reads there.
+pub fn watched(plan: &MappingPlan) -> Vec<Watched> {
+    let follows: Vec<&TableName> = plan.follows().collect();
+    let tables = plan.source_tables().into_iter().filter(|table| follows.contains(&&table.name));
+    let watched = tables.map(|table| {
+        let mut columns = table.columns;
+        columns.extend(table.key_columns);
+        Watched { mapping: plan.name.clone(), table: table.name, columns }
+    });
+    watched.collect()
+}
+
 /// Has the applier write down what tables are that are others without a difference that matters (another
 /// file after `VACUUM FULL`): compared with what they were long ago, a later harmless change would pass
 /// for one that was made together with it.
@@ -138,7 +159,7 @@ fn keep(
         if let (Some(before), Some(now)) = (known.get(table), look.shapes.get(table))
             && before != now
         {
-            context.shared.keep_shape(mapping, now.clone());
+            context.shared.keep_shape(mapping, table, now.clone());
         }
     }
 }
@@ -179,7 +200,11 @@ pub async fn watch(
         if names.is_empty() {
             continue;
         }
-        let look = match context.source.look(Scope::Tables(&names)).await {
+        let look = match context
+            .source
+            .look(Scope::Tables(&names), &context.config.publication)
+            .await
+        {
             Ok(look) => look,
             Err(error) => {
                 tracing::debug!(flow = %context.config.name, %error, "the source's tables were not looked at");
@@ -209,7 +234,7 @@ async fn target_altered(
         return false;
     }
     let names: Vec<TableName> = noted.iter().map(|n| n.table.clone()).collect();
-    let Ok(look) = context.target.look(Scope::Tables(&names)).await else { return false };
+    let Ok(look) = context.target.look(Scope::Tables(&names), "").await else { return false };
     let Some(known) = known else {
         // It may have been altered since it was planned with: from now on every change shows.
         let mut schemas: Vec<String> = names.into_iter().map(|n| n.schema).collect();
@@ -251,6 +276,7 @@ fn first_change(
                 ShapeChange::Columns => "other columns, types or keys".to_owned(),
                 ShapeChange::Rows(why)
                 | ShapeChange::Vanished(why)
+                | ShapeChange::Mixed(why)
                 | ShapeChange::Replaced(why) => why,
             },
             (None, _) => continue,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig};
+use tidelock_core::{
+    Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig, TableName,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoint;
@@ -196,9 +198,11 @@ pub struct FlowShared {
     /// When the source committed the transaction last taken in hand, microseconds since 1970; 0 if none yet.
     pub begun_micros: AtomicI64,
     /// What source tables are by now, by mapping, where the target does not know yet.
-    shapes: Mutex<HashMap<Arc<str>, String>>,
+    shapes: Mutex<HashMap<(Arc<str>, TableName), String>>,
     /// Mappings whose changes the target took in log order only.
     ordered: Mutex<HashSet<String>>,
+    /// What was told of tables without a mapping.
+    told: Mutex<HashSet<String>>,
     /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
     pub nudge: Notify,
     /// Asks for the next position without changes to be written even if little log went by: the source keeps log for us.
@@ -227,6 +231,7 @@ impl FlowShared {
             begun_micros: AtomicI64::new(0),
             shapes: Mutex::default(),
             ordered: Mutex::default(),
+            told: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
             copy_alone: AtomicBool::new(false),
@@ -345,13 +350,20 @@ impl FlowShared {
         lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
     }
 
-    /// What the source table of a mapping is by now, to be kept at the target.
-    pub fn keep_shape(&self, mapping: &Arc<str>, shape: String) {
-        lock(&self.shapes).insert(mapping.clone(), shape);
+    /// Tells, once, what is about no mapping.
+    pub fn tell(&self, words: &str) {
+        if lock(&self.told).insert(words.to_owned()) {
+            tracing::warn!(flow = %self.name, "{words}");
+        }
+    }
+
+    /// What a table that a mapping follows is by now, to be kept at the target.
+    pub fn keep_shape(&self, mapping: &Arc<str>, table: &TableName, shape: String) {
+        lock(&self.shapes).insert((mapping.clone(), table.clone()), shape);
     }
 
     /// What is to be kept.
-    pub fn take_shapes(&self) -> HashMap<Arc<str>, String> {
+    pub fn take_shapes(&self) -> HashMap<(Arc<str>, TableName), String> {
         std::mem::take(&mut *lock(&self.shapes))
     }
 

@@ -37,6 +37,10 @@ pub struct Systems {
     pub look: Look,
     /// The source tables that are not there, by mapping.
     pub gone: HashMap<String, TableName>,
+    /// Tables of wildcards that have no usable key, by the names of their mappings.
+    pub keyless: Vec<(String, TableName)>,
+    /// Tables that are left out because a mapping of another table has their name, with that.
+    pub namesakes: Vec<(String, TableName)>,
 }
 
 /// A flow that is held and knows where it stands.
@@ -103,6 +107,17 @@ pub async fn plan_seen(
     target: &dyn Connector,
     target_is_read: bool,
 ) -> Result<(PlanOutcome, Seen)> {
+    plan_owned(config, source, target, target_is_read, &HashMap::new()).await
+}
+
+/// The same for a flow that has run: `owners` tells whose rows its mappings have brought.
+async fn plan_owned(
+    config: &FlowConfig,
+    source: &dyn Connector,
+    target: &dyn Connector,
+    target_is_read: bool,
+    owners: &HashMap<String, TableName>,
+) -> Result<(PlanOutcome, Seen)> {
     let too_long = names::too_long(config, source.identifier_max(), target.identifier_max());
     if !too_long.is_empty() {
         let outcome = PlanOutcome { findings: too_long, ..PlanOutcome::default() };
@@ -121,6 +136,7 @@ pub async fn plan_seen(
             target_system: target,
             same_family: source.family() == target.family(),
             two_way: target_is_read,
+            owners,
         },
     );
     outcome.findings.extend(names::shared(config, &outcome));
@@ -256,19 +272,19 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
     // Before the catalogs: what is altered in between is then met as a change.
     let read = schemas(context.config.read(), source.default_schema());
     let look = source
-        .look(Scope::Schemas(&read))
+        .look(Scope::Schemas(&read), &context.config.publication)
         .await
         .map_err(|e| e.at(&context.config.source).of(Side::Source))?;
-    let mut outcome = plan(&context.config, source, target, context.target_is_read).await?;
+    let owners = copies::owners(context).await?;
+    let (config, read) = (&*context.config, context.target_is_read);
+    let mut outcome = plan_owned(config, source, target, read, &owners).await?.0;
     if copies::add_columns(context, &outcome.mappings).await? {
-        outcome = plan(&context.config, source, target, context.target_is_read).await?;
+        outcome = plan_owned(config, source, target, read, &owners).await?.0;
     }
-    let gone = |name: &str| {
-        outcome.unseen.iter().any(|u| !u.target && u.table.is_some() && u.mapping == name)
-    };
-    // Tables that went away stop their mappings, be they all of them.
-    let all_gone = outcome.failed.iter().all(|(name, _)| gone(name));
-    if outcome.failed.is_empty() || (outcome.mappings.is_empty() && !all_gone) {
+    // Whatever else there is: mappings that cannot be told apart must not run.
+    refuse_problems(&names::shared(config, &outcome))?;
+    // What is wrong with mappings stops them, be they all of them: the flow's position moves on.
+    if outcome.failed.is_empty() {
         refuse_problems(&outcome.findings)?;
     }
     let failed = outcome.failed.iter().map(|(name, _)| name.as_str());
@@ -283,6 +299,8 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
         failed: outcome.failed,
         mirrors,
         look,
+        keyless: outcome.keyless,
+        namesakes: outcome.namesakes,
         gone: outcome
             .unseen
             .into_iter()

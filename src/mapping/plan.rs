@@ -189,7 +189,7 @@ impl MappingPlan {
         if let Some(view) = &self.view {
             let tracks = view.tracks.iter();
             return tracks
-                .map(|track| table(&track.table, track.key_reads.clone(), track.reads.clone()))
+                .map(|track| table(&track.table, track.key_reads.clone(), track.columns.clone()))
                 .chain(pushes)
                 .collect();
         }
@@ -356,6 +356,10 @@ pub struct PlanOutcome {
     pub failed: Vec<(String, Finding)>,
     /// Which of the findings are about tables that the catalogs do not show: `check` asks the system why.
     pub unseen: Vec<Unseen>,
+    /// Tables that a wildcard would take if they had a usable key, by the names that their mappings would have.
+    pub keyless: Vec<(String, TableName)>,
+    /// Tables that a wildcard does not take because a mapping of another table has the name, with that.
+    pub namesakes: Vec<(String, TableName)>,
 }
 
 /// A table, or a whole schema, that a catalog does not show.
@@ -427,6 +431,8 @@ pub struct Catalogs<'a> {
     pub same_family: bool,
     /// Whether the target is read by a flow of this pipeline too.
     pub two_way: bool,
+    /// Whose rows the mappings of the flow have brought so far, by name, as far as that is on record.
+    pub owners: &'a HashMap<String, TableName>,
 }
 
 /// What makes a target table that is not there.
@@ -459,11 +465,35 @@ pub fn plan_flow(flow: &FlowConfig, catalogs: &Catalogs<'_>) -> PlanOutcome {
             ))),
         }
     }
+    leave_namesakes(&mut outcome, catalogs.owners);
     keep_dictionaries(&mut outcome, &kept, catalogs);
     shared::judge(flow, &mut outcome);
     order::judge(flow, &mut outcome);
     foreign::point(&mut outcome.mappings);
     outcome
+}
+
+/// Leaves out tables that have just come to the name of a mapping that is followed already: its states and counters are that one's.
+fn leave_namesakes(outcome: &mut PlanOutcome, owners: &HashMap<String, TableName>) {
+    let mut seen: HashMap<Arc<str>, usize> = HashMap::new();
+    for plan in &outcome.mappings {
+        *seen.entry(plan.name.clone()).or_default() += 1;
+    }
+    for (name, _) in seen.into_iter().filter(|(_, count)| *count > 1) {
+        let Some(owner) = owners.get(&*name) else { continue };
+        if !outcome.mappings.iter().any(|p| p.name == name && p.source == *owner) {
+            continue;
+        }
+        for plan in outcome.mappings.extract_if(.., |p| p.name == name && p.source != *owner) {
+            let words =
+                format!("mapping {name}: {} comes to the same name and is left out", plan.source);
+            outcome.findings.push(
+                Finding::warning(words)
+                    .hint("write it as a mapping of its own with another `name`, or exclude it"),
+            );
+            outcome.namesakes.push((name.to_string(), plan.source.clone()));
+        }
+    }
 }
 
 /// The flow with what the catalogs tell of dictionaries that are tables, and those of them that are kept.

@@ -9,6 +9,7 @@ mod continuity;
 mod daemon;
 mod deferred;
 mod dictionaries;
+mod drift;
 mod echo;
 mod explain;
 mod exposure;

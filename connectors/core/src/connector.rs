@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use crate::copy::{Copier, CopyRow, CopyTable};
 use crate::ddl::{Creation, Dialect};
 use crate::error::Result;
+use crate::event::TableFault;
 use crate::position::{Position, PositionOrder};
 use crate::progress::{Progress, StateRow, SystemId};
 use crate::routine::Routine;
@@ -272,8 +273,9 @@ pub trait Connector: Send + Sync {
     /// functions that write, else procedures.
     async fn routines(&self, schemas: &[String]) -> Result<Vec<Routine>>;
 
-    /// What tables are now. Read-only, and cheap enough to be asked every few seconds.
-    async fn look(&self, scope: Scope<'_>) -> Result<Look>;
+    /// What tables are now, for a stream of this publication where the server has such. Read-only, and cheap enough
+    /// to be asked every few seconds.
+    async fn look(&self, scope: Scope<'_>, publication: &str) -> Result<Look>;
 
     /// What became of a table between two looks, as far as these columns go. Pure.
     fn shape_change(&self, before: &str, now: &str, columns: &[String]) -> ShapeChange;
@@ -287,6 +289,12 @@ pub trait Connector: Send + Sync {
     /// Lets a table that joins the stream into what the server hands over ([`SourceSpec`]), where it must be
     /// told of each. Idempotent.
     async fn admit(&self, spec: &SourceSpec, table: &TableName) -> Result<()>;
+
+    /// Tables that the stream would not hand over whole, and why. Optional ones are not asked for. Read-only.
+    async fn left_out(&self, spec: &SourceSpec) -> Result<Vec<TableFault>> {
+        let _all_are_in_the_log = spec;
+        Ok(Vec::new())
+    }
 
     /// The system's durable id, if its meta schema already has one. Read-only.
     async fn system_id(&self) -> Result<Option<SystemId>>;

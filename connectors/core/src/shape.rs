@@ -43,6 +43,8 @@ pub enum ShapeChange {
     Rows(String),
     /// Rows went away in bulk, and the log does not tell; why.
     Vanished(String),
+    /// Both: rows went away in bulk, and others came or were changed.
+    Mixed(String),
     /// Another table stands under the name; why.
     Replaced(String),
 }
@@ -52,9 +54,24 @@ impl ShapeChange {
     pub fn why(&self) -> Option<&str> {
         match self {
             ShapeChange::Same | ShapeChange::Columns => None,
-            ShapeChange::Rows(why) | ShapeChange::Vanished(why) | ShapeChange::Replaced(why) => {
-                Some(why)
-            }
+            ShapeChange::Rows(why)
+            | ShapeChange::Vanished(why)
+            | ShapeChange::Mixed(why)
+            | ShapeChange::Replaced(why) => Some(why),
+        }
+    }
+
+    /// The same of a table beside the mapping's own: named.
+    #[must_use]
+    pub fn at(&self, table: &TableName) -> ShapeChange {
+        let named = |why: &str| format!("{table}: {why}");
+        match self {
+            ShapeChange::Same => ShapeChange::Same,
+            ShapeChange::Columns => ShapeChange::Columns,
+            ShapeChange::Rows(why) => ShapeChange::Rows(named(why)),
+            ShapeChange::Vanished(why) => ShapeChange::Vanished(named(why)),
+            ShapeChange::Mixed(why) => ShapeChange::Mixed(named(why)),
+            ShapeChange::Replaced(why) => ShapeChange::Replaced(named(why)),
         }
     }
 
@@ -64,13 +81,39 @@ impl ShapeChange {
             ShapeChange::Columns => 1,
             ShapeChange::Rows(_) => 2,
             ShapeChange::Vanished(_) => 3,
-            ShapeChange::Replaced(_) => 4,
+            ShapeChange::Mixed(_) => 4,
+            ShapeChange::Replaced(_) => 5,
         }
     }
 
-    /// The graver of two.
+    /// The graver of two. That rows went does not hide that others came: what is done about the one may be nothing.
     #[must_use]
     pub fn or(self, other: ShapeChange) -> ShapeChange {
-        if other.weight() > self.weight() { other } else { self }
+        match (self, other) {
+            (ShapeChange::Rows(came), ShapeChange::Vanished(went))
+            | (ShapeChange::Vanished(went), ShapeChange::Rows(came)) => {
+                ShapeChange::Mixed(format!("{went}, and {came}"))
+            }
+            (first, second) if second.weight() > first.weight() => second,
+            (first, _) => first,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_went_do_not_hide_rows_that_came() {
+        let (came, went) =
+            (ShapeChange::Rows("came".to_owned()), ShapeChange::Vanished("went".to_owned()));
+        let both = ShapeChange::Mixed("went, and came".to_owned());
+        assert_eq!(came.clone().or(went.clone()), both);
+        assert_eq!(went.clone().or(came.clone()), both);
+        assert_eq!(both.clone().or(went), both);
+        assert_eq!(came.or(both.clone()), both);
+        let other = ShapeChange::Replaced("another".to_owned());
+        assert_eq!(both.or(other.clone()), other);
     }
 }

@@ -120,7 +120,7 @@ impl Connector for MySqlConnector {
         routine::read(&mut self.session().await?, schemas).await
     }
 
-    async fn look(&self, scope: Scope<'_>) -> Result<Look> {
+    async fn look(&self, scope: Scope<'_>, _publication: &str) -> Result<Look> {
         shape::look(&mut self.session().await?, scope).await
     }
 

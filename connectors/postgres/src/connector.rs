@@ -9,7 +9,7 @@ use tidelock_core::{
     Connector, Copier, CopyRow, CopyTable, Creation, DataType, Dialect, Dropped, Finding,
     IdentifierMax, Identity, Lease, Look, MemoryPrefix, Position, PositionOrder, Probe, Progress,
     QueryColumn, Result, Routine, Scope, ShapeChange, Sink, SinkSpec, Source, SourceSpec, StateRow,
-    SystemConfig, SystemId, Table, TableName, TrackQuery,
+    SystemConfig, SystemId, Table, TableFault, TableName, TrackQuery,
 };
 use tokio::sync::Mutex;
 
@@ -96,8 +96,8 @@ impl Connector for PgConnector {
         Ok(found.into_iter().map(|known| known.routine).collect())
     }
 
-    async fn look(&self, scope: Scope<'_>) -> Result<Look> {
-        shape::look(&*self.admin().await?, scope).await
+    async fn look(&self, scope: Scope<'_>, publication: &str) -> Result<Look> {
+        shape::look(&*self.admin().await?, scope, publication).await
     }
 
     fn shape_change(&self, before: &str, now: &str, columns: &[String]) -> ShapeChange {
@@ -114,6 +114,10 @@ impl Connector for PgConnector {
 
     async fn admit(&self, spec: &SourceSpec, table: &TableName) -> Result<()> {
         publication::admit(&self.own().await?, spec, table).await
+    }
+
+    async fn left_out(&self, spec: &SourceSpec) -> Result<Vec<TableFault>> {
+        publication::left_out(&*self.admin().await?, spec).await
     }
 
     async fn system_id(&self) -> Result<Option<SystemId>> {

@@ -22,7 +22,7 @@ pub(crate) enum Stage {
     Source,
     /// Writing rows of a batch, or committing them.
     Write,
-    /// Reading a piece of a copy: a missing right is looked for again, as for the log.
+    /// Reading a piece of a copy: a missing right is about its table alone.
     Copy,
     /// Reading rows by key, or the keys of a track's query: what a view's or a track's own SQL runs into
     /// is about its mapping alone.
@@ -37,6 +37,10 @@ pub(crate) struct Fault {
     table: Option<String>,
     column: Option<String>,
     constraint: Option<String>,
+    /// Whether it came up inside something that the statement led to: a trigger, a routine.
+    inside: bool,
+    /// Whether a person's own code raised it, in its own words.
+    raised: bool,
 }
 
 impl From<&DbError> for Fault {
@@ -50,8 +54,15 @@ impl From<&DbError> for Fault {
             }),
             column: e.column().map(str::to_owned),
             constraint: e.constraint().map(str::to_owned),
+            inside: e.where_().is_some(),
+            raised: e.routine().is_some_and(raises),
         }
     }
+}
+
+/// Whether a function of the server is the one by which a procedural language raises what a person wrote.
+fn raises(function: &str) -> bool {
+    function == "exec_stmt_raise" || function.starts_with("PLy") || function.starts_with("plperl")
 }
 
 impl Fault {
@@ -67,6 +78,8 @@ impl Fault {
                 b't' => fault.table = Some(text()),
                 b'c' => fault.column = Some(text()),
                 b'n' => fault.constraint = Some(text()),
+                b'W' => fault.inside = true,
+                b'R' => fault.raised = raises(&text()),
                 _ => {}
             }
         }
@@ -75,7 +88,7 @@ impl Fault {
 
     /// The error it is, met while `doing` something.
     pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
-        let (kind, code) = classify(&self.sqlstate, &self.message, stage);
+        let (kind, code) = classify(&self.sqlstate, &self.message, stage, self.inside);
         let text = self.text(stage);
         let mut error = Error::new(kind, code, format!("{doing}: {text}"));
         let mut detail = vec![format!("SQLSTATE {}", self.sqlstate)];
@@ -88,7 +101,8 @@ impl Fault {
         }
         error = error.with_detail(detail.join(", "));
         let own = if stage == Stage::Read { reading_hint(&self.sqlstate) } else { None };
-        match own.or_else(|| hint(&self.sqlstate, &self.message)) {
+        let inside = self.inside && stage == Stage::Write;
+        match own.or_else(|| if inside { None } else { hint(&self.sqlstate, &self.message) }) {
             Some(hint) => error.with_hint(hint),
             None => error,
         }
@@ -117,6 +131,7 @@ impl Fault {
             "22P05" => "a text holds a character the client encoding does not have",
             "428C9" => "the column is computed by the server and cannot be written",
             "P0001" => "a trigger or procedure raised an error",
+            _ if self.raised => "a trigger or procedure raised an error",
             "2D000" => "a routine may not end the transaction that it is called in",
             "55P03" => "a lock was not to be had in time",
             code => match code.get(..2) {
@@ -136,7 +151,7 @@ impl Fault {
     }
 }
 
-fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
+fn classify(sqlstate: &str, message: &str, stage: Stage, inside: bool) -> (ErrorKind, Code) {
     use ErrorKind::{Continuity, Data, Setup, Transient};
     let write = stage == Stage::Write;
     let reads = matches!(stage, Stage::Copy | Stage::Read);
@@ -144,7 +159,9 @@ fn classify(sqlstate: &str, message: &str, stage: Stage) -> (ErrorKind, Code) {
         "57014" | "55P03" | "55006" | "57P05" | "25P03" => (Transient, Code::ServerBusy),
         // "cached plan must not change result type": the next session plans anew.
         "0A000" if message.contains("cached plan") => (Transient, Code::ServerBusy),
-        "42501" if stage == Stage::Read => (Data, Code::Privilege),
+        "42501" if reads => (Data, Code::Privilege),
+        // A trigger or routine of the target may do what it must not, which is the row's fault; ours is told outside.
+        "42501" | "3D000" if write && inside => (Data, Code::Rejected),
         "42501" => (Setup, Code::Privilege),
         "42P01" | "3F000" if stage == Stage::Read => (Data, Code::TableGone),
         "42703" if stage == Stage::Read => (Data, Code::SchemaDrift),
@@ -291,6 +308,25 @@ mod tests {
                 .message()
                 .contains("table t")
         );
+    }
+
+    #[test]
+    fn what_a_routine_runs_into_is_about_its_row() {
+        let fault = |sqlstate: &str, inside: bool, raised: bool| {
+            let message = "permission denied for table audit".to_owned();
+            let fault =
+                Fault { sqlstate: sqlstate.into(), message, inside, raised, ..Fault::default() };
+            fault.into_error("test", Stage::Write)
+        };
+        let ours = fault("42501", false, false);
+        assert_eq!((ours.kind(), ours.code()), (ErrorKind::Setup, Code::Privilege));
+        let theirs = fault("42501", true, false);
+        assert_eq!((theirs.kind(), theirs.code()), (ErrorKind::Data, Code::Rejected));
+        assert!(theirs.message().contains("audit") && theirs.hint().is_none(), "{theirs}");
+        let raised = fault("42501", true, true);
+        assert_eq!(raised.kind(), ErrorKind::Data);
+        assert!(!raised.message().contains("audit"), "its own words may hold values: {raised}");
+        assert_eq!(error("42501", "", Stage::Copy).kind(), ErrorKind::Data);
     }
 
     #[test]

@@ -312,7 +312,9 @@ pub(crate) async fn unseen(
 ) -> Result<Finding> {
     let sql = "SELECT has_schema_privilege(n.oid, 'USAGE'), \
                EXISTS (SELECT 1 FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2 \
-                 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), current_user::text \
+                 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), current_user::text, \
+               EXISTS (SELECT 1 FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2 \
+                 AND c.relkind IN ('r', 'p', 'v') AND NOT has_table_privilege(c.oid, 'SELECT')) \
                FROM pg_namespace n WHERE n.nspname = $1";
     let row = session.query_opt("looking for a schema", sql, &[&schema, &name]).await?;
     let Some(row) = row else {
@@ -320,7 +322,13 @@ pub(crate) async fn unseen(
     };
     let (usage, there, role): (bool, bool, String) = (get(&row, 0)?, get(&row, 1)?, get(&row, 2)?);
     let (schema_ident, role_ident) = (ident(schema), ident(&role));
+    let closed: bool = get(&row, 3)?;
     let what = match name {
+        Some(name) if usage && closed => {
+            let name = TableName::new(schema, name);
+            return Ok(Finding::problem(format!("role {role} may not read {name}"))
+                .sql(format!("GRANT SELECT ON {} TO {role_ident};", table(&name))));
+        }
         Some(name) if usage || !there => {
             let name = TableName::new(schema, name);
             return Ok(Finding::problem(format!("table {name} does not exist")));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tidelock_core::{Code, Error, Result, SourceSpec, TableName};
+use tidelock_core::{Code, Error, Result, SourceSpec, SourceTable, TableFault, TableName};
 
 use crate::config::Address;
 use crate::meta;
@@ -132,6 +132,67 @@ pub(crate) async fn admit(session: &Session, spec: &SourceSpec, table: &TableNam
     })
 }
 
+/// Tables that the publication does not hand over whole: each is the business of its own mappings.
+pub(crate) async fn left_out(session: &Session, spec: &SourceSpec) -> Result<Vec<TableFault>> {
+    let name = &spec.publication;
+    let mut faults = Vec::new();
+    let mut fault = |table: &TableName, code, message: String, hint: String| {
+        let error = Error::data(code, message).with_hint(hint);
+        faults.push(TableFault { table: table.clone(), error });
+    };
+    let contents = read(session, name).await?;
+    let followed: Vec<&SourceTable> = spec.tables.iter().filter(|t| !t.optional).collect();
+    for table in &followed {
+        let Some(contents) = &contents else { break };
+        let alone = std::slice::from_ref(&table.name);
+        if !table.joins && !contents.missing(alone).is_empty() {
+            let message = format!("the publication {name} does not hold table {}", table.name);
+            fault(&table.name, Code::Publication, message, add_sql(name, alone));
+        } else if contents.filtered.contains(&table.name) {
+            let message = format!("the publication {name} filters the rows of {}", table.name);
+            let (publication, whole) = (ident(name), list(alone));
+            let hint = format!(
+                "ALTER PUBLICATION {publication} DROP TABLE {whole}; {} Filter in the mapping instead: where = \"…\".",
+                add_sql(name, alone)
+            );
+            fault(&table.name, Code::Publication, message, hint);
+        }
+    }
+    let names: Vec<&TableName> = followed.iter().map(|t| &t.name).collect();
+    for (table, part) in unlogged_parts(session, &names).await? {
+        let message = format!(
+            "{table}: its partition {} is unlogged: its rows are not in the log",
+            part.name
+        );
+        let hint = format!("ALTER TABLE {} SET LOGGED;", crate::quote::table(&part));
+        fault(&table, Code::SchemaDrift, message, hint);
+    }
+    Ok(faults)
+}
+
+/// The partitions of these tables that no log tells of.
+async fn unlogged_parts(
+    session: &Session,
+    tables: &[&TableName],
+) -> Result<Vec<(TableName, TableName)>> {
+    let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    let sql = "SELECT w.s, w.t, kn.nspname::text, k.relname::text FROM unnest($1::text[], $2::text[]) AS w(s, t) \
+               JOIN pg_namespace n ON n.nspname = w.s \
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind = 'p' \
+               CROSS JOIN LATERAL pg_partition_tree(c.oid) p JOIN pg_class k ON k.oid = p.relid \
+               JOIN pg_namespace kn ON kn.oid = k.relnamespace \
+               WHERE p.isleaf AND k.relkind = 'r' AND k.relpersistence <> 'p'";
+    let rows = session.query("looking for unlogged partitions", sql, &[&schemas, &names]).await?;
+    let pair = |row: &tokio_postgres::Row| {
+        let name = |at| {
+            Ok::<_, Error>(TableName::new(get::<String>(row, at)?, get::<String>(row, at + 1)?))
+        };
+        Ok((name(0)?, name(2)?))
+    };
+    rows.iter().map(pair).collect()
+}
+
 async fn add(session: &Session, sql: &str) -> Result<()> {
     session.batch("preparing the publication", sql).await.map_err(|error| {
         if error.code() == Code::Privilege {
@@ -178,7 +239,7 @@ pub(crate) async fn check(session: &Session, spec: &SourceSpec, meta_schema: &st
             ),
         );
     }
-    if let Some(table) = contents.filtered.iter().find(|t| tables.contains(t)) {
+    if let Some(table) = contents.filtered.iter().find(|t| tables.contains(t) && !optional(t)) {
         return refuse(
             format!("the publication {name} filters the rows of {table}"),
             "filter in the mapping instead: where = \"…\"".to_owned(),

@@ -8,14 +8,17 @@
 //! - another file (`relfilenode`), and the row of a mapped column in `pg_attribute` written by another
 //!   transaction (`xmin`) than before: `ALTER TABLE` rewrote the table and that column with it. `VACUUM
 //!   FULL`, `CLUSTER`, `pg_repack` and `TRUNCATE` give another file too and leave the columns' rows
-//!   alone, but for those whose `atthasmissing` they clear; a new type without another file (`varchar(10)`
+//!   alone, but for those whose `atthasmissing` they clear (`ALTER TYPE` clears it too, but gives the column's
+//!   default another row in `pg_attrdef`); a new type without another file (`varchar(10)`
 //!   to `varchar(20)`) changes no value;
 //! - a partition that was not there: it came with its rows, unless it was born as one (`CREATE TABLE …
 //!   PARTITION OF`): then a column's row and that of a system column were written by one command, while
 //!   `ATTACH PARTITION` writes every column's row again;
 //! - a partition with another file: rewritten in place or truncated, which only its being empty tells
 //!   apart (a `TRUNCATE` of a single partition is not in the log of its root);
-//! - an enum's label that reads otherwise (`ALTER TYPE … RENAME VALUE`).
+//! - an enum's label that reads otherwise (`ALTER TYPE … RENAME VALUE`), also of one in an array, a domain, a range or a
+//!   composite type;
+//! - another place in the publication: the table was not in the log for a while.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +26,10 @@ use serde::Deserialize;
 use tidelock_core::{Look, Result, Scope, ShapeChange, TableName};
 
 use crate::lsn::Lsn;
+use crate::quote::literal;
 use crate::session::{Session, get};
 
-/// `%` stands for the condition that chooses the tables.
+/// `%` stands for the condition that chooses the tables, `@` for the publication's name.
 const LOOK_SQL: &str = "\
 SELECT n.nspname::text, c.relname::text, json_build_object(\
   'oid', c.oid::int8, 'kind', c.relkind, 'logged', c.relpersistence = 'p', 'file', c.relfilenode::int8, \
@@ -33,18 +37,36 @@ SELECT n.nspname::text, c.relname::text, json_build_object(\
      SELECT string_agg(i.indkey::text || CASE WHEN i.indimmediate THEN '' ELSE ' deferrable' END, '; ' \
                        ORDER BY i.indexrelid) \
      FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)), ''), \
+  'keys', coalesce((\
+     SELECT string_agg(i.indkey::text, '; ' ORDER BY i.indkey::text) FROM pg_index i \
+     WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL), ''), \
+  'member', (\
+     SELECT r.oid::int8 FROM pg_publication_rel r JOIN pg_publication u ON u.oid = r.prpubid \
+     WHERE u.pubname = @ AND r.prrelid = c.oid), \
   'columns', coalesce((\
      SELECT json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8, \
               'modifier', a.atttypmod, 'generated', a.attgenerated <> '', 'missing', a.atthasmissing, \
-              'written', a.xmin::text, 'labels', (\
-                SELECT json_object_agg(e.oid::text, e.enumlabel) FROM pg_enum e \
-                WHERE e.enumtypid = a.atttypid)) ORDER BY a.attnum) \
+              'written', a.xmin::text, 'default', coalesce((\
+                SELECT d.oid::int8 FROM pg_attrdef d \
+                WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum), 0), \
+              'labels', CASE WHEN a.atttypid >= 16384 THEN (\
+                WITH RECURSIVE made_of(oid) AS (\
+                  SELECT a.atttypid UNION \
+                  SELECT x.oid FROM made_of m JOIN pg_type t ON t.oid = m.oid CROSS JOIN LATERAL (\
+                    SELECT t.typelem AS oid UNION ALL SELECT t.typbasetype UNION ALL \
+                    SELECT f.atttypid FROM pg_attribute f \
+                    WHERE f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped UNION ALL \
+                    SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid) x \
+                  WHERE x.oid >= 16384) \
+                SELECT json_object_agg(e.oid::text, e.enumlabel) \
+                FROM pg_enum e JOIN made_of m ON m.oid = e.enumtypid) END) ORDER BY a.attnum) \
      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'), \
   'parts', CASE WHEN c.relkind = 'p' THEN (\
      WITH RECURSIVE part(oid, attached) AS (\
        SELECT i.inhrelid, i.xmin FROM pg_inherits i WHERE i.inhparent = c.oid UNION ALL \
        SELECT i.inhrelid, i.xmin FROM pg_inherits i JOIN part p ON i.inhparent = p.oid) \
      SELECT json_agg(json_build_object('oid', p.oid::int8, 'name', k.relname, 'file', k.relfilenode::int8, \
+              'attached', p.attached::text, 'logged', k.relpersistence = 'p', \
               'empty', k.relpages = 0 AND k.reltuples <= 0, 'born', EXISTS (\
                 SELECT 1 FROM pg_attribute s JOIN pg_attribute a ON a.attrelid = s.attrelid AND a.attnum > 0 \
                 WHERE s.attrelid = p.oid AND s.attnum = -6 AND s.xmin = p.attached \
@@ -61,6 +83,13 @@ struct Shape {
     logged: bool,
     file: i64,
     identity: String,
+    /// The columns of its unique indexes. This and what else has a default was not written down from the beginning: what is not
+    /// known of before says nothing.
+    #[serde(default)]
+    keys: Option<String>,
+    /// Its place in the publication, if it is there by its name.
+    #[serde(default)]
+    member: Option<i64>,
     columns: Vec<Column>,
     parts: Option<Vec<Part>>,
 }
@@ -75,6 +104,9 @@ struct Column {
     generated: bool,
     missing: bool,
     written: String,
+    /// Its row in `pg_attrdef`, 0 for none.
+    #[serde(default)]
+    default: Option<i64>,
     labels: Option<BTreeMap<String, String>>,
 }
 
@@ -83,23 +115,32 @@ struct Part {
     oid: i64,
     name: String,
     file: i64,
+    /// The transaction that attached it.
+    #[serde(default)]
+    attached: Option<String>,
+    #[serde(default)]
+    logged: Option<bool>,
     empty: bool,
     born: bool,
 }
 
 /// Looks at tables.
-pub(crate) async fn look(session: &Session, scope: Scope<'_>) -> Result<Look> {
+pub(crate) async fn look(session: &Session, scope: Scope<'_>, publication: &str) -> Result<Look> {
     let doing = "looking at the tables' shapes";
+    let look = |chosen: &str| {
+        // What is chosen has parameters, and the publication's name may have any sign in it.
+        LOOK_SQL.replace('%', chosen).replace('@', &literal(publication))
+    };
     let rows = match scope {
         Scope::Schemas(schemas) => {
-            let sql = LOOK_SQL.replace('%', "n.nspname = ANY($1::text[])");
+            let sql = look("n.nspname = ANY($1::text[])");
             session.query(doing, &sql, &[&schemas]).await?
         }
         Scope::Tables(tables) => {
             let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
             let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
             let chosen = "(n.nspname, c.relname) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
-            session.query(doing, &LOOK_SQL.replace('%', chosen), &[&schemas, &names]).await?
+            session.query(doing, &look(chosen), &[&schemas, &names]).await?
         }
     };
     // The place of each row was taken after the statement's own snapshot.
@@ -129,11 +170,28 @@ pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange 
     if before.oid != now.oid {
         return ShapeChange::Replaced("another table stands under its name".to_owned());
     }
+    if before.member.is_some() && before.member != now.member {
+        // What was done to it meanwhile is not in the log.
+        let why = match now.member {
+            Some(_) => "it was taken out of the publication and put back",
+            None => "it was taken out of the publication",
+        };
+        return ShapeChange::Replaced(why.to_owned());
+    }
     let mut change = columns(&before, &now, mapped).or(parts(&before, &now));
-    if before.identity != now.identity || before.kind != now.kind || before.logged != now.logged {
+    if before.identity != now.identity
+        || before.kind != now.kind
+        || before.logged != now.logged
+        || differ(&before.keys, &now.keys)
+    {
         change = change.or(ShapeChange::Columns);
     }
     change
+}
+
+/// Whether two are known and not the same.
+fn differ<T: PartialEq>(before: &Option<T>, now: &Option<T>) -> bool {
+    before.is_some() && now.is_some() && before != now
 }
 
 /// Whether a table, or a partition of it that was there before, stands in another file.
@@ -160,7 +218,12 @@ fn columns(before: &Shape, now: &Shape, mapped: &[String]) -> ShapeChange {
         if !mapped.contains(&b.name) {
             continue;
         }
-        let filled = b.missing && !n.missing && same_type;
+        // `ALTER TYPE` makes the column's default anew; without one the two cannot be told apart.
+        let same_default = match (b.default, n.default) {
+            (Some(b), Some(n)) => b == n && b != 0,
+            _ => true,
+        };
+        let filled = b.missing && !n.missing && same_type && same_default;
         if b.number != n.number {
             change = change
                 .or(ShapeChange::Rows(format!("column {} was dropped and added again", b.name)));
@@ -201,6 +264,12 @@ fn compare_parts(before: &[Part], now: &[Part]) -> ShapeChange {
         let said = match before.iter().find(|b| b.oid == n.oid) {
             None if n.born => continue,
             None => ShapeChange::Rows(format!("partition {} was attached", n.name)),
+            Some(b) if differ(&b.attached, &n.attached) => {
+                ShapeChange::Rows(format!("partition {} was detached and attached again", n.name))
+            }
+            Some(b) if differ(&b.logged, &n.logged) && n.logged == Some(false) => {
+                ShapeChange::Columns
+            }
             Some(b) if b.file == n.file => continue,
             Some(_) if n.empty => {
                 ShapeChange::Vanished(format!("partition {} was truncated", n.name))
@@ -241,6 +310,7 @@ mod tests {
             ShapeChange::Columns => 1,
             ShapeChange::Rows(_) => 2,
             ShapeChange::Vanished(_) => 3,
+            ShapeChange::Mixed(_) => 5,
             ShapeChange::Replaced(_) => 4,
         }
     }
@@ -264,6 +334,31 @@ mod tests {
             0,
             "defaults filled in"
         );
+        let with = |column: String, default: i64| {
+            column.replace("\"labels\"", &format!("\"default\":{default},\"labels\""))
+        };
+        let missing = at(7, with(column("a", 1, 23, 100, true), 50));
+        let filled = |default| at(8, with(column("a", 1, 23, 101, false), default));
+        assert_eq!(became(&missing, &filled(50)), 0, "VACUUM FULL");
+        assert_eq!(became(&missing, &filled(51)), 2, "TYPE int USING a * 2");
+        let bare = at(7, with(column("a", 1, 23, 100, true), 0));
+        assert_eq!(became(&bare, &filled(0)), 2, "cannot be told");
+    }
+
+    #[test]
+    fn a_table_that_leaves_the_publication_is_not_what_it_was() {
+        let base = shape(1, 7, &column("a", 1, 23, 100, false), "null");
+        let more = |key: &str, value: &str| {
+            base.replace("\"columns\"", &format!("\"{key}\":{value},\"columns\""))
+        };
+        let member = |oid: &str| more("member", oid);
+        assert_eq!(became(&base, &member("5")), 0, "an older shape does not know");
+        assert_eq!(became(&member("null"), &member("5")), 0, "put in by us");
+        assert_eq!(became(&member("5"), &member("6")), 4, "out and in again");
+        assert_eq!(became(&member("5"), &member("null")), 4, "out");
+        let keys = |keys: &str| more("keys", keys);
+        assert_eq!(became(&base, &keys("\"1\"")), 0);
+        assert_eq!(became(&keys("\"1; 2\""), &keys("\"1\"")), 1, "a unique index less");
     }
 
     #[test]
@@ -283,5 +378,16 @@ mod tests {
         assert_eq!(became(&base, &shape(1, 0, &column("a", 1, 23, 100, false), "null")), 3, "gone");
         assert_eq!(became(&base, &root(&[part(2, 6, true, true)])), 3, "truncated");
         assert_eq!(became(&base, &root(&[part(2, 6, false, true)])), 2, "cannot be told");
+        let came = root(&[part(3, 6, false, false)]);
+        assert_eq!(became(&base, &came), 5, "one went, and another came with its rows");
+        let at = |xid: &str, logged: bool| {
+            base.replace(
+                "\"empty\"",
+                &format!("\"attached\":\"{xid}\",\"logged\":{logged},\"empty\""),
+            )
+        };
+        assert_eq!(became(&base, &at("9", true)), 0, "an older shape does not know");
+        assert_eq!(became(&at("9", true), &at("10", true)), 2, "detached and attached again");
+        assert_eq!(became(&at("9", true), &at("9", false)), 1, "unlogged");
     }
 }

@@ -44,6 +44,8 @@ pub struct TrackedPlan {
     pub reads: Vec<String>,
     /// Those of them whose old values the log must carry.
     pub key_reads: Vec<String>,
+    /// All of its columns: which of them the view reads is the database's affair.
+    pub columns: Vec<String>,
 }
 
 /// A way from a changed row to keys of a view.
@@ -284,8 +286,13 @@ impl ViewPlan {
             problems.push(placed(finding, &tracked.place));
         }
         let origin = Origin::new(table, values);
-        let mut plan =
-            TrackedPlan { table: name, ways: Vec::new(), reads: Vec::new(), key_reads: Vec::new() };
+        let mut plan = TrackedPlan {
+            table: name,
+            ways: Vec::new(),
+            reads: Vec::new(),
+            key_reads: Vec::new(),
+            columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+        };
         for track in &tracked.tracks {
             let check = |column: &Placed, problems: &mut Vec<Finding>| {
                 let found = table.column(&column.text);

@@ -25,6 +25,7 @@ pub(super) fn plan_wildcard(
                 ))
                 .hint("give it a primary key, or exclude it by name to silence this"),
             );
+            outcome.keyless.push((table.name.name.clone(), table.name.clone()));
             continue;
         }
         taken += 1;
