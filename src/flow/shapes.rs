@@ -86,7 +86,12 @@ pub fn answer(plan: &MappingPlan, change: &ShapeChange, two_way: bool, empty: bo
             OnTruncate::Halt => Answer::Stop(truncated(why)),
             OnTruncate::Ignore => Answer::Nothing,
             // Which of the rows that only the target has are those, nobody can tell.
-            OnTruncate::Delete if comparable && !sweeps => Answer::Stop(truncated(why)),
+            OnTruncate::Delete if comparable && !sweeps => Answer::Stop(
+                Error::data(Code::Truncated, format!("{table}: {why}")).with_hint(format!(
+                    "`tidelock resync {name}` removes at the target what the source does not have, the target's own rows \
+                     included; on_truncate = \"ignore\" keeps them"
+                )),
+            ),
             OnTruncate::Delete if comparable => Answer::Resync { why: why.clone(), sweep: true },
             OnTruncate::Delete => Answer::Note(format!(
                 "{table}: {why}, and the log does not tell which rows; {by_hand}: `tidelock resync {name}`"

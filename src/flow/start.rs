@@ -37,6 +37,8 @@ pub struct Systems {
     pub look: Look,
     /// The source tables that are not there, by mapping.
     pub gone: HashMap<String, TableName>,
+    /// What is wrong, if no mapping is left and none of them lost its table.
+    pub hopeless: Vec<Finding>,
     /// Tables of wildcards that have no usable key, by the names of their mappings.
     pub keyless: Vec<(String, TableName)>,
     /// Tables that are left out because a mapping of another table has their name, with that.
@@ -283,10 +285,16 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
     }
     // Whatever else there is: mappings that cannot be told apart must not run.
     refuse_problems(&names::shared(config, &outcome))?;
-    // What is wrong with mappings stops them, be they all of them: the flow's position moves on.
     if outcome.failed.is_empty() {
         refuse_problems(&outcome.findings)?;
     }
+    let gone = |name: &str| {
+        outcome.unseen.iter().any(|u| !u.target && u.table.is_some() && u.mapping == name)
+    };
+    let hopeless = match outcome.failed.iter().all(|(name, _)| gone(name)) {
+        false if outcome.mappings.is_empty() => outcome.findings.clone(),
+        true | false => Vec::new(),
+    };
     let failed = outcome.failed.iter().map(|(name, _)| name.as_str());
     context.shared.set_mappings(outcome.mappings.iter().map(|p| &*p.name).chain(failed));
     let plans = parents_first(&outcome.mappings);
@@ -299,6 +307,7 @@ pub async fn systems(context: &FlowContext) -> Result<Systems> {
         failed: outcome.failed,
         mirrors,
         look,
+        hopeless,
         keyless: outcome.keyless,
         namesakes: outcome.namesakes,
         gone: outcome
@@ -402,6 +411,11 @@ pub async fn start(
                      resuming from the target's position"
                 );
                 rewound = true;
+            }
+            // What the servers changed stops mappings, be they all of them, and the flow's position moves on. A file in
+            // which nothing fits is for a person to mend.
+            if progress.config_hash != context.config_hash {
+                refuse_problems(&systems.hopeless)?;
             }
             spec.identity.clone_from(&progress.source_identity);
             progress
