@@ -118,7 +118,7 @@ impl Translation<'_> {
                 '*' | '+' | '?' => self.quantifier(c.to_string(), true),
                 '{' => {
                     let mut count = c.to_string();
-                    while let Some(c) = self.rest.next() {
+                    for c in self.rest.by_ref() {
                         count.push(c);
                         if c == '}' {
                             break;
