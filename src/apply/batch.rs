@@ -200,11 +200,11 @@ fn keys_of(batch: &WriteBatch) -> Option<Vec<u64>> {
     if moves {
         return None;
     }
-    let key = |row: &Box<[Value]>| {
+    let key = |row: &[Value]| {
         let cells = (0..table.key.len()).map(|n| key_cell(table, *op, columns, row, n));
         Some(likeness(cells.collect::<Option<Vec<_>>>()?.into_iter()))
     };
-    rows.iter().map(key).collect()
+    rows.iter().map(|row| key(row)).collect()
 }
 
 /// Collects writes in log order.
