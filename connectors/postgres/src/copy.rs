@@ -43,6 +43,7 @@ use crate::quote::{ident, literal, table};
 use crate::session::{CALL_TIMEOUT, PINNED, Session, get};
 use crate::text;
 use crate::types::{TypeMap, value};
+use crate::upsert;
 
 pub(crate) use keys::describe;
 use visible::Visible;
@@ -58,6 +59,8 @@ const NOTICE_AFTER: Duration = Duration::from_secs(5);
 struct Facts {
     schema: Arc<TableSchema>,
     key_types: Vec<String>,
+    /// Which columns of the key hold different texts equal.
+    key_loose: Vec<bool>,
     /// The columns as the server describes a query of them.
     described: Vec<(u32, i32)>,
 }
@@ -113,17 +116,21 @@ impl PgCopier {
         if let Some(facts) = self.facts.get(&at) {
             return Ok(facts.clone());
         }
-        let sql = "SELECT a.attname::text, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod) \
-                   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
+        let sql = format!(
+            "SELECT a.attname::text, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), {} \
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
+            upsert::LOOSE
+        );
         let rows = self
             .session
-            .query("reading columns", sql, &[&wanted.name.schema, &wanted.name.name])
+            .query("reading columns", &sql, &[&wanted.name.schema, &wanted.name.name])
             .await?;
         let mut found = HashMap::new();
         for row in &rows {
-            let facts: (u32, i32, String) = (get(row, 1)?, get(row, 2)?, get(row, 3)?);
+            let facts: (u32, i32, String, bool) =
+                (get(row, 1)?, get(row, 2)?, get(row, 3)?, get(row, 4)?);
             found.insert(get::<String>(row, 0)?, facts);
         }
         let oids: Vec<u32> = found.values().map(|(oid, ..)| *oid).collect();
@@ -133,7 +140,7 @@ impl PgCopier {
         };
         let mut columns = Vec::with_capacity(wanted.columns.len());
         for name in &wanted.columns {
-            let (oid, modifier, _) = found.get(name).ok_or_else(|| gone(name))?;
+            let (oid, modifier, ..) = found.get(name).ok_or_else(|| gone(name))?;
             columns.push(StreamColumn {
                 name: name.clone(),
                 data_type: self.types.data_type(*oid, *modifier),
@@ -144,14 +151,19 @@ impl PgCopier {
             .key
             .iter()
             .map(|name| {
-                found.get(name).map(|(.., native)| native.clone()).ok_or_else(|| gone(name))
+                found.get(name).map(|(_, _, native, _)| native.clone()).ok_or_else(|| gone(name))
             })
+            .collect::<Result<Vec<_>>>()?;
+        let key_loose = wanted
+            .key
+            .iter()
+            .map(|name| found.get(name).map(|(.., loose)| *loose).ok_or_else(|| gone(name)))
             .collect::<Result<Vec<_>>>()?;
         self.versions += 1;
         let schema =
             Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
         let described = self.described(wanted).await?;
-        let facts = Arc::new(Facts { schema, key_types, described });
+        let facts = Arc::new(Facts { schema, key_types, key_loose, described });
         self.facts.insert(at, facts.clone());
         Ok(facts)
     }
@@ -532,7 +544,17 @@ impl Copier for PgCopier {
             .key
             .iter()
             .zip(&columns)
-            .map(|(name, c)| format!("t.{} = k.{c}", ident(name)))
+            .zip(&facts.key_loose)
+            .map(|((name, c), loose)| {
+                let (own, asked) = (format!("t.{}", ident(name)), format!("k.{c}"));
+                match loose {
+                    // Another spelling is another key to the other side.
+                    true => {
+                        format!("{own} = {asked} AND {}", upsert::spelt_alike(&own, &asked))
+                    }
+                    false => format!("{own} = {asked}"),
+                }
+            })
             .collect();
         let sql = format!(
             "SELECT k.i FROM (VALUES {}) AS k(i, {}) WHERE EXISTS (SELECT 1 FROM {} AS t WHERE {})",

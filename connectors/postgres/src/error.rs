@@ -11,7 +11,7 @@ use tokio_postgres::error::DbError;
 
 use fallible_iterator::FallibleIterator;
 
-use crate::net;
+use crate::{net, upsert};
 
 /// Where an error came up: the same SQLSTATE means different things in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl Fault {
     /// A text without row values.
     fn text(&self, stage: Stage) -> String {
         let reads = matches!(stage, Stage::Copy | Stage::Read);
-        let own = match self.sqlstate.as_str() {
+        let code = self.sqlstate.as_str();
+        let own = match code {
             "22012" if reads => "its query divides by zero",
             "21000" if reads => "a subquery in it gives more than one row",
             "P0001" if reads => "a function that it calls raised an error",
@@ -127,6 +128,9 @@ impl Fault {
             "22003" => "a number is outside the column's range",
             "22007" | "22008" => "a date or time is not one the column can hold",
             "22021" => "a text holds a character the database's encoding does not have",
+            "22P02" | "21000" if meets_spelling(code, &self.message) => {
+                "another row has this key in another spelling, which the target column holds equal"
+            }
             "22P02" => "a value is not valid for the column's type",
             "22P05" => "a text holds a character the client encoding does not have",
             "428C9" => "the column is computed by the server and cannot be written",
@@ -177,6 +181,7 @@ fn classify(sqlstate: &str, message: &str, stage: Stage, inside: bool) -> (Error
             "57" | "53" | "25" | "40" | "58" => (Transient, Code::ServerBusy),
             // The mapping's own key is met by ON CONFLICT, so this is another unique key.
             "23" if write && sqlstate == "23505" => (Data, Code::KeyConflict),
+            "21" | "22" if write && meets_spelling(sqlstate, message) => (Data, Code::KeyConflict),
             "23" if write && sqlstate == "23503" => (Data, Code::ForeignKey),
             "23" if write => (Data, Code::Constraint),
             "22" if write => (Data, Code::NotRepresentable),
@@ -185,6 +190,15 @@ fn classify(sqlstate: &str, message: &str, stage: Stage, inside: bool) -> (Error
             _ if write || stage == Stage::Read => (Data, Code::Rejected),
             _ => (Setup, Code::ServerSetting),
         },
+    }
+}
+
+/// Whether a row was refused because its key is there in another spelling, or twice in one statement in two of them.
+fn meets_spelling(sqlstate: &str, message: &str) -> bool {
+    match sqlstate {
+        "22P02" => message.contains(upsert::GUARD),
+        "21000" => message.starts_with("ON CONFLICT DO UPDATE"),
+        _ => false,
     }
 }
 

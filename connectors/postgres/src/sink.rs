@@ -50,7 +50,7 @@ use futures_util::future::{MaybeDone, join, join3, maybe_done};
 use rustls::ClientConfig;
 use sha2::{Digest, Sha256};
 use tidelock_core::{
-    Call, Code, CopyRow, Error, ErrorKind, Key, Lease, Lines, Load, LookupTarget, Mark,
+    Call, Code, CopyRow, DataType, Error, ErrorKind, Key, Lease, Lines, Load, LookupTarget, Mark,
     MemoryScope, OpenSink, Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow,
     TableName, TargetTable, Value, WriteBatch, WriteOp,
 };
@@ -133,6 +133,8 @@ pub(crate) struct PgSink {
     copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
     /// Whether a table can be loaded, as the catalog had it when that was first asked.
     copyable: HashMap<u64, bool>,
+    /// The columns of each table's key that hold different texts equal.
+    loose: HashMap<u64, Arc<[String]>>,
     /// Rows put into each table.
     rows_put: HashMap<u64, u64>,
     /// Locks the flow's row and finds our epoch there: for a loader only.
@@ -359,6 +361,7 @@ impl PgSink {
             texts: HashMap::new(),
             copies: HashMap::new(),
             copyable: HashMap::new(),
+            loose: HashMap::new(),
             rows_put: HashMap::new(),
             guard_statement,
             mark_statement,
@@ -450,7 +453,10 @@ impl PgSink {
             self.statements.clear();
         }
         let text = match op {
-            Some(op) => upsert::statement(table, op, columns)?,
+            Some(op) => {
+                let loose = self.loose_key(table).await?;
+                upsert::statement(table, op, columns, &loose)?
+            }
             None => upsert::present(table)?,
         };
         let prepare = self.session.client.prepare_typed(&text.sql, &text.types);
@@ -475,6 +481,36 @@ impl PgSink {
         let prepared = Arc::new(Prepared { statement, counts: text.counts, grown_rows });
         self.statements.insert(key, prepared.clone());
         Ok(prepared)
+    }
+
+    /// The columns of a table's key that hold different texts equal; asked for only if it has texts.
+    async fn loose_key(&mut self, table: &TargetTable) -> Result<Arc<[String]>> {
+        if let Some(known) = self.loose.get(&table.id) {
+            return Ok(known.clone());
+        }
+        let texts = table.key.iter().filter_map(|&i| table.columns.get(i));
+        let texts: Vec<&str> = texts
+            .filter(|c| matches!(c.data_type, DataType::Text { .. }))
+            .map(|c| c.name.as_str())
+            .collect();
+        let mut loose = Vec::new();
+        if !texts.is_empty() {
+            let sql = format!(
+                "SELECT a.attname::text FROM pg_catalog.pg_attribute a \
+                 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = $1 AND c.relname = $2 AND a.attname::text = ANY($3) AND {}",
+                upsert::LOOSE
+            );
+            let (schema, name) = (&table.name.schema, &table.name.name);
+            let found = self.session.query("reading a key", &sql, &[schema, name, &texts]).await?;
+            for row in &found {
+                loose.push(get::<String>(row, 0)?);
+            }
+        }
+        let loose: Arc<[String]> = loose.into();
+        self.loose.insert(table.id, loose.clone());
+        Ok(loose)
     }
 
     /// The statement of this text, prepared once.

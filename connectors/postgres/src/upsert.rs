@@ -10,7 +10,9 @@
 //! all, and `numeric` is cast without precision.
 //!
 //! **Keys are compared in the column's own type**, so that the index serves and equality is the
-//! column's own.
+//! column's own. Where that holds different texts equal (`citext`, a collation that is not deterministic), they are
+//! compared byte for byte besides: another spelling is another key to the source. An insert that meets one is refused
+//! by [`GUARD`].
 
 use bytes::{BufMut, BytesMut};
 use tidelock_core::{
@@ -20,6 +22,15 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 
 use crate::binary::{self, Form};
 use crate::quote::{ident, table};
+
+/// What the server is given as a truth value where a row's key is there in another spelling: it refuses that, and
+/// repeats it, so that it tells whose error it is.
+pub(crate) const GUARD: &str = "tidelock: the key is there in another spelling";
+
+/// Whether a column (`pg_attribute a`) holds different texts equal.
+pub(crate) const LOOSE: &str = "(EXISTS (SELECT FROM pg_catalog.pg_collation lc WHERE lc.oid = a.attcollation AND NOT lc.collisdeterministic) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_type lt LEFT JOIN pg_catalog.pg_type lb ON lb.oid = lt.typbasetype \
+     WHERE lt.oid = a.atttypid AND 'citext' IN (lt.typname, lb.typname)))";
 
 /// A statement and the types of its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,17 +183,38 @@ fn differs(column: &TargetColumn, other: &str) -> String {
     }
 }
 
+/// Whether two texts are the same to the byte.
+pub(crate) fn spelt_alike(one: &str, other: &str) -> String {
+    format!("{one}::text COLLATE pg_catalog.\"C\" = {other}::text COLLATE pg_catalog.\"C\"")
+}
+
+/// `t.c = x` for a column of the key.
+fn matches(column: &TargetColumn, other: &str, loose: &[String]) -> String {
+    let own = format!("t.{}", ident(&column.name));
+    match loose.contains(&column.name) {
+        true => format!("{own} = {other} AND {}", spelt_alike(&own, other)),
+        false => format!("{own} = {other}"),
+    }
+}
+
 /// The statement for such a batch; [`WriteOp::Move`] is an update and, where that met nothing, an
-/// upsert, so it has no statement of its own.
-pub(crate) fn statement(target: &TargetTable, op: WriteOp, columns: &[usize]) -> Result<Statement> {
+/// upsert, so it has no statement of its own. `loose` are the columns of the key that are [`LOOSE`].
+pub(crate) fn statement(
+    target: &TargetTable,
+    op: WriteOp,
+    columns: &[usize],
+    loose: &[String],
+) -> Result<Statement> {
     let all = cells(target, op, columns)?;
     match op {
         WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert if target.partial => {
-            merge(target, columns, &all)
+            merge(target, columns, &all, loose)
         }
-        WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => upsert(target, columns, &all),
-        WriteOp::Update | WriteOp::Patch | WriteOp::Move => update(target, columns, &all),
-        WriteOp::Delete => delete(target, columns, &all),
+        WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert => {
+            upsert(target, columns, &all, loose)
+        }
+        WriteOp::Update | WriteOp::Patch | WriteOp::Move => update(target, columns, &all, loose),
+        WriteOp::Delete => delete(target, columns, &all, loose),
         WriteOp::DeleteAll => Ok(Statement {
             sql: format!("DELETE FROM {}", table(&target.name)),
             types: Vec::new(),
@@ -214,7 +246,12 @@ pub(crate) fn copy(target: &TargetTable, columns: &[usize], binary: bool) -> Res
     Ok(format!("COPY {} ({}) FROM STDIN{format}", table(&target.name), names.join(", ")))
 }
 
-fn upsert(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
+fn upsert(
+    target: &TargetTable,
+    columns: &[usize],
+    all: &[&TargetColumn],
+    loose: &[String],
+) -> Result<Statement> {
     let rows = rows(all);
     let names: Vec<String> = all.iter().map(|c| ident(&c.name)).collect();
     let overriding =
@@ -230,20 +267,36 @@ fn upsert(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Res
         .filter(|(index, _)| !target.key.contains(index))
         .map(|(_, column)| *column)
         .collect();
-    let action = if others.is_empty() {
-        "NOTHING".to_owned()
-    } else {
-        let sets: Vec<String> =
-            others.iter().map(|c| format!("{0} = EXCLUDED.{0}", ident(&c.name))).collect();
-        let mut action = format!("UPDATE SET {}", sets.join(", "));
-        if target.suppress_unchanged {
-            let changed: Vec<String> = others
-                .iter()
-                .map(|c| differs(c, &format!("EXCLUDED.{}", ident(&c.name))))
-                .collect();
-            action.push_str(&format!(" WHERE {}", changed.join(" OR ")));
+    let changed = || {
+        let differs = |c: &&TargetColumn| differs(c, &format!("EXCLUDED.{}", ident(&c.name)));
+        others.iter().map(differs).collect::<Vec<_>>().join(" OR ")
+    };
+    let sets: Vec<String> =
+        others.iter().map(|c| format!("{0} = EXCLUDED.{0}", ident(&c.name))).collect();
+    let action = match (loose.first(), sets.is_empty()) {
+        (None, true) => "NOTHING".to_owned(),
+        (None, false) if target.suppress_unchanged => {
+            format!("UPDATE SET {} WHERE {}", sets.join(", "), changed())
         }
-        action
+        (None, false) => format!("UPDATE SET {}", sets.join(", ")),
+        (Some(first), nothing) => {
+            let of = |row: &str, name: &String| format!("{row}.{}", ident(name));
+            let same: Vec<String> =
+                loose.iter().map(|c| spelt_alike(&of("t", c), &of("EXCLUDED", c))).collect();
+            let (sets, then) = match nothing {
+                // It is never set.
+                true => (format!("{0} = EXCLUDED.{0}", ident(first)), "false".to_owned()),
+                false if target.suppress_unchanged => (sets.join(", "), changed()),
+                false => (sets.join(", "), "true".to_owned()),
+            };
+            // A part of the row is in it, so that it is not computed before there is one.
+            format!(
+                "UPDATE SET {sets} WHERE CASE WHEN {} THEN {then} \
+                 ELSE ('{GUARD}' || pg_catalog.left({}::text, 0))::pg_catalog.bool END",
+                same.join(" AND "),
+                of("t", first)
+            )
+        }
     };
     let sql = format!(
         "INSERT INTO {} AS t ({}){overriding} SELECT {} FROM {} ON CONFLICT ({}) DO {action}",
@@ -259,15 +312,20 @@ fn upsert(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Res
 /// Updates the rows that are there and inserts the others. `ON CONFLICT` alone would not do: the server checks the new
 /// row's NOT NULL columns before it looks for a conflict. It stays for a row that another session inserts meanwhile. A
 /// row that another session deletes meanwhile stays deleted, as if it had been updated before.
-fn merge(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
-    let Statement { sql: insert, types, .. } = upsert(target, columns, all)?;
+fn merge(
+    target: &TargetTable,
+    columns: &[usize],
+    all: &[&TargetColumn],
+    loose: &[String],
+) -> Result<Statement> {
+    let Statement { sql: insert, types, .. } = upsert(target, columns, all, loose)?;
     let rows = rows(all);
     let name = table(&target.name);
     let (mut on, mut sets, mut changed) = (Vec::new(), Vec::new(), Vec::new());
     for (i, (index, cell)) in columns.iter().zip(all).enumerate() {
         let (cell_name, new) = (ident(&cell.name), format!("n.n{i}"));
         if target.key.contains(index) {
-            on.push(format!("t.{cell_name} = {new}"));
+            on.push(matches(cell, &new, loose));
         } else {
             sets.push(format!("{cell_name} = {new}"));
             changed.push(differs(cell, &new));
@@ -367,15 +425,16 @@ pub(crate) fn put_single(value: &Value, column: &TargetColumn, out: &mut BytesMu
     binary::put(carrier(column).0, value, column, out)
 }
 
-fn update(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
+fn update(
+    target: &TargetTable,
+    columns: &[usize],
+    all: &[&TargetColumn],
+    loose: &[String],
+) -> Result<Statement> {
     let rows = rows(all);
     let name = table(&target.name);
     let on = |exprs: &[String]| -> Vec<String> {
-        all.iter()
-            .zip(exprs)
-            .skip(columns.len())
-            .map(|(c, expr)| format!("t.{} = {expr}", ident(&c.name)))
-            .collect()
+        all.iter().zip(exprs).skip(columns.len()).map(|(c, expr)| matches(c, expr, loose)).collect()
     };
     let sets: Vec<String> = all
         .iter()
@@ -406,13 +465,17 @@ fn update(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Res
     Ok(Statement { sql, types: rows.types, counts: true })
 }
 
-fn delete(target: &TargetTable, columns: &[usize], all: &[&TargetColumn]) -> Result<Statement> {
+fn delete(
+    target: &TargetTable,
+    columns: &[usize],
+    all: &[&TargetColumn],
+    loose: &[String],
+) -> Result<Statement> {
     if columns.is_empty() {
         return Err(Error::bug(format!("a delete from {} has no key", target.name)));
     }
     let rows = rows(all);
-    let on: Vec<String> =
-        all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
+    let on: Vec<String> = all.iter().zip(&rows.exprs).map(|(c, e)| matches(c, e, loose)).collect();
     let sql = format!(
         "DELETE FROM {} AS t USING {} WHERE {}",
         table(&target.name),

@@ -111,6 +111,23 @@ async fn a_key_gives_no_row_one_or_a_group_and_each_row_once() {
 }
 
 #[tokio::test]
+async fn a_key_is_present_only_as_it_is_written() {
+    let field = Field::new(
+        "CREATE EXTENSION citext; \
+         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+         CREATE TABLE a (k citext PRIMARY KEY); CREATE TABLE b (k text COLLATE ci PRIMARY KEY); \
+         INSERT INTO a VALUES ('ABC'), ('x'); INSERT INTO b VALUES ('ABC'), ('x')",
+    )
+    .await;
+    let mut copier = opened(&field).await;
+    for table in ["a", "b"] {
+        let asked = keys(["abc", "ABC", "x", "X"].map(|key| [text(key)]));
+        let found = copier.present(&view(table, "k", "k"), &asked).await.expect(table);
+        assert_eq!(found, [false, true, true, false], "{table}");
+    }
+}
+
+#[tokio::test]
 async fn texts_are_compared_as_the_column_compares_them() {
     let field = Field::new(
         "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'it''s'); CREATE DOMAIN code AS text CHECK (value <> 'no'); \

@@ -248,6 +248,66 @@ async fn an_error_about_data_names_its_batch_and_shows_no_value() {
 }
 
 #[tokio::test]
+async fn another_spelling_of_a_key_is_a_conflict_and_never_the_same_row() {
+    let field = Field::new(
+        "CREATE EXTENSION citext; CREATE DOMAIN code AS citext; \
+         CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+         CREATE TABLE a (k citext PRIMARY KEY, v int); CREATE TABLE b (k text COLLATE ci PRIMARY KEY, v int); \
+         CREATE TABLE c (k code PRIMARY KEY, v int); CREATE TABLE d (k text PRIMARY KEY, v int)",
+    )
+    .await;
+    let mut open = started(&field).await;
+    let next =
+        |open: &OpenSink| open.progress.as_ref().map_or(mark(1, 1), |p| mark(p.epoch, p.seq + 1));
+    for (name, suppress, partial) in [
+        ("a", false, false),
+        ("a", true, false),
+        ("a", true, true),
+        ("b", false, false),
+        ("c", true, false),
+        ("d", false, false),
+    ] {
+        let mut table = target(&field, name, suppress).await;
+        Arc::make_mut(&mut table).partial = partial;
+        field.sql(&format!("TRUNCATE {name}; INSERT INTO {name} VALUES ('ABC', 1)")).await;
+        let (whole, key) = (&[0, 1][..], &[0][..]);
+        let (both, one) = ([text("abc"), INT(2)], [text("abc")]);
+        let new = [[text("x"), INT(1)], [text("X"), INT(2)]];
+        for (columns, rows) in [
+            (whole, vec![&both[..]]),
+            (key, vec![&one[..]]),
+            (whole, vec![&new[0][..], &new[1][..]]),
+        ] {
+            open.sink.begin(&next(&open)).await.expect("begin");
+            let wrote = open.sink.write(&[batch(&table, WriteOp::Upsert, columns, &rows)]).await;
+            let code = wrote.err().map(|error| error.code());
+            let refused = (name != "d").then_some(Code::KeyConflict);
+            assert_eq!(code, refused, "{name} {suppress} {partial} {columns:?}");
+            drop(open);
+            wait_free(&field).await;
+            open = field.sink().await;
+        }
+        // What is written as it is there goes through, and other spellings are not touched.
+        open.sink.begin(&next(&open)).await.expect("begin");
+        let same = [text("ABC"), INT(5)];
+        let delete = [text("abc")];
+        let patch = [INT(9), text("abc")];
+        let batches = [
+            batch(&table, WriteOp::Upsert, whole, &[&same]),
+            batch(&table, WriteOp::Delete, key, &[&delete]),
+            batch(&table, WriteOp::Patch, &[1], &[&patch]),
+        ];
+        open.sink.write(&batches).await.expect("write");
+        open.sink.commit(&Position::new("0/2"), 0).await.expect("commit");
+        let rows = field.one(&format!("SELECT string_agg({name}::text, ' ') FROM {name}")).await;
+        assert_eq!(rows, "(ABC,5)", "{name} {suppress} {partial}");
+        drop(open);
+        wait_free(&field).await;
+        open = field.sink().await;
+    }
+}
+
+#[tokio::test]
 async fn a_moved_key_takes_the_row_along_or_makes_it() {
     let field = Field::new("CREATE TABLE t (id int PRIMARY KEY, a text, kept text); INSERT INTO t VALUES (1, 'a', 'k')").await;
     let table = target(&field, "t", false).await;
