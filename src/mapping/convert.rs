@@ -14,10 +14,11 @@ mod fit;
 mod nearest;
 mod zone;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::tz::TimeZone;
-use tidelock_core::{ByteString, DataType, JsonForm, Value, form, json_loss};
+use tidelock_core::{ByteString, DataType, Instant, JsonForm, Timestamp, Value, form, json_loss};
 
 use crate::config::OnUnrepresentable;
 
@@ -204,11 +205,34 @@ impl Conversion {
             OnUnrepresentable::Error => Err(misfit),
             OnUnrepresentable::Null if self.nullable => Ok(Value::Null),
             OnUnrepresentable::Null => Err(NOT_NULL),
-            OnUnrepresentable::Clamp => nearest::nearest(value, &self.from, &self.to)
+            OnUnrepresentable::Clamp => nearest::nearest(&self.zoned(value), &self.from, &self.to)
                 .and_then(|near| self.exact(&near).ok())
                 .ok_or(misfit),
             OnUnrepresentable::Text => self.as_text(value).ok_or(misfit),
         })
+    }
+
+    /// A time as the target counts it, so that the ends of the target's range are met there. One that its zone gives
+    /// no meaning stays what it is.
+    fn zoned<'a>(&self, value: &'a Value) -> Cow<'a, Value> {
+        let zone = self.rule.zone.as_ref();
+        let zoned = match (&self.to, value) {
+            (DataType::Instant { .. }, Value::Timestamp(at)) => {
+                zone::instant(value, zone).map(Value::Instant).or_else(|misfit| match misfit {
+                    // No zone moves it back into any range.
+                    zone::FAR => Ok(Value::Instant(Instant(at.0))),
+                    other => Err(other),
+                })
+            }
+            (DataType::Timestamp { .. }, Value::Instant(at)) => {
+                zone::civil(value, zone).map(Value::Timestamp).or_else(|misfit| match misfit {
+                    zone::FAR => Ok(Value::Timestamp(Timestamp(at.0))),
+                    other => Err(other),
+                })
+            }
+            _ => return Cow::Borrowed(value),
+        };
+        zoned.map_or(Cow::Borrowed(value), Cow::Owned)
     }
 
     /// As [`Conversion::apply`], for a value that nobody else needs: what passes as it is, is moved.
@@ -217,6 +241,7 @@ impl Conversion {
             (Value::Unchanged, _) => true,
             (Value::Text(text), DataType::Text { chars_max, bytes_max, repertoire, padded }) => {
                 !matches!(self.from, DataType::Text { padded: true, .. })
+                    && self.nul(text).is_ok()
                     && fit::text(text, *chars_max, *bytes_max, repertoire, *padded).is_ok()
             }
             (Value::Decimal(text), DataType::Decimal { precision, scale }) => {
@@ -259,6 +284,7 @@ impl Conversion {
             },
             DataType::Text { chars_max, bytes_max, repertoire, padded } => {
                 let text = self.text_of(value)?;
+                self.nul(&text)?;
                 fit::text(&text, *chars_max, *bytes_max, repertoire, *padded)?;
                 Ok(Value::Text(text))
             }
@@ -331,8 +357,15 @@ impl Conversion {
                     "the empty value of an enum, which stands for a label that is none",
                 ));
             }
-            (DataType::Text { .. } | DataType::Json, _) => {
+            (DataType::Text { .. }, _) => {
                 return Err(Misfit("the text holds bytes that its character set gives no meaning"));
+            }
+            (DataType::Json, _) => {
+                return Err(Misfit("the document holds bytes without meaning"));
+            }
+            // Beyond what a number of microseconds counts (PostgreSQL's timestamps from 294247 on).
+            (DataType::Timestamp { .. } | DataType::Instant { .. }, _) if far(text) => {
+                return Err(Misfit("the time is later than what can be counted"));
             }
             (DataType::Date, DataType::Date)
             | (DataType::Timestamp { .. }, DataType::Timestamp { .. })
@@ -343,6 +376,11 @@ impl Conversion {
             return Ok(Value::Foreign(text.clone()));
         }
         Err(Misfit("the source's value has no form outside its own kind of server"))
+    }
+
+    /// NUL characters have a place in texts of MariaDB and MySQL, and in none of PostgreSQL.
+    fn nul(&self, text: &str) -> Result<(), Misfit> {
+        if self.same_family { Ok(()) } else { fit::no_nul(text) }
     }
 
     fn finite(&self, f: f64) -> Result<(), Misfit> {
@@ -400,9 +438,15 @@ impl Conversion {
             return None;
         }
         let text = spelt(value);
+        self.nul(&text).ok()?;
         fit::text(&text, *chars_max, *bytes_max, repertoire, *padded).ok()?;
         Some(Value::Text(text))
     }
+}
+
+/// Whether the text of a time begins with a year of more than four digits.
+fn far(text: &str) -> bool {
+    text.bytes().take_while(u8::is_ascii_digit).count() > 4
 }
 
 fn spelt(value: &Value) -> ByteString {
@@ -412,7 +456,78 @@ fn spelt(value: &Value) -> ByteString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidelock_core::{Date, Instant, Interval, Repertoire, Time, Timestamp};
+    use tidelock_core::{Date, Interval, Repertoire, Time};
+
+    #[test]
+    fn a_clamped_time_ends_where_the_target_ends_whatever_the_zone() {
+        let from = DataType::Timestamp { fsp: 6 };
+        let narrow = DataType::Instant { fsp: 6, narrow: true };
+        let last = 2_147_483_647_999_999;
+        for zone in ["America/New_York", "Asia/Shanghai", "UTC"] {
+            let zone = TimeZone::get(zone).expect(zone);
+            let rule = Rule { policy: OnUnrepresentable::Clamp, zone: Some(zone) };
+            for (at, near) in [
+                // 2038-01-19, a day and ages beyond, and before 1970.
+                (last, None),
+                (last + 86_400_000_000, Some(last)),
+                (253_402_300_799_999_999, Some(last)),
+                (i64::MAX, Some(last)),
+                (-86_400_000_000, Some(1_000_000)),
+            ] {
+                let got = by_rule(&from, &narrow, &rule, Value::Timestamp(Timestamp(at)));
+                match (got, near) {
+                    (Ok(Value::Instant(Instant(got))), Some(near)) => assert_eq!(got, near),
+                    (Ok(Value::Instant(Instant(got))), None) => assert!(got <= last),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let civil = DataType::Timestamp { fsp: 0 };
+            let from = DataType::Instant { fsp: 6, narrow: false };
+            let end = 253_402_300_799_000_000;
+            let got = by_rule(&from, &civil, &rule, Value::Instant(Instant(end + 86_400_000_000)));
+            assert_eq!(got, Ok(Value::Timestamp(Timestamp(end))));
+        }
+    }
+
+    #[test]
+    fn a_time_beyond_counting_is_for_the_policy_to_judge() {
+        let stamp = DataType::Timestamp { fsp: 6 };
+        let to = Target {
+            data_type: &stamp,
+            nullable: true,
+            same_family: true,
+            json_form: JsonForm::Text,
+        };
+        let mut rule = Rule::default();
+        let far = Value::Foreign("294270-01-01 00:00:00".into());
+        assert!(Conversion::new(&stamp, to, &rule).apply(&far).is_err());
+        rule.policy = OnUnrepresentable::Null;
+        assert_eq!(Conversion::new(&stamp, to, &rule).apply(&far), Ok(Value::Null));
+        let zero = Value::Foreign("0000-00-00 00:00:00".into());
+        assert_eq!(Conversion::new(&stamp, to, &rule).apply(&zero), Ok(zero.clone()));
+    }
+
+    #[test]
+    fn a_nul_character_passes_between_servers_that_have_a_place_for_it() {
+        let text = DataType::Text {
+            chars_max: None,
+            bytes_max: None,
+            repertoire: Repertoire::Unicode,
+            padded: false,
+        };
+        for same_family in [true, false] {
+            let to = Target {
+                data_type: &text,
+                nullable: false,
+                same_family,
+                json_form: JsonForm::Text,
+            };
+            let convert = Conversion::new(&text, to, &Rule::default());
+            let value = Value::Text("a\0b".into());
+            assert_eq!(convert.apply(&value).is_ok(), same_family);
+            assert_eq!(convert.take(value).is_ok(), same_family);
+        }
+    }
 
     const NUMERIC_12_2: DataType = DataType::Decimal { precision: Some(12), scale: Some(2) };
 

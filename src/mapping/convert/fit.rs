@@ -189,7 +189,6 @@ pub(super) fn text(
     if !repertoire.holds(text) {
         return Err(Misfit("the target column's character set lacks a character of the text"));
     }
-    no_nul(text)?;
     // Blanks that mean nothing at the source are gone by now, so these mean something.
     if padded && text.ends_with(' ') {
         return Err(Misfit("blanks at the end of a text do not last in the target's CHAR column"));

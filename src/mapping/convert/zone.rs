@@ -9,7 +9,7 @@ use tidelock_core::{Instant, Timestamp, Value};
 use super::{Misfit, UNEXPECTED};
 
 const MICROS: i64 = 1_000_000;
-const FAR: Misfit = Misfit("the time is outside what time zones are known for");
+pub(super) const FAR: Misfit = Misfit("the time is outside what time zones are known for");
 
 /// The civil time of a value, in `zone` if the value is a point in time.
 pub(super) fn civil(value: &Value, zone: Option<&TimeZone>) -> Result<Timestamp, Misfit> {
