@@ -77,7 +77,10 @@ impl Options {
             native: lanes != "tidelock",
             programs: if lanes == "native" { Vec::new() } else { programs.collect() },
             latency: var("LATENCY", "1") == "1",
-            writers: var("WRITERS", "").split_whitespace().map(str::parse).collect::<Result<_, _>>()?,
+            writers: var("WRITERS", "")
+                .split_whitespace()
+                .map(str::parse)
+                .collect::<Result<_, _>>()?,
             out: std::env::var("OUT").ok().map(PathBuf::from),
         })
     }

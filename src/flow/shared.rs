@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidelock_core::{
-    Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig, TableName,
-};
+use tidelock_core::{Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig, TableName};
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Checkpoint;

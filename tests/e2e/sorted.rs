@@ -11,7 +11,9 @@ use super::daemon::Daemon;
 use super::snapshot::agreed;
 
 /// A table of MariaDB's or MySQL's, its twin at PostgreSQL, the key of the nth row, and what of a key is a number.
-const TABLES: [(&str, &str, &str, fn(u32) -> String, [&str; 2]); 4] = [
+type Twins = (&'static str, &'static str, &'static str, fn(u32) -> String, [&'static str; 2]);
+
+const TABLES: [Twins; 4] = [
     ("small", "k decimal(10,0)", "k numeric(10)", |n| (n * 7).to_string(), ["k", "k"]),
     (
         "large",
