@@ -70,6 +70,8 @@ pub(crate) struct PgSource {
     shapes: HashMap<u32, Shape>,
     versions: u64,
     unresolved: Option<Relation>,
+    /// Looks the types of that up, with those that are known.
+    looking: Option<tokio::task::JoinHandle<Result<TypeMap>>>,
     chunk: Chunk,
     in_transaction: bool,
     /// The transaction's beginning, until its first event is delivered: a transaction without any
@@ -95,6 +97,7 @@ impl PgSource {
             shapes: HashMap::new(),
             versions: 0,
             unresolved: None,
+            looking: None,
             chunk: Chunk::default(),
             in_transaction: false,
             unannounced: None,
@@ -112,9 +115,24 @@ impl PgSource {
         loop {
             if let Some(relation) = &self.unresolved {
                 let oids: Vec<u32> = relation.columns.iter().map(|c| c.type_oid).collect();
-                let opening = &self.opening;
-                let session = Session::open(&opening.address, opening.tls.as_ref(), PINNED).await?;
-                self.types.load(&session, &oids).await?;
+                // Whoever asks for the next chunk may turn to something else meanwhile, again and again: what is begun goes on.
+                let looking = match &mut self.looking {
+                    Some(looking) => looking,
+                    none => {
+                        let (address, tls) =
+                            (self.opening.address.clone(), self.opening.tls.clone());
+                        let mut types = std::mem::take(&mut self.types);
+                        none.insert(tokio::spawn(async move {
+                            let session = Session::open(&address, tls.as_ref(), PINNED).await?;
+                            types.load(&session, &oids).await?;
+                            Ok(types)
+                        }))
+                    }
+                };
+                let looked = looking.await;
+                self.looking = None;
+                self.types = looked
+                    .map_err(|e| Error::bug(format!("looking types up ended in a panic: {e}")))??;
                 if let Some(relation) = self.unresolved.take() {
                     self.shape(relation);
                 }
