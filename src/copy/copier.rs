@@ -15,8 +15,7 @@ use tokio::task::JoinSet;
 use super::region::parts_of;
 use super::request::{Outcome, Request, Watching};
 use super::schedule::{Schedule, Span, Work};
-use crate::flow::copies::{self, Mirror};
-use crate::flow::{FlowContext, FlowShared, FlowState, shapes};
+use crate::flow::{FlowContext, FlowShared, FlowState, copies, shapes};
 use crate::mapping::MappingPlan;
 
 /// Rows of the first piece; later ones follow the width of the rows.
@@ -82,8 +81,6 @@ pub struct Copying {
     pub shared: Arc<FlowShared>,
     /// The flow of the other direction, where there is one: rows of the target may be on their way.
     pub reverse: Option<Reverse>,
-    /// Which of its mappings write the same columns as ours.
-    pub mirrors: Vec<Mirror>,
     /// To the applier.
     pub requests: mpsc::Sender<Request>,
     /// What a copy that begins waits for: the look at the source that the mappings were planned after.
@@ -188,16 +185,18 @@ impl Copying {
     /// mapping stands still, so that what it lets go by is brought by a copy later, or it is being copied.
     fn reverse_stands(&self, mapping: &str) -> Option<String> {
         let reverse = self.reverse.as_ref()?;
-        let theirs = self.mirrors.iter().filter(|m| *m.ours == *mapping).map(|m| &*m.theirs);
+        let target = &self.plans.iter().find(|plan| *plan.name == *mapping)?.target.name;
+        // Whatever they make of its rows: a routine may bring them, too.
+        let theirs = copies::readers(&*reverse.shared.config()?, target, &*self.target);
         let known = reverse.shared.mappings();
         let stands = |theirs: &str| match known.get(theirs) {
-            None => Some("has not begun"),
             Some(mapping) if mapping.is_stopped() => Some("is stopped or paused"),
             Some(mapping) if mapping.lacks_rows() => Some("is being copied"),
-            Some(_) => None,
+            // A wildcard may leave the table out; and before it has begun the flow does not stream.
+            Some(_) | None => None,
         };
         let mut standing =
-            theirs.filter_map(|name| Some(format!("mapping {name} {}", stands(name)?)));
+            theirs.iter().filter_map(|name| Some(format!("mapping {name} {}", stands(name)?)));
         if let Some(why) = standing.next() {
             return Some(why);
         }

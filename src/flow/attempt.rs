@@ -179,7 +179,6 @@ pub async fn attempt(
         rows_per_second: context.copy_rows_per_second,
         shared: context.shared.clone(),
         reverse: reverse(context),
-        mirrors: systems.mirrors.clone(),
         requests,
         context: context.clone(),
         look_at: systems.look.at.clone(),

@@ -14,15 +14,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidelock_core::{
-    Code, Column, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note, Part, Result,
-    ShapeChange, Side, SourceSpec, StateRow, TableFault, TableName,
+    Code, Column, Connector, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, NewColumn, Note,
+    Part, Result, ShapeChange, Side, SourceSpec, StateRow, TableFault, TableName,
 };
 
 use super::FlowContext;
 use super::attempt::MappingStop;
 use super::shapes::{self, Answer};
 use super::start::{self, Systems};
-use crate::config::{MappingConfig, SchemaChanges, SnapshotMode, TablePattern, TableRef};
+use crate::config::{
+    FlowConfig, MappingConfig, SchemaChanges, SnapshotMode, TablePattern, TableRef,
+};
 use crate::copy::{Job, region};
 use crate::mapping::MappingPlan;
 use crate::mapping::plan::{EndPlan, like, mirrored};
@@ -205,6 +207,22 @@ pub(super) async fn mirrors(
         }
     }
     Ok(mirrors)
+}
+
+/// The mappings of a flow that read a table of its source: its rows, or those of a view that is made of it.
+pub fn readers(flow: &FlowConfig, table: &TableName, source: &dyn Connector) -> Vec<String> {
+    let schema = source.default_schema();
+    let reads = |mapping: &MappingConfig| {
+        let name = match mapping.from.table {
+            TablePattern::All => &table.name,
+            TablePattern::Exact(_) => &mapping.name,
+        };
+        let is_excluded = || mapping.exclude.iter().any(|pattern| like(pattern, &table.name));
+        let from = is_of(&mapping.from, table, schema, name) && !is_excluded();
+        let tracks = mapping.tracks.iter().any(|t| is_of(&t.table, table, schema, name));
+        (from || tracks).then(|| name.clone())
+    };
+    flow.mappings.iter().filter_map(reads).collect()
 }
 
 /// Whether a mapping of this name comes of what the file says here: a wildcard's are named after their tables.

@@ -69,6 +69,41 @@ async fn a_resync_spares_what_the_other_direction_has_still_to_bring() {
     }
 }
 
+/// A routine may be what brings the target's rows back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resync_spares_what_a_routine_has_still_to_bring() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql("CREATE FUNCTION put_item(id bigint, p_qty int, p_note text) RETURNS void LANGUAGE sql AS $$ INSERT INTO item VALUES (id, p_qty, p_note) ON CONFLICT DO NOTHING $$").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[("a", "b")])
+        + "[[mappings]]\nname = \"back\"\nfrom = \"b.item\"\nto = { call = \"a.put_item\" }\non_delete = \"ignore\"\nkey = [\"id\"]\nsnapshot = \"never\"\n\
+           columns = { id = \"id\", p_qty = \"qty\", p_note = \"note\" }\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("INSERT INTO item VALUES (1, 1, 'a')").await;
+    level(&daemon, &a, &b, ITEMS).await;
+    assert_eq!(daemon.command(&["pause", "back"]).0, 0);
+    b.sql("INSERT INTO item VALUES (3, 3, 'only here')").await;
+    assert_eq!(daemon.command(&["resync", "a:b/item"]).0, 0);
+    daemon
+        .wait("looking for rows to remove", SOON, |flows| {
+            mapping(flows, "a:b")["snapshot"]["phase"] == "sweep"
+        })
+        .await;
+    a.sql("INSERT INTO item VALUES (4, 4, 'a')").await;
+    let began = Instant::now();
+    while b.one("SELECT count(*) FROM item WHERE id = 4").await != "1" {
+        assert!(began.elapsed() < SOON, "the stream goes on: {}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(b.one("SELECT count(*) FROM item WHERE id = 3").await, "1", "{}", daemon.log());
+    assert_eq!(daemon.command(&["resume", "back"]).0, 0);
+    daemon.wait("compared", SOON, |flows| is_compared(flows, "a:b")).await;
+    level(&daemon, &a, &b, ITEMS).await;
+    assert_eq!(a.one("SELECT qty FROM item WHERE id = 3").await, "3", "{}", daemon.log());
+    daemon.stop();
+}
+
 /// A reload that changes one direction leaves the other running; each still knows how far the other has come.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resync_after_a_reload_of_one_direction_ends() {
