@@ -1,12 +1,14 @@
 //! The open log: the driver's stream as transport, [`assembler::Assembler`] for everything else.
 //!
 //! Cancel-safe: the stream keeps its half-read packet, events decoded so far stand in the assembler,
-//! and nothing else is carried over an await.
+//! a look at the catalog goes on in a task, and nothing else is carried over an await.
 
 pub(crate) mod assembler;
 pub(crate) mod ddl;
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,10 +20,12 @@ use tidelock_core::{
     Chunk, Code, Error, PROGRESS_TABLE, Position, Result, SNAPSHOT_TABLE, Scope, Source,
     SourceSpec, TableName,
 };
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::binlog::{self, kind};
 use crate::catalog::{self, CatalogTable};
+use crate::charset::Charset;
 use crate::config::Endpoint;
 use crate::gtid::{BinlogPosition, GtidSet, MariaGtidSet, MySqlGtidSet};
 use crate::session::{CONNECT, Session, within};
@@ -39,10 +43,19 @@ pub(crate) struct MySqlSource {
     log: Assembler,
     endpoint: Endpoint,
     schemas: Vec<String>,
+    /// Reads the catalog again.
+    looking: Option<JoinHandle<Result<Looked>>>,
     heard: Instant,
     /// When a chunk was handed over: the time until the next call is not the server's silence.
     away: Option<Instant>,
     failed: Option<Error>,
+}
+
+/// What DDL may have changed.
+struct Looked {
+    found: Vec<CatalogTable>,
+    charsets: Arc<HashMap<u64, Charset>>,
+    shapes: HashMap<TableName, String>,
 }
 
 /// What history the server's log belongs to.
@@ -216,6 +229,7 @@ pub(crate) async fn open(
         log,
         endpoint: endpoint.clone(),
         schemas,
+        looking: None,
         heard: Instant::now(),
         away: None,
         failed: None,
@@ -282,6 +296,14 @@ fn data_of(event: &Event) -> &[u8] {
     data
 }
 
+async fn look(endpoint: Endpoint, schemas: Vec<String>, mapped: Vec<TableName>) -> Result<Looked> {
+    let mut session = Session::open(&endpoint).await?;
+    let found = catalog::read(&mut session, &schemas, None).await?;
+    let charsets = catalog::collations(&mut session).await?;
+    let shapes = shape::shapes(&mut session, Scope::Tables(&mapped)).await?;
+    Ok(Looked { found, charsets, shapes })
+}
+
 impl MySqlSource {
     fn take(&mut self, item: Option<mysql_async::Result<Event>>) -> Result<()> {
         self.heard = Instant::now();
@@ -345,12 +367,20 @@ impl MySqlSource {
         )))
     }
 
-    /// Reads the catalog again after DDL that may have changed a mapped table.
+    /// Reads the catalog again after DDL that may have changed a mapped table. Whoever asks for the next chunk may turn to
+    /// something else meanwhile, again and again: what is begun goes on.
     async fn refresh(&mut self) -> Result<()> {
-        let mut session = Session::open(&self.endpoint).await?;
-        let found: Vec<CatalogTable> = catalog::read(&mut session, &self.schemas, None).await?;
-        let charsets = catalog::collations(&mut session).await?;
-        let shapes = shape::shapes(&mut session, Scope::Tables(&self.log.mapped())).await?;
+        let looking = match &mut self.looking {
+            Some(looking) => looking,
+            none => {
+                let (endpoint, schemas) = (self.endpoint.clone(), self.schemas.clone());
+                none.insert(tokio::spawn(look(endpoint, schemas, self.log.mapped())))
+            }
+        };
+        let looked = looking.await;
+        self.looking = None;
+        let Looked { found, charsets, shapes } = looked
+            .map_err(|e| Error::bug(format!("reading the catalog ended in a panic: {e}")))??;
         self.log.refreshed(found, charsets, shapes);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tidelock_core::value::{Date, Instant, Timestamp};
 use tidelock_core::{
     Change, Code, Connector, CopyTable, DataType, ErrorKind, HopList, KeyRange, Lease, Load,
@@ -724,6 +725,31 @@ async fn without_names_in_the_log_an_alter_stops_its_table_only() {
     server.sql("crm", "ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (1, '', '', 'x', 1); INSERT INTO o VALUES (1, '', '', 'x')").await.unwrap();
     let changes = log.changes(&*c).await.unwrap();
     assert_eq!((changes.len(), log.faults.as_slice()), (1, &[Code::SchemaDrift][..]));
+}
+
+/// While a copy waits for the log, the reader turns away from the source every few milliseconds.
+#[tokio::test]
+async fn a_look_at_the_catalog_ends_though_nobody_waits_for_all_of_it() {
+    let server = server().await;
+    let c = connector(&server);
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut log = Log::open(&*c, &["t"]).await;
+    server.sql("crm", "ALTER TABLE t ADD COLUMN n int; INSERT INTO t VALUES (1, 2)").await.unwrap();
+    let began = std::time::Instant::now();
+    let mut cells = None;
+    while cells.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it never ends");
+        // Polled once, and given up.
+        let Some(chunk) = log.source.next().now_or_never() else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        cells = chunk.unwrap().events.into_iter().find_map(|event| match event {
+            LogEvent::Change(change) => Some(inserted(&change).to_vec()),
+            _ => None,
+        });
+    }
+    assert_eq!(cells.unwrap(), [Value::Int(1), Value::Int(2)]);
 }
 
 #[tokio::test]
