@@ -28,6 +28,7 @@ pub mod batch;
 mod changes;
 mod delayed;
 pub mod gate;
+pub mod lanes;
 pub mod loaders;
 mod pieces;
 pub mod place;
@@ -60,6 +61,7 @@ use crate::reread::{Rereads, Touched, Waiting};
 use batch::Batcher;
 use delayed::Delayed;
 use gate::Gates;
+use lanes::Lanes;
 use loaders::Loaders;
 use place::Places;
 use route::{Followed, Mapped, Routes};
@@ -169,6 +171,8 @@ pub struct Applier {
     open: Option<OpenTransaction>,
     /// The one that the session was told to commit.
     committing: Option<Committing>,
+    /// Those that others write beside it.
+    lanes: Lanes,
     /// Source transactions in what the session failed to do.
     failed: Option<u64>,
     /// The source transaction being read.
@@ -272,6 +276,7 @@ impl Applier {
             tally: Tally::default(),
             open: None,
             committing: None,
+            lanes: Lanes::default(),
             failed: None,
             source: SourceTransaction::default(),
             saved: Some(begin.position.clone()),
@@ -306,7 +311,7 @@ impl Applier {
         }
         let committing = self.committing.as_ref().map_or(0, |c| c.transactions);
         let open = self.open.as_ref().map_or(0, |open| open.transactions);
-        committing + open + u64::from(self.source.inside)
+        committing + self.lanes.transactions() + open + u64::from(self.source.inside)
     }
 
     /// Runs until `stop` (then what is complete is committed), an error, or the end of the queue.
@@ -340,8 +345,16 @@ impl Applier {
                 outcome = self.session.settled(), if awaited => {
                     self.settle(outcome)?;
                     // What was collected meanwhile, and what waited for it.
-                    if !self.source.inside {
+                    if !self.source.inside && self.lanes.is_empty() {
                         // Before what was collected makes the session busy again.
+                        self.retry().await?;
+                        self.finish().await?;
+                        self.copy().await?;
+                    }
+                }
+                landed = self.lanes.landed(), if !awaited && !self.lanes.is_empty() => {
+                    self.land(landed)?;
+                    if !self.source.inside && self.lanes.is_empty() {
                         self.retry().await?;
                         self.finish().await?;
                         self.copy().await?;
@@ -362,6 +375,7 @@ impl Applier {
                     }
                 }
                 _ = tick.tick() => {
+                    self.watch_lanes()?;
                     self.retry().await?;
                     self.due().await?;
                     self.idle().await?;
@@ -378,7 +392,7 @@ impl Applier {
     async fn event(&mut self, event: LogEvent) -> Result<()> {
         match event {
             LogEvent::Begin(begin) => {
-                if self.open.is_none() && self.committing.is_none() {
+                if self.open.is_none() && self.committing.is_none() && self.lanes.is_empty() {
                     // The first of a batch is the oldest that is not applied.
                     self.shared.begun_micros.store(begin.commit_micros, Ordering::Relaxed);
                 }
@@ -405,10 +419,10 @@ impl Applier {
             LogEvent::Idle(idle) => {
                 self.unsaved |= idle.grew || self.shared.save_wanted.swap(false, Ordering::Relaxed);
                 self.reached = idle.position;
-                if !self.session.is_busy() {
+                if !self.is_busy() {
                     self.finish().await?;
                 }
-                if self.open.is_none() && self.committing.is_none() {
+                if self.open.is_none() && self.committing.is_none() && self.lanes.is_empty() {
                     self.shared.applied.send_replace(Some(self.reached.clone()));
                 }
                 self.copy().await?;

@@ -64,6 +64,8 @@ pub struct FlowConfig {
     pub start_at: Option<String>,
     /// How many pieces of copies are read and written at once.
     pub copy_workers: usize,
+    /// How many sessions write the log at once when the flow is behind.
+    pub lanes: usize,
     /// Rows a second that copies may read; unlimited if absent.
     pub snapshot_rows_per_second: Option<u64>,
     /// The mappings.

@@ -572,6 +572,7 @@ fn contexts(
                 checkpoint: checkpoint.clone(),
                 shared: own.ok_or_else(|| Error::bug("a flow without its state"))?,
                 copy_workers: flow.copy_workers,
+                lanes: flow.lanes,
                 copy_rows_per_second: flow.snapshot_rows_per_second,
                 reverse,
                 systems: [&flow.source, &flow.target].map(|name| config.systems.get(name).cloned()),

@@ -54,6 +54,11 @@ pub const METRICS: &[(MetricKind, &str, &str)] = {
             "tidelock_rows_total",
             "what became of captured changes, counted after the target's commit",
         ),
+        (
+            Counter,
+            "tidelock_lane_transactions_total",
+            "target transactions that lanes wrote beside the flow's own session",
+        ),
         (Gauge, "tidelock_snapshot_rows", "rows of a copy: done, and about how many there are"),
         (
             Gauge,

@@ -148,6 +148,16 @@ impl Step {
         !deletes.iter().all(|delete| behind.lets_pass(delete, places))
     }
 
+    /// How many rows it is about.
+    pub fn rows(&self) -> usize {
+        match self {
+            Step::Write(batches) => batches.iter().map(|batch| batch.rows.len()).sum(),
+            Step::Sought(sought) => sought.batch.rows.len(),
+            Step::Call(calls) => calls.len(),
+            Step::SoughtCall(..) => 1,
+        }
+    }
+
     /// The rows of these steps, without the calls.
     pub fn writes(steps: Vec<Step>) -> Vec<WriteBatch> {
         let rows = |step| match step {
@@ -186,7 +196,7 @@ impl Behind {
 }
 
 /// What is equal for equal keys of rows that a batch writes; nothing if it moves keys, or is about all rows.
-fn keys_of(batch: &WriteBatch) -> Option<Vec<u64>> {
+pub(super) fn keys_of(batch: &WriteBatch) -> Option<Vec<u64>> {
     let WriteBatch { table, op, columns, rows, .. } = batch;
     let moves = match op {
         WriteOp::Move | WriteOp::DeleteAll => true,

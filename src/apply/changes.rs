@@ -222,7 +222,7 @@ impl Applier {
         if let Some(open) = &mut self.open {
             open.changes += 1;
         }
-        if self.is_full() {
+        if self.is_overfull() {
             self.flush().await?;
         }
         Ok(())

@@ -295,11 +295,11 @@ impl Applier {
 
     /// Reads again what waited for a place in the log that has come.
     pub(super) async fn retry(&mut self) -> Result<()> {
-        if self.source.inside || self.session.is_awaited() {
+        if self.source.inside || self.is_awaited() {
             return Ok(());
         }
         self.take_up().await?;
-        if self.waiting.is_empty() || self.session.is_awaited() {
+        if self.waiting.is_empty() || self.is_awaited() {
             return Ok(());
         }
         let mut due = Vec::new();

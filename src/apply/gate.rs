@@ -148,6 +148,11 @@ impl Gates {
         Ok(gates)
     }
 
+    /// Whether no mapping has one.
+    pub fn is_empty(&self) -> bool {
+        self.gates.is_empty()
+    }
+
     /// Whether a mapping has one.
     pub fn has(&self, number: usize) -> bool {
         self.gates.contains_key(&number)

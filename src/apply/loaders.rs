@@ -148,13 +148,22 @@ async fn write(sink: &mut dyn Sink, plan: &Arc<MappingPlan>, writes: Vec<Write>)
     Ok(())
 }
 
-/// The sessions of a flow.
+/// The sessions of a flow beside its own.
 pub struct Loaders {
+    opening: Arc<Opening>,
+    workers: usize,
+    lanes: usize,
+    /// How many are at work.
+    out: usize,
+    free: Vec<u32>,
+    idle: Vec<Loader>,
+}
+
+/// How they are opened.
+pub(super) struct Opening {
     target: Arc<dyn Connector>,
     spec: SinkSpec,
     epoch: u64,
-    free: Vec<u32>,
-    idle: Vec<Loader>,
 }
 
 /// A session, or the number of one that is to be opened.
@@ -166,28 +175,69 @@ pub(super) struct Loader {
 }
 
 impl Loaders {
-    /// At most so many sessions; with one the flow loads by its own.
-    pub fn new(target: Arc<dyn Connector>, spec: SinkSpec, epoch: u64, workers: usize) -> Loaders {
-        let most = if workers > 1 { u32::try_from(workers).unwrap_or(u32::MAX) } else { 0 };
-        Loaders { target, spec, epoch, free: (1..=most).rev().collect(), idle: Vec::new() }
+    /// So many at most that load copies, and that write the log ([`super::lanes`]), which they never do at once. With one the
+    /// flow does it by its own.
+    pub fn new(
+        target: Arc<dyn Connector>,
+        spec: SinkSpec,
+        epoch: u64,
+        (workers, lanes): (usize, usize),
+    ) -> Loaders {
+        let most = match workers.max(lanes) {
+            0 | 1 => 0,
+            most => u32::try_from(most).unwrap_or(u32::MAX),
+        };
+        Loaders {
+            opening: Arc::new(Opening { target, spec, epoch }),
+            workers,
+            lanes,
+            out: 0,
+            free: (1..=most).rev().collect(),
+            idle: Vec::new(),
+        }
     }
 
-    /// Whether several load at once.
+    /// Whether several load copies at once.
     pub(super) fn are_used(&self) -> bool {
-        !self.free.is_empty() || !self.idle.is_empty()
+        self.workers > 1
     }
 
-    /// One that has nothing to do; `None` if all are at work.
+    /// How many lanes there are.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// How sessions are opened.
+    pub(super) fn opening(&self) -> &Arc<Opening> {
+        &self.opening
+    }
+
+    /// One that has nothing to do, to load; `None` if all are at work.
     pub(super) fn take(&mut self) -> Option<Loader> {
+        self.take_of(self.workers)
+    }
+
+    /// One that has nothing to do, to write the log; `None` if all are at work.
+    pub(super) fn take_lane(&mut self) -> Option<Loader> {
+        self.take_of(self.lanes)
+    }
+
+    fn take_of(&mut self, most: usize) -> Option<Loader> {
         self.let_go();
-        self.idle.pop().or_else(|| {
+        if self.out >= most {
+            return None;
+        }
+        let loader = self.idle.pop().or_else(|| {
             let lane = self.free.pop()?;
             Some(Loader { lane, seq: 0, sink: None, since: Instant::now() })
-        })
+        })?;
+        self.out += 1;
+        Some(loader)
     }
 
     /// Takes one back that has committed.
     pub(super) fn give(&mut self, loader: Loader) {
+        self.out = self.out.saturating_sub(1);
         self.idle.push(Loader { since: Instant::now(), ..loader });
     }
 
@@ -214,22 +264,32 @@ impl Loaders {
         hops: HopList,
         known: bool,
     ) -> impl Future<Output = Result<(Loader, bool)>> + Send + 'static {
-        let (target, spec, epoch) = (self.target.clone(), self.spec.clone(), self.epoch);
+        let opening = self.opening.clone();
         async move {
-            let mut sink = match loader.sink.take() {
-                Some(sink) => sink,
-                None => target.open_loader(&spec, epoch, loader.lane).await?,
-            };
-            loader.seq += 1;
-            sink.begin(&Mark { epoch, seq: loader.seq, hops }).await?;
-            let waits = put(&mut *sink, &plan, piece, known).await?;
-            loader.sink = Some(sink);
+            let (sink, mark) = loader.next(&opening, hops).await?;
+            sink.begin(&mark).await?;
+            let waits = put(sink, &plan, piece, known).await?;
             Ok((loader, waits))
         }
     }
 }
 
 impl Loader {
+    /// The session, and the next mark of its row.
+    pub(super) async fn next(
+        &mut self,
+        opening: &Opening,
+        hops: HopList,
+    ) -> Result<(&mut dyn Sink, Mark)> {
+        let Opening { target, spec, epoch } = opening;
+        if self.sink.is_none() {
+            (self.sink, self.seq) = (Some(target.open_loader(spec, *epoch, self.lane).await?), 0);
+        }
+        self.seq += 1;
+        let mark = Mark { epoch: *epoch, seq: self.seq, hops };
+        Ok((&mut **self.sink()?, mark))
+    }
+
     /// The session.
     pub(super) fn sink(&mut self) -> Result<&mut Box<dyn Sink>> {
         self.sink.as_mut().ok_or_else(|| Error::bug("a loader without its session"))

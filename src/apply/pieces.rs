@@ -226,6 +226,7 @@ impl Applier {
 
     /// The flow's own session has committed at the place where the flow stands.
     fn wrote_copy(&mut self) {
+        self.last_write = std::time::Instant::now();
         self.open = None;
         self.in_piece = false;
         self.blame = None;

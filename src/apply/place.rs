@@ -38,6 +38,8 @@ pub struct Place {
     pub has_uniques: bool,
     /// Whether foreign keys and lookups lead back to it: no rank is right for it.
     pub circle: bool,
+    /// Whether another mapping writes the same table.
+    pub shared: bool,
 }
 
 /// The places of all tables of a flow, by the identity of their plan.
@@ -53,6 +55,10 @@ impl Places {
     pub fn new(plans: &[Arc<MappingPlan>], ordered: &HashSet<String>) -> Places {
         let sought: HashSet<&TableName> = plans.iter().flat_map(|p| p.lookups.tables()).collect();
         let circles = in_circles(plans, &sought);
+        let mut writers: HashMap<&TableName, usize> = HashMap::new();
+        for plan in plans {
+            *writers.entry(&plan.target.name).or_default() += 1;
+        }
         let places = parents_first(plans).into_iter().enumerate().map(|(rank, plan)| {
             let is_sought = sought.contains(&plan.target.name);
             let referenced = plan.referenced || is_sought;
@@ -68,6 +74,7 @@ impl Places {
                 sought: is_sought,
                 has_uniques: plan.has_uniques,
                 circle: circles.contains(&plan.target.id),
+                shared: writers.get(&plan.target.name).is_some_and(|writers| *writers > 1),
             };
             (plan.target.id, place)
         });

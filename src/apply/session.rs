@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow, WriteBatch};
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batch::{Sought, Step};
@@ -34,6 +35,8 @@ pub struct Work {
     pub memories: Vec<Memories>,
     /// The position to commit with, and when the source committed it; the transaction stays open without.
     pub commit: Option<(Position, i64)>,
+    /// Who waits for the commit.
+    pub done: Option<oneshot::Sender<()>>,
 }
 
 /// What went wrong, and whose batch it was.
@@ -130,7 +133,7 @@ impl Session {
 
 async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Hands { sink, rereads } = &mut *hands;
-    let Work { mark, stop, mut steps, touched, mut late, places, memories, commit } = work;
+    let Work { mark, stop, mut steps, touched, mut late, places, memories, commit, done } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
         if let Some(mark) = &mark {
@@ -162,6 +165,10 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
                 let mapping = error.mapping().map(Arc::from);
                 Failure { error, mapping }
             })?;
+            if let Some(done) = done {
+                // Perhaps nothing comes after it.
+                let _nobody = done.send(());
+            }
         }
         Ok(reread)
     };
@@ -169,7 +176,8 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     (hands, outcome)
 }
 
-async fn perform_step(sink: &mut dyn Sink, step: Step) -> std::result::Result<(), Failure> {
+/// Does a step inside the open transaction of a session.
+pub async fn perform_step(sink: &mut dyn Sink, step: Step) -> std::result::Result<(), Failure> {
     let (outcome, mappings): (_, Vec<Arc<str>>) = match step {
         Step::Sought(Sought { mut batch, waits }) => {
             let mapping = batch.mapping.clone();

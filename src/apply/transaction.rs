@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidelock_core::{Error, HopList, Key, Mark, Position, Result, Sink, WriteBatch};
+use tidelock_core::{Error, ErrorKind, HopList, Key, Mark, Position, Result, Sink, WriteBatch};
 
 use super::batch::{Batcher, Step};
 use super::gate::Due;
+use super::lanes::Footprint;
 use super::place::Places;
 use super::session::{Failure, Work};
 use super::tally::Tally;
@@ -37,27 +38,27 @@ pub(super) struct Committing {
     pub(super) commit_micros: i64,
     pub(super) seq: u64,
     pub(super) transactions: u64,
+    /// When the source committed the first of it.
+    pub(super) begun_micros: i64,
     pub(super) tally: Tally,
 }
 
 impl Applier {
-    /// Waits for the session, and takes up what it did.
-    pub(super) async fn settled(&mut self) -> Result<()> {
-        let outcome = self.session.settled().await;
-        self.settle(outcome)
-    }
-
+    /// Takes up what the session did.
     pub(super) fn settle(&mut self, outcome: std::result::Result<Reread, Failure>) -> Result<()> {
         let mut reread = match outcome {
             Ok(reread) => reread,
             Err(Failure { error, mapping }) => {
+                let alone = self.lanes.is_empty();
                 let committing = self.committing.take().map(|c| c.transactions);
                 // Without a commit it was a part of what is open.
                 let open = || self.open.as_ref().map_or(0, |open| open.transactions);
                 self.failed =
                     Some(committing.unwrap_or_else(|| open() + u64::from(self.source.inside)));
                 self.blame = mapping;
-                return Err(error);
+                // What it was refused may have been held by a lane, unless that is about its rows.
+                let beside = !alone && error.kind() != ErrorKind::Data;
+                return Err(if beside { self.refused_beside(error) } else { error });
             }
         };
         self.tally.absorb(&mut reread.tally);
@@ -69,35 +70,43 @@ impl Applier {
                 self.regions.wrote(mapping, *keys);
             }
         }
-        if !self.session.is_awaited()
-            && let Some(mut done) = self.committing.take()
-        {
-            self.counters.publish(&mut done.tally);
-            self.after_commit(done.position, done.seq, Some(done.commit_micros));
-            // Only what was committed counts: echoes and foreign transactions in between are read again by
-            // the next attempt, and must not use up the care before the row in question is met.
-            if self.careful > 0 {
-                self.careful = self.careful.saturating_sub(done.transactions);
-                if self.careful == 0 {
-                    self.trust_again();
-                }
-            }
-            // What came after it is the oldest now.
-            if let Some(open) = &self.open {
-                self.shared.begun_micros.store(open.begun_micros, Ordering::Relaxed);
-            } else if self.source.inside {
-                self.shared.begun_micros.store(self.source.commit_micros, Ordering::Relaxed);
-            } else {
-                self.shared.applied.send_replace(Some(self.reached.clone()));
-                self.counters.publish(&mut self.tally);
+        if !self.session.is_awaited() {
+            self.last_write = Instant::now();
+            self.lanes.end_own();
+            if let Some(done) = self.committing.take() {
+                self.committed(done);
             }
         }
         Ok(())
     }
 
+    /// What was to be told when that has been committed.
+    pub(super) fn committed(&mut self, mut done: Committing) {
+        self.counters.publish(&mut done.tally);
+        self.after_commit(done.position, done.seq, Some(done.commit_micros));
+        // Only what was committed counts: echoes and foreign transactions in between are read again by
+        // the next attempt, and must not use up the care before the row in question is met.
+        if self.careful > 0 {
+            self.careful = self.careful.saturating_sub(done.transactions);
+            if self.careful == 0 {
+                self.trust_again();
+            }
+        }
+        // What came after it is the oldest now.
+        let oldest = self.lanes.begun_micros().or(self.open.as_ref().map(|o| o.begun_micros));
+        if let Some(begun) = oldest {
+            self.shared.begun_micros.store(begun, Ordering::Relaxed);
+        } else if self.source.inside {
+            self.shared.begun_micros.store(self.source.commit_micros, Ordering::Relaxed);
+        } else {
+            self.shared.applied.send_replace(Some(self.reached.clone()));
+            self.counters.publish(&mut self.tally);
+        }
+    }
+
     /// Sends the latest states of keys that were held, when their time has come.
     pub(super) async fn due(&mut self) -> Result<()> {
-        if self.source.inside || self.session.is_awaited() {
+        if self.source.inside || self.is_awaited() {
             return Ok(());
         }
         let now = now_micros();
@@ -177,6 +186,7 @@ impl Applier {
     pub(super) async fn commit_direct(&mut self) -> Result<()> {
         let position = self.reached.clone();
         self.session.sink()?.commit(&position, 0).await?;
+        self.last_write = Instant::now();
         self.open = None;
         self.counters.publish(&mut self.tally);
         self.after_commit(position, self.seq, None);
@@ -214,9 +224,16 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether what is collected must go out before more is.
+    /// Whether what is collected is to go out at the end of the source transaction.
     pub(super) fn is_full(&self) -> bool {
         self.batcher.rows() >= ROWS_A_WRITE || self.batcher.bytes() >= BYTES_A_WRITE
+    }
+
+    /// Whether it must go out before more is collected. A transaction that ends soon is left whole for a lane.
+    pub(super) fn is_overfull(&self) -> bool {
+        let may_fly = self.open.as_ref().is_some_and(|open| open.mark.is_some()) && self.may_fly();
+        let times = if may_fly { 2 } else { 1 };
+        self.batcher.rows() >= times * ROWS_A_WRITE || self.batcher.bytes() >= times * BYTES_A_WRITE
     }
 
     /// Sends what is collected, and leaves the target transaction open.
@@ -224,18 +241,30 @@ impl Applier {
         self.send(None).await
     }
 
-    pub(super) async fn send(&mut self, commit: Option<(Position, i64)>) -> Result<()> {
+    async fn send(&mut self, commit: Option<(Position, i64)>) -> Result<()> {
         self.settled().await?;
         let mark = self.open.as_mut().and_then(|open| open.mark.take());
+        let steps = self.batcher.take();
+        self.start(mark, steps, commit, None)
+    }
+
+    /// Begins work of the session.
+    fn start(
+        &mut self,
+        mark: Option<Mark>,
+        mut steps: Vec<Step>,
+        commit: Option<(Position, i64)>,
+        footprint: Option<Footprint>,
+    ) -> Result<()> {
         let stop = self.stop_mapping.clone().filter(|_| mark.is_some());
         let (touched, memories) = match commit {
             Some(_) => (std::mem::take(&mut self.touched), self.gates.take()),
             None => (Touched::default(), Vec::new()),
         };
-        let mut steps = self.batcher.take();
         let late = self.keep_late(&mut steps, commit.is_some());
         let places = self.places.clone();
-        let work = Work { mark, stop, steps, touched, late, places, memories, commit };
+        let done = commit.is_some().then(|| self.lanes.begin_own(footprint));
+        let work = Work { mark, stop, steps, touched, late, places, memories, commit, done };
         self.last_write = Instant::now();
         if work.mark.is_some() || work.commit.is_some() || !work.steps.is_empty() {
             self.session.start(work)?;
@@ -266,20 +295,23 @@ impl Applier {
         let source = std::mem::take(&mut self.source);
         self.unsaved |= source.others_than_progress;
         self.reached = position.clone();
-        let busy = self.session.is_busy();
+        let (busy, may_fly) = (self.is_busy(), self.may_fly());
         if let Some(open) = &mut self.open {
             open.upto = Some((position, commit_micros.max(source.commit_micros)));
             open.transactions += 1;
             let full = open.changes >= CHANGES_A_TRANSACTION
                 || open.mark.is_none()
                 || self.touched.weight() >= KEYS_A_TRANSACTION;
-            if !busy || full || self.is_full() || self.careful > 0 {
+            let whole = open.mark.is_some();
+            if busy && whole && may_fly && (full || self.is_full()) {
+                self.fly().await?;
+            } else if !busy || full || self.is_full() || self.careful > 0 {
                 self.finish().await?;
             }
             if self.careful > 0 {
                 self.settled().await?;
             }
-        } else if self.committing.is_none() {
+        } else if self.committing.is_none() && self.lanes.is_empty() {
             self.shared.applied.send_replace(Some(position));
             self.counters.publish(&mut self.tally);
         }
@@ -292,19 +324,43 @@ impl Applier {
             return Ok(());
         }
         self.settled().await?;
-        let Some(open) = &self.open else { return Ok(()) };
-        let Some((upto, commit_micros)) = open.upto.clone() else {
+        let steps = self.batcher.take();
+        let whole = self.open.as_ref().is_some_and(|open| open.mark.is_some());
+        let many = || steps.iter().map(Step::rows).sum::<usize>() >= ROWS_A_WRITE / 2;
+        let footprint = match whole && self.may_fly() && many() {
+            true => Footprint::of(&steps, &self.places),
+            false => None,
+        };
+        self.finish_with(steps, footprint)
+    }
+
+    /// The same with what has been collected already, and nothing else under way.
+    pub(super) fn finish_with(
+        &mut self,
+        steps: Vec<Step>,
+        footprint: Option<Footprint>,
+    ) -> Result<()> {
+        let Some((mark, committing)) = self.close()? else { return Ok(()) };
+        let commit = (committing.position.clone(), committing.commit_micros);
+        self.start(mark, steps, Some(commit), footprint)?;
+        self.committing = Some(committing);
+        Ok(())
+    }
+
+    /// Takes the open target transaction, to be committed at its last whole source transaction.
+    pub(super) fn close(&mut self) -> Result<Option<(Option<Mark>, Committing)>> {
+        let Some(open) = self.open.take() else { return Ok(None) };
+        let OpenTransaction { mark, upto, transactions, begun_micros, .. } = open;
+        let Some((upto, commit_micros)) = upto else {
             return Err(Error::bug("a target transaction was to end inside a source transaction"));
         };
-        let transactions = open.transactions;
         // What came after the last commit inside and needed no row is covered too.
         let position = if self.source.inside { upto } else { self.reached.clone() };
-        self.send(Some((position.clone(), commit_micros))).await?;
-        self.open = None;
         let tally = std::mem::take(&mut self.tally);
         let seq = self.seq;
-        self.committing = Some(Committing { position, commit_micros, seq, transactions, tally });
-        Ok(())
+        let committing =
+            Committing { position, commit_micros, seq, transactions, begun_micros, tally };
+        Ok(Some((mark, committing)))
     }
 
     pub(super) fn after_commit(
@@ -313,7 +369,6 @@ impl Applier {
         seq: u64,
         commit_micros: Option<i64>,
     ) {
-        self.last_write = Instant::now();
         self.last_save = Instant::now();
         // What has been met since is not in it.
         self.unsaved &= position != self.reached;
@@ -351,6 +406,7 @@ impl Applier {
         } else {
             sink.save_position(&mark, &position).await?;
         }
+        self.last_write = Instant::now();
         self.seq = mark.seq;
         self.counters.publish(&mut self.tally);
         self.after_commit(position, self.seq, None);
@@ -380,20 +436,21 @@ impl Applier {
     }
 
     pub(super) async fn idle(&mut self) -> Result<()> {
-        if self.open.is_some() || self.source.inside || self.session.is_awaited() {
+        if self.open.is_some() || self.source.inside || self.is_awaited() {
             // A transaction that is piped through may wait for its source for long.
-            if !self.session.is_awaited() && self.last_write.elapsed() >= PING {
-                self.session.sink()?.ping().await?;
-                self.last_write = Instant::now();
-            }
-            return Ok(());
+            return self.keep_alive().await;
         }
         self.loaders.let_go();
         self.keep_shapes().await?;
         if self.unsaved && self.last_save.elapsed() >= IDLE_SAVE {
             return self.save().await;
         }
-        if self.last_write.elapsed() >= PING {
+        self.keep_alive().await
+    }
+
+    /// Says that the flow's own session lives, if it has not worked for a while.
+    pub(super) async fn keep_alive(&mut self) -> Result<()> {
+        if !self.session.is_awaited() && self.last_write.elapsed() >= PING {
             self.session.sink()?.ping().await?;
             self.last_write = Instant::now();
         }

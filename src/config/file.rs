@@ -153,6 +153,8 @@ pub struct Settings {
     pub time_zone: Option<Spanned<String>>,
     /// How many pieces of copies are read and written at once, a flow.
     pub copy_workers: Option<Spanned<u64>>,
+    /// How many sessions write the log at once when the flow is behind, a flow.
+    pub lanes: Option<Spanned<u64>>,
     /// Rows a second that copies may read, a flow.
     pub snapshot_rows_per_second: Option<Spanned<u64>>,
     /// The slot's name. Of a flow alone.

@@ -46,6 +46,9 @@ impl Source {
 
 /// Each is a session at both ends.
 const COPY_WORKERS_MAX: u64 = 32;
+/// Sessions that write the log at once: unless the file says so, and at most.
+const LANES: usize = 2;
+const LANES_MAX: u64 = 16;
 
 /// Checks and completes a parsed file.
 pub fn resolve(parsed: File, source: &Source) -> Result<Config> {
@@ -467,17 +470,13 @@ fn new_flow(
                 .error(text.span(), "a slot or publication name has 1 to 63 of a-z, 0-9 and _")),
         }
     };
-    let workers = |given: Option<&Spanned<u64>>| -> Result<usize> {
-        match given {
-            None => Ok(default_copy_workers()),
-            Some(given) if (1..=COPY_WORKERS_MAX).contains(given.get_ref()) => {
-                Ok(*given.get_ref() as usize)
-            }
-            Some(given) => {
-                Err(source.error(given.span(), format!("copy_workers is 1 to {COPY_WORKERS_MAX}")))
-            }
-        }
+    let number = |key: &str, given: Option<&Spanned<u64>>, max: u64, default: usize| match given {
+        None => Ok(default),
+        Some(given) if (1..=max).contains(given.get_ref()) => Ok(*given.get_ref() as usize),
+        Some(given) => Err(source.error(given.span(), format!("{key} is 1 to {max}"))),
     };
+    let workers = own.and_then(|f| f.copy_workers.as_ref()).or(defaults.copy_workers.as_ref());
+    let lanes = own.and_then(|f| f.lanes.as_ref()).or(defaults.lanes.as_ref());
     Ok(FlowConfig {
         name: name.to_owned(),
         source: from.to_owned(),
@@ -485,9 +484,8 @@ fn new_flow(
         slot: given(own.and_then(|f| f.slot.as_ref()))?,
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
         start_at: start_at.map(|text| text.get_ref().clone()),
-        copy_workers: workers(
-            own.and_then(|f| f.copy_workers.as_ref()).or(defaults.copy_workers.as_ref()),
-        )?,
+        copy_workers: number("copy_workers", workers, COPY_WORKERS_MAX, default_copy_workers())?,
+        lanes: number("lanes", lanes, LANES_MAX, LANES)?,
         snapshot_rows_per_second: rows_per_second.map(|rows| *rows.get_ref()),
         mappings: Vec::new(),
         values: values.clone(),
@@ -972,6 +970,19 @@ exclude = ["tmp_%"]
                 workers(&format!("[defaults]\ncopy_workers = {wrong}\n")).unwrap_err().to_string();
             assert!(error.contains("copy_workers is 1 to 32"), "{error}");
         }
+    }
+
+    #[test]
+    fn so_does_its_number_of_lanes() {
+        let lanes = |rest: &str| {
+            let config = Config::parse(&format!("{TWO}{rest}"), "t.toml");
+            config.map(|c| c.flows.iter().map(|f| f.lanes).collect::<Vec<_>>())
+        };
+        let rest = "[defaults]\nlanes = 3\n[flows.\"crm:erp\"]\nlanes = 16\n";
+        assert_eq!(lanes(rest).expect("good"), [16, 3]);
+        assert_eq!(lanes("").expect("good"), [LANES, LANES]);
+        let error = lanes("[defaults]\nlanes = 17\n").unwrap_err().to_string();
+        assert!(error.contains("lanes is 1 to 16"), "{error}");
     }
 
     #[test]

@@ -226,7 +226,7 @@ pub async fn attempt(
             context.target.clone(),
             start::sink_spec(context, &systems),
             progress.epoch,
-            workers,
+            (workers, context.lanes),
         ),
         rows: copies.rows,
         epoch: progress.epoch,

@@ -39,6 +39,8 @@ pub struct FlowContext {
     pub shared: Arc<FlowShared>,
     /// How many pieces of copies may be read and written at once.
     pub copy_workers: usize,
+    /// How many sessions may write the log at once.
+    pub lanes: usize,
     /// Rows a second that copies may read, if limited.
     pub copy_rows_per_second: Option<u64>,
     /// The flow of the other direction.
@@ -207,6 +209,8 @@ pub struct FlowShared {
     pub save_wanted: AtomicBool,
     /// Pieces of copies are written one by one: the target has refused one beside others.
     pub copy_alone: AtomicBool,
+    /// Batches are written by the flow's own session alone: the target has refused one beside others.
+    pub alone: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -233,6 +237,7 @@ impl FlowShared {
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
             copy_alone: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
         }
     }
 

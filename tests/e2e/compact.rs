@@ -17,7 +17,7 @@ fn sum(metrics: &str, result: &str) -> u64 {
         .sum()
 }
 
-fn metrics(address: &str) -> String {
+pub(super) fn metrics(address: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("connect");
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

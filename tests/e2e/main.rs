@@ -18,6 +18,7 @@ mod hostile;
 mod init;
 mod joined;
 mod lag;
+mod lanes;
 mod lookups;
 mod mappings;
 mod mixed;

@@ -20,6 +20,11 @@
 //! [`crate::ErrorKind::Fenced`]. A takeover raises that epoch, so it waits for the loads that are under way, and those
 //! that begin after it fail: when a successor reads how far copies have come, nobody else can change that.
 //! A loader moves no position: it may load only what belongs to the position that the flow's row holds.
+//!
+//! **Lanes.** The same sessions may write transactions of the log beside each other: each begins by marking its own row and
+//! leaves the flow's alone ([`Sink::begin_lane`]). When all transactions before it have been committed, its turn has come: it moves the flow's row from the
+//! sequence number before to its own, with the position, and commits ([`Sink::commit_in_turn`]). So there is still one
+//! position, whatever the number of lanes; what cannot move it, because another has taken the flow over, commits nothing.
 
 use std::sync::Arc;
 
@@ -310,6 +315,19 @@ pub trait Sink: Send {
     /// outcome is unknown: the next holder reads it from the progress row. What is checked only here (a deferred
     /// constraint) names the mapping whose rows are refused, where that can be told ([`crate::Error::mapping`]).
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()>;
+
+    /// Opens a transaction of a lane: marks the lane's own row, whose sequence number is that of the mark. The flow's row is looked
+    /// at when its turn has come. For sessions of [`crate::Connector::open_loader`].
+    async fn begin_lane(&mut self, mark: &Mark) -> Result<()>;
+
+    /// Sets the flow's row, which must have the epoch and the sequence number before that of `turn`, else it is
+    /// [`crate::ErrorKind::Fenced`] and nothing is committed; then the same as [`Sink::commit`].
+    async fn commit_in_turn(
+        &mut self,
+        turn: &Mark,
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()>;
 
     /// Mark and position in a transaction without changes.
     async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()>;

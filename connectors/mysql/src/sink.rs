@@ -26,7 +26,7 @@
 //!
 //! Fencing: the first statement of a transaction sets `seq` where epoch and the sequence before are
 //! ours, and must match one row (found rows, not changed rows). It locks the row until COMMIT, so two
-//! holders cannot both go on. A loader (`lane` above 0) marks a row of its own and locks the flow's row in share mode before,
+//! holders cannot both go on. A lane does the same last, in the trip of its COMMIT. A loader (`lane` above 0) marks a row of its own and locks the flow's row in share mode before,
 //! which the update of a takeover waits for, and must find the epoch there. After 1205 half a transaction would stay open and after 1213 the next
 //! statement would commit by itself: the engine drops the session after any error, and the session
 //! refuses to go on by itself (`broken`).
@@ -165,6 +165,14 @@ fn flow_row(spec: &SinkSpec) -> String {
 /// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
 fn one_row() -> String {
     format!("SET @tidelock_one_row = {}(ROW_COUNT() <> 1)", upsert::GUARD)
+}
+
+/// What sets the position in a flow's row.
+fn moved(position: &Position, micros: i64) -> String {
+    let position = plain(position.as_str());
+    format!(
+        "position = {position}, source_commit_micros = GREATEST({micros}, source_commit_micros), "
+    )
 }
 
 /// A literal of a text of ours; as it stands where nothing in it could end it.
@@ -380,17 +388,16 @@ impl MySqlSink {
     }
 
     /// The row's new sequence number and hop list; meets no row where another holder has been.
-    fn marking(&self, mark: &Mark, position: &str) -> Result<String> {
+    fn marking(&self, row: &str, mark: &Mark, position: &str) -> Result<String> {
         let Some(before) = mark.seq.checked_sub(1) else {
             return Err(Error::bug("a mark has sequence number 0"));
         };
         Ok(format!(
             "UPDATE {}.`progress` SET seq = {}, hop_list = {}, {position}updated_at = NOW(6) \
-             WHERE {} AND epoch = {} AND seq = {before}",
+             WHERE {row} AND epoch = {} AND seq = {before}",
             self.meta,
             mark.seq,
             plain(&mark.hops.encode(mark.seq)),
-            self.ours,
             mark.epoch
         ))
     }
@@ -402,9 +409,9 @@ impl MySqlSink {
         ))
     }
 
-    async fn do_begin(&mut self, mark: &Mark) -> Result<()> {
-        let mut sql = self.marking(mark, "")?;
-        if self.loads {
+    async fn do_begin(&mut self, mark: &Mark, guarded: bool) -> Result<()> {
+        let mut sql = self.marking(&self.ours, mark, "")?;
+        if guarded {
             self.session.run("START TRANSACTION").await?;
             self.guard(mark.epoch).await?;
         } else {
@@ -423,16 +430,30 @@ impl MySqlSink {
     /// ours all the same, [`one_row`] keeps the trip from reaching its COMMIT.
     async fn do_commit(&mut self, position: &Position, micros: i64) -> Result<()> {
         let sql = format!(
-            "UPDATE {}.`progress` SET position = {}, source_commit_micros = GREATEST({micros}, \
-             source_commit_micros), updated_at = NOW(6) WHERE {} AND epoch = {} AND seq = {}; \
-             {}; COMMIT",
+            "UPDATE {}.`progress` SET {}updated_at = NOW(6) WHERE {} AND epoch = {} AND seq = {}",
             self.meta,
-            plain(position.as_str()),
+            moved(position, micros),
             self.ours,
             self.epoch,
             self.seq,
-            one_row()
         );
+        self.commit_with(sql).await
+    }
+
+    /// The flow's row is not locked before: whoever had his turn before has committed.
+    async fn do_commit_in_turn(
+        &mut self,
+        turn: &Mark,
+        position: &Position,
+        micros: i64,
+    ) -> Result<()> {
+        let row = format!("{} AND lane = 0", flow_row(&self.spec));
+        let sql = self.marking(&row, turn, &moved(position, micros))?;
+        self.commit_with(sql).await
+    }
+
+    async fn commit_with(&mut self, update: String) -> Result<()> {
+        let sql = format!("{update}; {}; COMMIT", one_row());
         self.session.run(&sql).await.map_err(|e| match e.code() {
             // The sum overflowed.
             Code::KeyConflict => Error::fenced(format!(
@@ -446,7 +467,7 @@ impl MySqlSink {
     /// Mark and position in one statement, which is a transaction by itself.
     async fn do_save(&mut self, mark: &Mark, position: &Position) -> Result<()> {
         let position = format!("position = {}, ", plain(position.as_str()));
-        let sql = self.marking(mark, &position)?;
+        let sql = self.marking(&self.ours, mark, &position)?;
         self.session.run(&sql).await?;
         if self.session.conn.affected_rows() != 1 {
             return Err(self.taken_over());
@@ -946,7 +967,14 @@ impl Sink for MySqlSink {
     async fn begin(&mut self, mark: &Mark) -> Result<()> {
         self.ready(false)?;
         self.open = true;
-        let result = self.do_begin(mark).await;
+        let result = self.do_begin(mark, self.loads).await;
+        self.guarded(result).await
+    }
+
+    async fn begin_lane(&mut self, mark: &Mark) -> Result<()> {
+        self.ready(false)?;
+        self.open = true;
+        let result = self.do_begin(mark, false).await;
         self.guarded(result).await
     }
 
@@ -1072,6 +1100,18 @@ impl Sink for MySqlSink {
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {
         self.ready(true)?;
         let result = self.do_commit(position, source_commit_micros).await;
+        self.open = false;
+        self.guarded(result).await
+    }
+
+    async fn commit_in_turn(
+        &mut self,
+        turn: &Mark,
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()> {
+        self.ready(true)?;
+        let result = self.do_commit_in_turn(turn, position, source_commit_micros).await;
         self.open = false;
         self.guarded(result).await
     }

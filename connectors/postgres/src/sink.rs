@@ -102,6 +102,8 @@ struct Prepared {
 /// The open transaction.
 struct Open {
     mark: Mark,
+    /// Whether the flow's row is locked first, and must have our epoch: so a loader begins.
+    guarded: bool,
     /// Whether BEGIN and the mark are at the server, and the mark was answered.
     sent: bool,
     /// Whether the savepoint is set.
@@ -114,6 +116,7 @@ struct Open {
 
 /// What BEGIN and the mark are sent with.
 struct Opening {
+    guarded: bool,
     epoch: i64,
     seq: i64,
     hops: String,
@@ -139,6 +142,8 @@ pub(crate) struct PgSink {
     rows_put: HashMap<u64, u64>,
     /// Locks the flow's row and finds our epoch there: for a loader only.
     guard_statement: Option<tokio_postgres::Statement>,
+    /// Moves the flow's row when the turn of a lane has come: for a loader only.
+    turn_statement: Option<tokio_postgres::Statement>,
     mark_statement: tokio_postgres::Statement,
     position_statement: tokio_postgres::Statement,
     open: Option<Open>,
@@ -345,12 +350,21 @@ impl PgSink {
              updated_at = clock_timestamp() WHERE {mine} AND epoch = $3 AND seq = $4 RETURNING 1) \
              SELECT 1 / count(*) FROM moved"
         );
+        let turn = format!(
+            "WITH moved AS (UPDATE {table} SET seq = $4::int8, hop_list = $8, position = $5, source_commit_micros = \
+             CASE WHEN $6::int8 = 0 THEN source_commit_micros ELSE $6::int8 END, config_hash = $7, \
+             updated_at = clock_timestamp() WHERE pipeline = $1 AND flow = $2 AND lane = 0 \
+             AND epoch = $3 AND seq = $4::int8 - 1 RETURNING 1) SELECT 1 / count(*) FROM moved"
+        );
         let doing = "preparing statements";
         let prepare = |sql: String| async {
             let sql = sql;
             session.call(doing, Stage::Admin, CALL_TIMEOUT, session.client.prepare(&sql)).await
         };
-        let guard_statement = if lane == 0 { None } else { Some(prepare(guard).await?) };
+        let (guard_statement, turn_statement) = match lane {
+            0 => (None, None),
+            _ => (Some(prepare(guard).await?), Some(prepare(turn).await?)),
+        };
         let mark_statement = prepare(mark).await?;
         let position_statement = prepare(position).await?;
         Ok(PgSink {
@@ -364,6 +378,7 @@ impl PgSink {
             loose: HashMap::new(),
             rows_put: HashMap::new(),
             guard_statement,
+            turn_statement,
             mark_statement,
             position_statement,
             open: None,
@@ -378,6 +393,71 @@ impl PgSink {
         ))
     }
 
+    fn begun(&mut self, mark: &Mark, guarded: bool) -> Result<()> {
+        if self.open.is_some() {
+            return Err(Error::bug("a transaction was begun inside another"));
+        }
+        self.open = Some(Open {
+            mark: mark.clone(),
+            guarded,
+            sent: false,
+            savepoint: false,
+            savepoints: 0,
+            wrote: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Sets the position by a statement that divides by the number of rows it sets, and commits.
+    async fn commit_by(
+        &mut self,
+        statement: &tokio_postgres::Statement,
+        mark: &Mark,
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()> {
+        self.start().await?;
+        let Open { wrote, .. } =
+            self.open.take().ok_or_else(|| Error::bug("a commit outside a transaction"))?;
+        let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
+        let (text, hops) = (position.as_str(), mark.hops.encode(mark.seq));
+        let params: [&(dyn ToSql + Sync); 8] = [
+            &self.spec.pipeline,
+            &self.spec.flow,
+            &epoch,
+            &seq,
+            &text,
+            &source_commit_micros,
+            &self.spec.config_hash,
+            &hops,
+        ];
+        let client = &self.session.client;
+        let update = async {
+            match client.execute(statement, &params[..statement.params().len()]).await {
+                Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Ok(0),
+                answer => answer,
+            }
+        };
+        let update = self.session.call("setting the position", Stage::Write, CALL_TIMEOUT, update);
+        let commit = client.batch_execute("COMMIT");
+        let mut broken = None;
+        let told = |error: &tokio_postgres::Error, doing: &str| {
+            broken = error.as_db_error().map(Broken::from);
+            from_client(error, doing, Stage::Write)
+        };
+        let commit = self.session.call_told("committing", CALL_TIMEOUT, commit, told);
+        let (updated, committed) = join(update, commit).await;
+        if updated? != 1 {
+            return Err(self.fenced());
+        }
+        match (committed, broken) {
+            (Err(error), Some(broken)) if error.kind() == ErrorKind::Data => {
+                Err(self.refused_late(error, &broken, &wrote).await)
+            }
+            (committed, _) => committed,
+        }
+    }
+
     /// The transaction that is open.
     fn opened(&mut self) -> Result<&mut Open> {
         self.open.as_mut().ok_or_else(|| Error::bug("a call outside a transaction"))
@@ -385,17 +465,18 @@ impl PgSink {
 
     /// What is to be sent before anything else of the transaction, if it has not been.
     fn opening(&mut self) -> Result<Option<Opening>> {
-        let Open { mark, sent, .. } = self.opened()?;
+        let Open { mark, guarded, sent, .. } = self.opened()?;
         if *sent {
             return Ok(None);
         }
         let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
-        Ok(Some(Opening { epoch, seq, hops: mark.hops.encode(mark.seq) }))
+        let hops = mark.hops.encode(mark.seq);
+        Ok(Some(Opening { guarded: *guarded, epoch, seq, hops }))
     }
 
     /// Sends BEGIN and the mark when first polled, if they have not been sent.
     async fn send_opening(&self, opening: Option<Opening>) -> Result<()> {
-        let Some(Opening { epoch, seq, hops }) = opening else { return Ok(()) };
+        let Some(Opening { guarded, epoch, seq, hops }) = opening else { return Ok(()) };
         let params: [&(dyn ToSql + Sync); 5] =
             [&self.spec.pipeline, &self.spec.flow, &epoch, &seq, &hops];
         let client = &self.session.client;
@@ -403,8 +484,8 @@ impl PgSink {
             let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
             let guard = async {
                 match &self.guard_statement {
-                    Some(guard) => client.execute(guard, &params[..3]).await,
-                    None => Ok(1),
+                    Some(guard) if guarded => client.execute(guard, &params[..3]).await,
+                    Some(_) | None => Ok(1),
                 }
             };
             let update = client.execute(&self.mark_statement, &params);
@@ -847,17 +928,11 @@ impl Sink for PgSink {
     }
 
     async fn begin(&mut self, mark: &Mark) -> Result<()> {
-        if self.open.is_some() {
-            return Err(Error::bug("a transaction was begun inside another"));
-        }
-        self.open = Some(Open {
-            mark: mark.clone(),
-            sent: false,
-            savepoint: false,
-            savepoints: 0,
-            wrote: Vec::new(),
-        });
-        Ok(())
+        self.begun(mark, true)
+    }
+
+    async fn begin_lane(&mut self, mark: &Mark) -> Result<()> {
+        self.begun(mark, false)
     }
 
     async fn write(&mut self, batches: &[WriteBatch]) -> Result<()> {
@@ -1001,46 +1076,22 @@ impl Sink for PgSink {
     }
 
     async fn commit(&mut self, position: &Position, source_commit_micros: i64) -> Result<()> {
-        self.start().await?;
-        let Open { mark, wrote, .. } =
-            self.open.take().ok_or_else(|| Error::bug("a commit outside a transaction"))?;
-        let (epoch, seq) = (number(mark.epoch)?, number(mark.seq)?);
-        let text = position.as_str();
-        let params: [&(dyn ToSql + Sync); 7] = [
-            &self.spec.pipeline,
-            &self.spec.flow,
-            &epoch,
-            &seq,
-            &text,
-            &source_commit_micros,
-            &self.spec.config_hash,
-        ];
-        let client = &self.session.client;
-        let update = async {
-            match client.execute(&self.position_statement, &params).await {
-                // It divides by the number of rows it set.
-                Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Ok(0),
-                answer => answer,
-            }
+        let mark = self.opened()?.mark.clone();
+        let statement = self.position_statement.clone();
+        self.commit_by(&statement, &mark, position, source_commit_micros).await
+    }
+
+    async fn commit_in_turn(
+        &mut self,
+        turn: &Mark,
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()> {
+        let statement = match &self.turn_statement {
+            Some(statement) => statement.clone(),
+            None => return Err(Error::bug("the flow's own session was given a turn")),
         };
-        let update = self.session.call("setting the position", Stage::Write, CALL_TIMEOUT, update);
-        let commit = client.batch_execute("COMMIT");
-        let mut broken = None;
-        let told = |error: &tokio_postgres::Error, doing: &str| {
-            broken = error.as_db_error().map(Broken::from);
-            from_client(error, doing, Stage::Write)
-        };
-        let commit = self.session.call_told("committing", CALL_TIMEOUT, commit, told);
-        let (updated, committed) = join(update, commit).await;
-        if updated? != 1 {
-            return Err(self.fenced());
-        }
-        match (committed, broken) {
-            (Err(error), Some(broken)) if error.kind() == ErrorKind::Data => {
-                Err(self.refused_late(error, &broken, &wrote).await)
-            }
-            (committed, _) => committed,
-        }
+        self.commit_by(&statement, turn, position, source_commit_micros).await
     }
 
     async fn save_position(&mut self, mark: &Mark, position: &Position) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A source of random transactions against a model of a target that checks its constraints row by row.
 
+mod beside;
 mod sought;
 mod untouched;
 
