@@ -14,7 +14,7 @@
 //!
 //! **Refused together.** What two batches may have in common beyond that (what triggers do, a unique value that the log does not tell of) can only be refused, or be waited
 //! for: rows are named by their keys, so no order leaves another row. What is refused is no verdict: the flow goes on with its own
-//! session alone, and what is refused then counts. A batch that waits for a lock of a later one, which waits for its turn, is seen by the time that takes ([`STALL`]).
+//! session alone for an hour, and what is refused then counts. A batch that waits for a lock of a later one, which waits for its turn, is seen by the time that takes ([`STALL`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -30,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Applier;
 use super::batch::{Step, keys_of};
 use super::loaders::{Loader, Opening};
+use super::now_micros;
 use super::place::Places;
 use super::session::{Failure, perform_step};
 use super::transaction::Committing;
@@ -37,6 +38,8 @@ use super::transaction::Committing;
 /// How long a batch may wait for its turn while the one before is still being written. Well below the time after which
 /// the servers end a transaction that does nothing.
 const STALL: Duration = Duration::from_secs(10);
+/// How long a flow goes on with its own session where the target refused what was written at once.
+const ALONE_MICROS: i64 = 3_600_000_000;
 /// Between two looks whether one does.
 const STALL_LOOK: Duration = Duration::from_millis(500);
 
@@ -169,6 +172,11 @@ impl Lanes {
         self.own = None;
     }
 
+    /// Gives up what is under way: the servers take it back with the sessions.
+    pub fn abandon(&mut self) {
+        self.flights.clear();
+    }
+
     /// Source transactions in what is under way.
     pub fn transactions(&self) -> u64 {
         self.flights.iter().map(|flight| flight.committing.transactions).sum()
@@ -289,7 +297,7 @@ impl Applier {
             && self.delayed.is_empty()
             && self.regions.is_empty()
             && self.gates.is_empty()
-            && !self.shared.alone.load(Ordering::Relaxed)
+            && now_micros() >= self.shared.alone_until_micros.load(Ordering::Relaxed)
     }
 
     /// Sends a full batch that ends with a source transaction, while others are under way: beside them, when a lane is
@@ -343,10 +351,13 @@ impl Applier {
         if session.is_awaited() {
             let outcome = tokio::select! {
                 biased;
-                outcome = session.settled() => outcome,
-                () = lanes.stalled() => return Err(self.stalled()),
+                outcome = session.settled() => Some(outcome),
+                () = lanes.stalled() => None,
             };
-            return self.settle(outcome);
+            return match outcome {
+                Some(outcome) => self.settle(outcome),
+                None => Err(self.stalled()),
+            };
         }
         if lanes.is_empty() {
             return Ok(());
@@ -384,6 +395,8 @@ impl Applier {
                 let transactions = committing.map_or(0, |c| c.transactions);
                 self.failed = Some(transactions + self.lanes.transactions());
                 self.blame = mapping;
+                // Those after it cannot have their turn any more.
+                self.lanes.abandon();
                 Err(self.refused_beside(error))
             }
         }
@@ -401,19 +414,21 @@ impl Applier {
     }
 
     /// Looks whether one waits for ever.
-    pub(super) fn watch_lanes(&self) -> Result<()> {
+    pub(super) fn watch_lanes(&mut self) -> Result<()> {
         if self.lanes.is_stalled() { Err(self.stalled()) } else { Ok(()) }
     }
 
-    fn stalled(&self) -> Error {
+    fn stalled(&mut self) -> Error {
         let said =
             "a batch waits for another that comes after it (do triggers write the same rows?)";
         self.go_alone(said);
+        self.lanes.abandon();
         Error::transient(Code::ServerBusy, said)
     }
 
     fn go_alone(&self, why: &str) {
-        tracing::warn!(flow = %self.flow, why, "batches are written one after the other from here on");
-        self.shared.alone.store(true, Ordering::Relaxed);
+        tracing::warn!(flow = %self.flow, why, "batches are written one after the other for an hour");
+        let until = now_micros().saturating_add(ALONE_MICROS);
+        self.shared.alone_until_micros.store(until, Ordering::Relaxed);
     }
 }

@@ -58,6 +58,7 @@ impl Applier {
                 self.blame = mapping;
                 // What it was refused may have been held by a lane, unless that is about its rows.
                 let beside = !alone && error.kind() != ErrorKind::Data;
+                self.lanes.abandon();
                 return Err(if beside { self.refused_beside(error) } else { error });
             }
         };

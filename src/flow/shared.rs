@@ -209,8 +209,9 @@ pub struct FlowShared {
     pub save_wanted: AtomicBool,
     /// Pieces of copies are written one by one: the target has refused one beside others.
     pub copy_alone: AtomicBool,
-    /// Batches are written by the flow's own session alone: the target has refused one beside others.
-    pub alone: AtomicBool,
+    /// Until when batches are written by the flow's own session alone, because the target has refused one beside others; microseconds
+    /// since 1970.
+    pub alone_until_micros: AtomicI64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -237,7 +238,7 @@ impl FlowShared {
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
             copy_alone: AtomicBool::new(false),
-            alone: AtomicBool::new(false),
+            alone_until_micros: AtomicI64::new(0),
         }
     }
 

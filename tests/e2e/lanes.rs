@@ -311,7 +311,70 @@ async fn what_triggers_share_is_met_by_going_alone() {
         rig.equal(&DIGESTS[..1]).await;
         assert_eq!(rig.target.one("SELECT n FROM counted").await, "40");
         let log = rig.daemon.log();
-        assert!(log.contains("batches are written one after the other from here on"), "{log}");
+        assert!(log.contains("batches are written one after the other for an hour"), "{log}");
         rig.daemon.stop();
     }
+}
+
+/// What a lane is refused is tried by itself, and stops its mapping only if it is refused then, too. A role that may have no further connection writes as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lane_is_refused_stops_the_mapping_alone_and_no_connection_none() {
+    let more = "[defaults]\nlanes = 3\ncompact = true\n";
+    for postgres in [true, false] {
+        let tables = ["CREATE TABLE other (id bigint NOT NULL PRIMARY KEY, qty int NOT NULL)"];
+        let names = ["item", "other"];
+        let mut rig = Rig::down((postgres, postgres), &tables, &names, more).await;
+        rig.target
+            .sql(match postgres {
+                true => {
+                    "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                     RAISE EXCEPTION 'not this one'; END $$; \
+                     CREATE TRIGGER t BEFORE INSERT ON item FOR EACH ROW WHEN (NEW.qty = -1) \
+                     EXECUTE FUNCTION no()"
+                }
+                false => {
+                    "CREATE TRIGGER t BEFORE INSERT ON item FOR EACH ROW BEGIN IF NEW.qty = -1 THEN \
+                     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF; END"
+                }
+            })
+            .await;
+        let all = inserts("item", 1..5_001, |_| "1, 'n'".to_owned());
+        rig.source.sql(&format!("BEGIN; {all} COMMIT")).await;
+        for n in 1..40u64 {
+            let ids = n * 10_000..n * 10_000 + 1_000;
+            let rows = inserts("item", ids.clone(), |id| match id {
+                120_500 => "-1, 'n'".to_owned(),
+                _ => "1, 'n'".to_owned(),
+            });
+            let others = inserts("other", ids, |_| "1".to_owned());
+            rig.source.sql(&format!("BEGIN; {rows} {others} COMMIT")).await;
+        }
+        rig.daemon.start_again();
+        let stops = |flows: &[serde_json::Value]| {
+            let mappings = flows[0]["mappings"].as_array().cloned().unwrap_or_default();
+            mappings.iter().any(|m| m["name"] == "item" && m["state"] == "stopped")
+        };
+        rig.daemon.wait("item stops", SOON, stops).await;
+        rig.equal(&["SELECT concat(count(*), ' ', sum(id)) FROM other"]).await;
+        // All before the transaction with the row, and nothing of it.
+        let there = "SELECT concat(count(*), ' ', max(id)) FROM item";
+        assert_eq!(rig.target.one(there).await, "16000 110999");
+        rig.daemon.stop();
+    }
+    let limit = "CREATE ROLE one LOGIN REPLICATION CONNECTION LIMIT 2";
+    let mut rig = Rig::down((true, true), &[], &["item"], "[defaults]\nlanes = 3\n").await;
+    for sql in [
+        limit,
+        "GRANT USAGE ON SCHEMA public, tidelock TO one",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, tidelock TO one",
+    ] {
+        rig.target.sql(sql).await;
+    }
+    backlog(&rig, 60).await;
+    let url = rig.target.url();
+    let text = rig.text.replace(&url, &url.replace("postgres://tidelock@", "postgres://one@"));
+    assert_ne!(text, rig.text);
+    rig.daemon = Daemon::start(rig.folder.path(), &text);
+    rig.equal(&DIGESTS[..1]).await;
+    rig.daemon.stop();
 }
