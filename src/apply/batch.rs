@@ -44,8 +44,8 @@ pub const BYTES_A_BATCH_MAX: usize = 4 << 20;
 const MARK_BYTES: usize = 32;
 
 /// Hashes that are hashes already.
-#[derive(Default)]
-struct Hashed(u64);
+#[derive(Debug, Default)]
+pub(super) struct Hashed(u64);
 
 impl Hasher for Hashed {
     fn finish(&self) -> u64 {
@@ -64,6 +64,8 @@ impl Hasher for Hashed {
 }
 
 type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
+/// Keys by what is equal for equal ones.
+pub(super) type Keys = HashSet<u64, BuildHasherDefault<Hashed>>;
 
 /// What is to be done at the target, in its order.
 #[derive(Debug)]
@@ -171,11 +173,11 @@ impl Step {
 
 /// What is written behind a delete, by table: the keys, as far as they are known.
 #[derive(Default)]
-struct Behind(HashMap<TableName, Option<HashSet<u64>>>);
+struct Behind(HashMap<TableName, Option<Keys>>);
 
 impl Behind {
     fn add(&mut self, batch: &WriteBatch) {
-        let keys = self.0.entry(batch.table.name.clone()).or_insert_with(|| Some(HashSet::new()));
+        let keys = self.0.entry(batch.table.name.clone()).or_insert_with(|| Some(Keys::default()));
         match (keys.as_mut(), keys_of(batch)) {
             (Some(keys), Some(more)) => keys.extend(more),
             (_, None) => *keys = None,
@@ -211,8 +213,8 @@ pub(super) fn keys_of(batch: &WriteBatch) -> Option<Vec<u64>> {
         return None;
     }
     let key = |row: &[Value]| {
-        let cells = (0..table.key.len()).map(|n| key_cell(table, *op, columns, row, n));
-        Some(likeness(cells.collect::<Option<Vec<_>>>()?.into_iter()))
+        let cells = || (0..table.key.len()).map(|n| key_cell(table, *op, columns, row, n));
+        cells().all(|cell| cell.is_some()).then(|| likeness(cells().flatten()))
     };
     rows.iter().map(|row| key(row)).collect()
 }

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Applier;
-use super::batch::{Step, keys_of};
+use super::batch::{Keys, Step, keys_of};
 use super::loaders::{Loader, Opening};
 use super::now_micros;
 use super::place::Places;
@@ -55,7 +55,7 @@ pub struct Footprint {
 #[derive(Debug)]
 struct Trace {
     /// The keys, as far as they are known.
-    keys: Option<HashSet<u64>>,
+    keys: Option<Keys>,
     /// Whether there is more than one unique value to a row, and something else is done than to insert.
     hands_over: bool,
     has_uniques: bool,
@@ -75,7 +75,7 @@ impl Footprint {
                     return None;
                 }
                 let trace = tables.entry(table.name.clone()).or_insert_with(|| Trace {
-                    keys: Some(HashSet::new()),
+                    keys: Some(Keys::default()),
                     hands_over: false,
                     has_uniques: place.has_uniques,
                     points_to_itself: place.in_order,

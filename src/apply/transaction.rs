@@ -232,9 +232,11 @@ impl Applier {
 
     /// Whether it must go out before more is collected. A transaction that ends soon is left whole for a lane.
     pub(super) fn is_overfull(&self) -> bool {
-        let may_fly = self.open.as_ref().is_some_and(|open| open.mark.is_some()) && self.may_fly();
-        let times = if may_fly { 2 } else { 1 };
-        self.batcher.rows() >= times * ROWS_A_WRITE || self.batcher.bytes() >= times * BYTES_A_WRITE
+        self.is_full()
+            && (self.batcher.rows() >= 2 * ROWS_A_WRITE
+                || self.batcher.bytes() >= 2 * BYTES_A_WRITE
+                || self.open.as_ref().is_none_or(|open| open.mark.is_none())
+                || !self.may_fly())
     }
 
     /// Sends what is collected, and leaves the target transaction open.
@@ -296,7 +298,7 @@ impl Applier {
         let source = std::mem::take(&mut self.source);
         self.unsaved |= source.others_than_progress;
         self.reached = position.clone();
-        let (busy, may_fly) = (self.is_busy(), self.may_fly());
+        let busy = self.is_busy();
         if let Some(open) = &mut self.open {
             open.upto = Some((position, commit_micros.max(source.commit_micros)));
             open.transactions += 1;
@@ -304,9 +306,10 @@ impl Applier {
                 || open.mark.is_none()
                 || self.touched.weight() >= KEYS_A_TRANSACTION;
             let whole = open.mark.is_some();
-            if busy && whole && may_fly && (full || self.is_full()) {
+            let full = full || self.is_full();
+            if busy && full && whole && self.may_fly() {
                 self.fly().await?;
-            } else if !busy || full || self.is_full() || self.careful > 0 {
+            } else if !busy || full || self.careful > 0 {
                 self.finish().await?;
             }
             if self.careful > 0 {
