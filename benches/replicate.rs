@@ -12,7 +12,7 @@
 //! | `LATENCY` | 1: commit to visible as well | 1 |
 //! | `WRITERS` | write limits beside, by their number of connections (`1 2`): what several sessions at the target could gain | none |
 //! | `DURABLE` | 0: targets that do not wait for the disk, for a quick look at CPU | 1 |
-//! | `TIDELOCK_BIN` | other binaries, `word=path,word=path` or one path | this build |
+//! | `TIDELOCK_BIN` | other binaries, `word=path,word=path` or one path; a path may end in `?lanes=N` | this build |
 //! | `GROWTH` | 1: tidelock alone instead, by rows, tables, bytes a row and rows a transaction, and at rest; or some of `rows,tables,bytes,transaction,idle`. `FULL=1` goes on to 10,000,000 rows | 0 |
 //! | `OUT` | a folder for `results.json`, `results.md` and plots | none |
 

@@ -3,7 +3,7 @@
 //! A lane is made ready before the source works (slot, subscription, position), stands still meanwhile, and is then
 //! started; the clock runs from the command that starts it until the last row is visible at the target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -191,7 +191,14 @@ impl Lane {
                     self.tables,
                     "never",
                 )?;
-                self.running = Some(Tidelock::run(program, &config)?);
+                let program = program.to_string_lossy();
+                let (program, lanes) = program.split_once("?lanes=").unwrap_or((&program, ""));
+                if !lanes.is_empty() {
+                    let mut text = std::fs::read_to_string(&config)?;
+                    text.push_str(&format!("[defaults]\nlanes = {lanes}\n"));
+                    std::fs::write(&config, text)?;
+                }
+                self.running = Some(Tidelock::run(Path::new(program), &config)?);
             }
             Way::Subscription => self.target.sql("ALTER SUBSCRIPTION native ENABLE").await?,
             Way::Replica { .. } => self.target.sql("START SLAVE").await?,
