@@ -26,6 +26,7 @@ use tidelock_core::{CopyPhase, CopyReason, Result};
 
 use super::{Applier, KEYS_A_TRANSACTION, now_micros};
 use crate::mapping::MappingPlan;
+use crate::reread::memory::hash;
 use crate::reread::{self, PutOff, Refused};
 
 /// How far the keys of a mapping have been taken up.
@@ -287,7 +288,10 @@ impl Applier {
                 open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
             }
             let by = self.touched.of(number, &mapped.plan);
-            by.again(keys, Instant::now(), 0);
+            let owed = keys.iter().filter(|pending| pending.owed);
+            by.owed.extend(owed.map(|pending| hash(&[], pending.key.iter())));
+            by.force |= keys.iter().any(|pending| pending.force);
+            by.again(keys.into_iter().map(|pending| pending.key), Instant::now(), 0);
             by.refused = by.refused.max(refused);
             return self.finish().await;
         }

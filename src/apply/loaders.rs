@@ -12,6 +12,7 @@ use super::batch::batches_of;
 use super::seek;
 use crate::mapping::call::calls;
 use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
+use crate::reread::memory::Pending;
 use crate::reread::{Left, all_but_refused, put_off};
 
 /// How long a session waits for its next piece before it is let go; the server ends it after 30 seconds.
@@ -131,7 +132,7 @@ async fn loaded(
     }
     let mut keys = Vec::with_capacity(steps.len());
     for row in steps.iter().filter_map(|(at, _)| loading.rows.get((*at)?)) {
-        keys.push(loading.bound.source_key(row)?);
+        keys.push(Pending { key: loading.bound.source_key(row)?, owed: false, force: false });
     }
     let waits = !keys.is_empty();
     put_off(sink, plan, keys).await?;

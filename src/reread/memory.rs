@@ -56,6 +56,45 @@ pub fn encode_key(key: &[Value]) -> Result<Bytes> {
         .ok_or_else(|| Error::bug("a key that waits lacks a cell"))
 }
 
+/// A key that waits, and how its row is to be sent when its time comes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pending {
+    /// The key.
+    pub key: Key,
+    /// Whatever gate its mapping has.
+    pub owed: bool,
+    /// Though it is as it was last sent.
+    pub force: bool,
+}
+
+/// They stand before the key, which begins with neither.
+const OWED: u8 = b'!';
+const FORCE: u8 = b'*';
+
+impl Pending {
+    /// The bytes.
+    pub fn encode(&self) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.owed.then_some(OWED));
+        bytes.extend(self.force.then_some(FORCE));
+        bytes.extend_from_slice(&encode_key(&self.key)?);
+        Ok(bytes.into())
+    }
+
+    /// What such bytes say.
+    pub fn decode(bytes: &[u8]) -> Option<Pending> {
+        let (owed, bytes) = match bytes.strip_prefix(&[OWED]) {
+            Some(rest) => (true, rest),
+            None => (false, bytes),
+        };
+        let (force, bytes) = match bytes.strip_prefix(&[FORCE]) {
+            Some(rest) => (true, rest),
+            None => (false, bytes),
+        };
+        Some(Pending { key: decode_key(bytes)?, owed, force })
+    }
+}
+
 /// What such bytes say.
 pub fn decode_key(bytes: &[u8]) -> Option<Key> {
     Cursor::parse(std::str::from_utf8(bytes).ok()?).map(|(_, key)| key)
@@ -117,6 +156,17 @@ mod tests {
         let known = Known { sent: hash(b"x", &[Value::Null]), key };
         assert_eq!(Known::decode(&known.encode().expect("bytes")), Some(known));
         assert_eq!(Known::decode(b""), None);
+    }
+
+    #[test]
+    fn a_key_that_waits_comes_back_with_what_is_owed() {
+        for (owed, force) in [(false, false), (true, false), (false, true), (true, true)] {
+            let key: Key = Box::from([Value::Text("!*".into()), Value::Int(7)]);
+            let pending = Pending { key: key.clone(), owed, force };
+            let bytes = pending.encode().expect("bytes");
+            assert_eq!(Pending::decode(&bytes), Some(pending));
+            assert_eq!(encode_key(&key).expect("key") == bytes, !owed && !force);
+        }
     }
 
     #[test]

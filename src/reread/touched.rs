@@ -10,7 +10,7 @@ use tidelock_core::{
     Value, alike,
 };
 
-use super::memory::{Hash, hash};
+use super::memory::{Hash, Pending, hash};
 use crate::expr::{Expr, Input, Truth};
 use crate::mapping::MappingPlan;
 use crate::mapping::computed::{self, Wanted};
@@ -105,7 +105,7 @@ impl Touched {
     }
 
     /// Takes the keys out, to be put off. What queries are asked with stays.
-    pub fn take_keys(&mut self) -> Vec<(usize, Arc<MappingPlan>, Vec<Key>)> {
+    pub fn take_keys(&mut self) -> Vec<(usize, Arc<MappingPlan>, Vec<Pending>)> {
         self.weight = 0;
         let taken = self.mappings.iter_mut().map(|(number, by)| {
             let keys = std::mem::take(match by.plan.view {
@@ -114,8 +114,12 @@ impl Touched {
             });
             // They go on waiting.
             by.waited.clear();
-            by.owed.clear();
-            (*number, by.plan.clone(), keys.into_values().collect())
+            let (owed, force) = (std::mem::take(&mut by.owed), by.force);
+            let pending = keys.into_iter().map(|(hash, key)| {
+                let owed = owed.contains(&hash);
+                Pending { key, owed, force }
+            });
+            (*number, by.plan.clone(), pending.collect())
         });
         taken.collect()
     }
@@ -157,7 +161,7 @@ impl TouchedBy {
     }
 
     /// Keys that waited, since when and how often they were refused.
-    pub fn again(&mut self, keys: Vec<Key>, since: Instant, refusals: u32) {
+    pub fn again(&mut self, keys: impl IntoIterator<Item = Key>, since: Instant, refusals: u32) {
         for key in keys {
             self.waited.push(Bytes::copy_from_slice(&hash(&[], key.iter())));
             match self.plan.view {

@@ -491,3 +491,53 @@ async fn what_is_asked_for_during_a_copy_leaves_no_ghost() {
     equal(&daemon, (&a, all), (&b, all)).await;
     daemon.stop();
 }
+
+/// A row is asked for, points to one that the target does not have yet, and the process dies: it is asked for all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owed_of_a_row_that_waits_is_owed_by_whoever_comes_next() {
+    let (a, b) = (Side::new(true).await, Side::new(true).await);
+    let parent = "CREATE TABLE parent (id int NOT NULL PRIMARY KEY)";
+    let wish = "CREATE TABLE wish (id int NOT NULL PRIMARY KEY, stock int NOT NULL)";
+    for side in [&a, &b] {
+        side.sql(parent).await;
+        side.sql(wish).await;
+    }
+    a.sql("CREATE TABLE base (id int NOT NULL PRIMARY KEY, parent int NOT NULL, qty int NOT NULL)")
+        .await;
+    a.sql("CREATE VIEW stock AS SELECT id, parent, qty FROM base").await;
+    b.sql("CREATE TABLE stock (id int NOT NULL PRIMARY KEY, parent int NOT NULL REFERENCES parent (id), qty int NOT NULL)").await;
+    a.sql("INSERT INTO parent VALUES (1)").await;
+    a.sql("INSERT INTO base VALUES (1, 1, 50)").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.parent\"\nto = \"b.parent\"\n\
+           [[mappings]]\nfrom = \"a.wish\"\nto = \"b.wish\"\n\
+           [[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nedge = \"qty < 10\"\npush_when = { \"a.wish\" = \"stock\" }\n\
+           tracks = { 'a.base' = \"id\" }\n";
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let one = "SELECT id, parent, qty FROM stock WHERE id = 1";
+    equal(&daemon, (&a, one), (&b, one)).await;
+    daemon.kill();
+    // As much as goes into a target transaction of its own.
+    a.sql("BEGIN; INSERT INTO base SELECT n, 1, 50 FROM generate_series(100, 20200) n; INSERT INTO wish VALUES (1, 1); COMMIT").await;
+    a.sql("BEGIN; INSERT INTO parent VALUES (2); UPDATE base SET parent = 2 WHERE id = 1; COMMIT")
+        .await;
+    let Side::Pg(server) = &b else { unreachable!("it is PostgreSQL") };
+    let lock = server.client("db").await.expect("client");
+    // Looked at, it may be; what is ahead cannot come.
+    let held = "BEGIN; LOCK TABLE parent IN SHARE ROW EXCLUSIVE MODE";
+    lock.batch_execute(held).await.expect("lock");
+    daemon.start_again();
+    let waits = async || {
+        b.one("SELECT count(*) > 0 FROM tidelock.memory WHERE get_byte(key, 15) = ascii('p')").await
+    };
+    let told = wait_for("it waits", SOON, "t".to_owned(), waits).await;
+    assert!(told.is_ok(), "{told:?}\n{}", daemon.log());
+    daemon.kill();
+    lock.batch_execute("ROLLBACK").await.expect("unlock");
+    daemon.start_again();
+    equal(&daemon, (&a, one), (&b, one)).await;
+    assert_eq!(b.one("SELECT count(*) FROM stock").await, "1", "no other has crossed its edge");
+    daemon.stop();
+}

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelock_core::{Key, MemoryKind, MemoryScope, Result, Sink};
+use tidelock_core::{MemoryKind, MemoryScope, Result, Sink};
 
 use super::{KEYS_A_READ, Reread};
 use crate::mapping::MappingPlan;
-use crate::reread::memory::{decode_key, encode_key, hash};
+use crate::reread::memory::{Pending, encode_key, hash};
 
 /// Keeps which keys of a mapping wait, and forgets those that do no longer.
 pub(super) async fn keep(
@@ -18,9 +18,16 @@ pub(super) async fn keep(
     done: &Reread,
 ) -> Result<()> {
     let mut put = HashMap::new();
-    let waiting = done.waiting.iter().filter(|w| w.plan.name == mapping).flat_map(|w| &w.keys);
-    let put_off = done.put_off.iter().filter(|p| p.plan.name == mapping).flat_map(|p| &p.keys);
-    for key in waiting.chain(put_off) {
+    for waiting in done.waiting.iter().filter(|w| w.plan.name == mapping) {
+        for key in &waiting.keys {
+            let hash = hash(&[], key.iter());
+            let (owed, force) = (waiting.owed.contains(&hash), waiting.force);
+            let pending = Pending { key: key.clone(), owed, force };
+            put.insert(Bytes::copy_from_slice(&hash), pending.encode()?);
+        }
+    }
+    // Of a table's row the gate has been asked before.
+    for key in done.put_off.iter().filter(|p| p.plan.name == mapping).flat_map(|p| &p.keys) {
         put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
     }
     let mut gone: Vec<Bytes> = waited.into_iter().filter(|key| !put.contains_key(key)).collect();
@@ -39,23 +46,24 @@ pub async fn waiting(
     plan: &MappingPlan,
     after: &mut Option<Bytes>,
     limit: usize,
-) -> Result<(Vec<Key>, bool)> {
+) -> Result<(Vec<Pending>, bool)> {
     let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
     let stored = sink.recall_all(&scope, after.as_ref(), limit).await?;
     if let Some((at, _)) = stored.last() {
         *after = Some(at.clone());
     }
-    let keys = stored.iter().filter_map(|(_, key)| decode_key(key)).collect();
+    let keys = stored.iter().filter_map(|(_, key)| Pending::decode(key)).collect();
     Ok((keys, stored.len() == limit))
 }
 
 /// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
-pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Key>) -> Result<()> {
+pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Pending>) -> Result<()> {
     let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
     for some in keys.chunks(KEYS_A_READ) {
         let mut put = HashMap::new();
-        for key in some {
-            put.insert(Bytes::copy_from_slice(&hash(&[], key.iter())), encode_key(key)?);
+        for pending in some {
+            let at = hash(&[], pending.key.iter());
+            put.insert(Bytes::copy_from_slice(&at), pending.encode()?);
         }
         sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &[]).await?;
     }
