@@ -107,3 +107,56 @@ async fn a_backfill_waits_for_a_commit_that_hangs_on_a_semi_synchronous_replica(
     hangs.await.expect("task").expect("committed");
     daemon.stop();
 }
+
+/// What is held of a key was logged before we came, and is not to be seen yet when its time comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_owed_waits_over_a_restart_for_a_commit_that_hangs_on_a_synchronous_standby()
+ {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql("db", "INSERT INTO item VALUES (1, 1, 'old')").await.expect("row");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b")])
+        .replace("\"never\"", "\"initial\"\nthrottle = \"15s\"");
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("db", "ALTER SYSTEM SET synchronous_standby_names = 'ghost'").await.expect("ghost");
+    a.sql("db", "SELECT pg_reload_conf()").await.expect("reload");
+    let waiting = wait_for("setting", SOON, "ghost".to_owned(), async || {
+        a.one("db", "SHOW synchronous_standby_names").await.expect("show")
+    });
+    waiting.await.expect("ghost");
+    // A transaction at something else, for ever, and one that nobody ends: neither is waited for.
+    let other = a.client("db").await.expect("client");
+    other.batch_execute("BEGIN; INSERT INTO item VALUES (9, 9, 'open')").await.expect("open");
+    let sql = "SET synchronous_commit = local; UPDATE item SET note = 'sent' WHERE id = 1";
+    a.client("db").await.expect("client").batch_execute(sql).await.expect("local");
+    let note = async || b.one("db", "SELECT note FROM item WHERE id = 1").await.unwrap_or_default();
+    let sent = wait_for("the first", SOON, "sent".to_owned(), note).await;
+    assert!(sent.is_ok(), "{sent:?}\n{}", daemon.log());
+    let writer = a.client("db").await.expect("client");
+    let hangs = tokio::spawn(async move {
+        writer
+            .batch_execute("SET synchronous_commit = on; UPDATE item SET qty = 2 WHERE id = 1")
+            .await
+    });
+    let held = async || {
+        let sql = "SELECT count(*) FROM tidelock.memory WHERE substr(`key`, 16, 1) = 'h' AND length(value) > 8";
+        b.one("db", sql).await.unwrap_or_default()
+    };
+    let told = wait_for("held", SOON, "1".to_owned(), held).await;
+    assert!(told.is_ok(), "{told:?}\n{}", daemon.log());
+    daemon.kill_and_start();
+    let log = async || daemon.log().contains("reading rows again waits");
+    let told = wait_for("it waits", SOON, true, log).await;
+    assert!(told.is_ok(), "{told:?}\n{:#?}\n{}", daemon.flows(), daemon.log());
+    assert_eq!(a.one("db", ROW).await.expect("row"), "1", "the source does not show it yet");
+    a.sql("db", "ALTER SYSTEM RESET synchronous_standby_names").await.expect("reset");
+    a.sql("db", "SELECT pg_reload_conf()").await.expect("reload");
+    let qty = async || b.one("db", ROW).await.unwrap_or_default();
+    let arrived = wait_for("the last state", SOON, "2".to_owned(), qty).await;
+    assert!(arrived.is_ok(), "{arrived:?}\n{}", daemon.log());
+    hangs.await.expect("task").expect("committed");
+    other.batch_execute("ROLLBACK").await.expect("rollback");
+    daemon.stop();
+}

@@ -19,6 +19,7 @@
 //! under these settings is the same value to the input function of the same type. What the types are is
 //! asked again behind the `COPY`, whose lock then keeps them as they are.
 
+mod before;
 mod keys;
 mod visible;
 
@@ -45,6 +46,7 @@ use crate::text;
 use crate::types::{TypeMap, value};
 use crate::upsert;
 
+use before::Before;
 pub(crate) use keys::describe;
 use visible::Visible;
 
@@ -92,6 +94,7 @@ pub(crate) struct PgCopier {
     keyed: HashMap<(String, Vec<String>, Vec<String>), Arc<keys::Keyed>>,
     versions: u64,
     open: bool,
+    before: Before,
 }
 
 impl PgCopier {
@@ -108,6 +111,7 @@ impl PgCopier {
             keyed: HashMap::new(),
             versions: 0,
             open: false,
+            before: Before::default(),
         })
     }
 
@@ -427,7 +431,8 @@ impl Copier for PgCopier {
         let row = self.session.query_one("opening a snapshot", sql, &[]).await?;
         let visible = Visible::parse(get(&row, 0)?)
             .ok_or_else(|| Error::bug("a snapshot's text cannot be read"))?;
-        if !delivered.iter().all(|id| visible.shows(*id)) {
+        let shown = delivered.iter().all(|id| visible.shows(*id));
+        if !shown || !self.before.is_seen(&self.session, &visible).await? {
             self.end_snapshot().await?;
             return Ok(None);
         }
