@@ -532,3 +532,48 @@ async fn what_was_deleted_unseen_is_taken_from_routines_and_marked_at_mariadb() 
 async fn what_was_deleted_unseen_is_taken_from_routines_and_marked_at_postgres() {
     unseen(false).await;
 }
+
+/// Rows of a view swap unique values between two readings. Nothing that hangs on them is lost.
+async fn swapped(postgres_source: bool) {
+    let source = [
+        "CREATE TABLE p (id int NOT NULL PRIMARY KEY, mail varchar(40) NOT NULL, nick varchar(10), slot int NOT NULL)",
+        "CREATE VIEW v AS SELECT id, mail, nick, slot FROM p",
+        "INSERT INTO p VALUES (1, 'a@x', 'a', 1), (2, 'b@x', 'b', 2), (3, 'c@x', NULL, 3), (4, 'd@x', 'd', 4)",
+    ];
+    let target = [
+        "CREATE TABLE v (id int NOT NULL PRIMARY KEY, mail varchar(40) NOT NULL UNIQUE, nick varchar(10) UNIQUE, slot int NOT NULL UNIQUE, own varchar(9))",
+        "CREATE TABLE below (id int NOT NULL PRIMARY KEY, v int NOT NULL, FOREIGN KEY (v) REFERENCES v (id) ON DELETE CASCADE)",
+    ];
+    let mapped = "[[mappings]]\nfrom = \"a.v\"\nto = \"b.v\"\ntracks = { 'a.p' = \"id\" }\n\
+        columns = { id = \"id\", mail = \"mail\", nick = \"nick\", slot = \"slot\" }\n";
+    let world = World::new(postgres_source, &source, &target, mapped).await;
+    let all = "SELECT id, mail, nick, slot FROM %t ORDER BY id";
+    let (want, have) = (all.replace("%t", "p"), all.replace("%t", "v"));
+    world.equal(&want, &have).await;
+    world.b.sql("INSERT INTO below VALUES (1, 1), (2, 2), (3, 3), (4, 4)").await;
+    world.b.sql("UPDATE v SET own = 'kept'").await;
+    for sql in [
+        "UPDATE p SET mail = CASE id WHEN 1 THEN 'b@x' ELSE 'a@x' END WHERE id < 3",
+        "UPDATE p SET nick = CASE id WHEN 1 THEN 'b' WHEN 2 THEN 'd' ELSE 'a' END WHERE id IN (1, 2, 4)",
+        "UPDATE p SET slot = 5 - slot, mail = concat('m', 5 - id, '@x')",
+        // A circle, and a row that comes beside it.
+        "UPDATE p SET mail = concat('m', 5 - id, '@y'), slot = slot % 4 + 1; INSERT INTO p VALUES (5, 'm1@x', 'e', 5)",
+    ] {
+        world.a.sql(sql).await;
+        world.equal(&want, &have).await;
+    }
+    world.state("v", "streaming").await;
+    assert_eq!(world.b.one("SELECT count(*) FROM below").await, "4");
+    assert_eq!(world.b.one("SELECT count(*) FROM v WHERE own = 'kept'").await, "4");
+    world.daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_unique_values_of_a_view_arrive_at_mariadb() {
+    swapped(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_unique_values_of_a_view_arrive_at_postgres() {
+    swapped(false).await;
+}

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelock_core::{Code, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value};
+use tidelock_core::{
+    Code, DataType, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value, WriteOp,
+};
 
 use super::found::likeness;
 use super::ready::ready;
@@ -223,6 +225,8 @@ async fn in_any_order(
     }
     loop {
         let before = left.steps.len();
+        // Which of them are refused for a value that another row has.
+        let mut taken = Vec::new();
         let mut parts = vec![std::mem::take(&mut left.steps)];
         while let Some(mut part) = parts.pop() {
             let writes = part.iter().map(|(_, write)| write.clone()).collect();
@@ -230,6 +234,7 @@ async fn in_any_order(
             if refused.is_none() {
                 part.iter().filter_map(|(number, _)| *number).for_each(&mut *written);
             } else if part.len() == 1 {
+                taken.push(refused.as_ref().is_some_and(|e| e.code() == Code::KeyConflict));
                 left.steps.append(&mut part);
                 left.error = refused;
             } else {
@@ -241,8 +246,104 @@ async fn in_any_order(
             return Ok(Left::default());
         }
         if left.steps.len() == before {
-            return Ok(left);
+            return swapped(sink, plan, left, &taken, written).await;
         }
+    }
+}
+
+/// Rows that stand in each other's way because they have swapped unique values: these are set aside and the rows are written behind that,
+/// all or none of it. Answers what is left.
+async fn swapped(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    mut left: Left,
+    taken: &[bool],
+    written: &mut (dyn FnMut(usize) + Send),
+) -> Result<Left> {
+    let mut taken = taken.iter();
+    let is_upsert =
+        |write: &Write| matches!(write.op, WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert);
+    let (circle, others): (Steps, Steps) = std::mem::take(&mut left.steps)
+        .into_iter()
+        .partition(|(_, write)| taken.next().is_some_and(|taken| *taken) && is_upsert(write));
+    let mut writes: Vec<Write> = circle.iter().map(|(_, write)| write.clone()).collect();
+    let done = match set_aside(plan, &writes) {
+        Some(aside) if circle.len() > 1 => {
+            match seek::answer_writes(sink, plan, &mut writes).await {
+                Err(error) => missing(error).map(|_| false)?,
+                Ok(()) => {
+                    let mut batches = batches_of(plan, aside);
+                    batches.extend(batches_of(plan, writes));
+                    sink.attempt(&batches, &[]).await?.is_none()
+                }
+            }
+        }
+        Some(_) | None => false,
+    };
+    left.steps = others;
+    if done {
+        circle.iter().filter_map(|(number, _)| *number).for_each(written);
+        if left.steps.is_empty() {
+            left.error = None;
+        }
+    } else {
+        left.steps.extend(circle);
+    }
+    Ok(left)
+}
+
+/// What takes their unique values away from rows that are there: NULL where it may be, else a value that nobody has.
+fn set_aside(plan: &MappingPlan, writes: &[Write]) -> Option<Vec<Write>> {
+    let mut columns: Vec<usize> = Vec::new();
+    for index in &plan.uniques {
+        let free = |column: &&usize| !plan.target.key.contains(column);
+        let nullable = |column: &&usize| plan.columns.get(**column).is_some_and(|c| c.nullable);
+        let column = index.iter().filter(free).find(nullable);
+        let column = column.or_else(|| index.iter().find(free))?;
+        if !columns.contains(column) {
+            columns.push(*column);
+        }
+    }
+    if columns.is_empty() || plan.call.is_some() {
+        return None;
+    }
+    let shared: Arc<[usize]> = columns.into();
+    let aside = writes.iter().map(|write| {
+        let cell = |column: &usize| {
+            let at = write.columns.iter().position(|c| c == column)?;
+            write.row.get(at).cloned()
+        };
+        let key = plan.target.key.iter().map(cell).collect::<Option<Vec<Value>>>()?;
+        let free = |column: &usize| match plan.columns.get(*column)?.nullable {
+            true => Some(Value::Null),
+            false => nobodys(&plan.target.columns.get(*column)?.data_type, &key),
+        };
+        let mut row = shared.iter().map(free).collect::<Option<Vec<Value>>>()?;
+        row.extend(key);
+        let (op, columns, row) = (WriteOp::Patch, shared.clone(), row.into());
+        Some(Write { op, columns, row, keys: write.keys, uniques: None, waits: Vec::new() })
+    });
+    aside.collect()
+}
+
+/// A value of a type that hardly any row has, another for each key.
+fn nobodys(data_type: &DataType, key: &[Value]) -> Option<Value> {
+    let hash = hash(b"set aside", key);
+    let number = hash.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    match data_type {
+        DataType::Text { chars_max, .. } => {
+            let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            let length = chars_max.map_or(32, |max| usize::try_from(max).unwrap_or(32)).min(32);
+            (length >= 12).then(|| Value::Text(digits.get(..length).unwrap_or_default().into()))
+        }
+        DataType::Int { bits: 32, unsigned: false } => {
+            Some(Value::Int(-i64::from(number as u32 >> 1)))
+        }
+        DataType::Int { bits: 64, unsigned: false } => {
+            Some(Value::Int(-i64::try_from(number >> 2).ok()?))
+        }
+        DataType::Uuid => Some(Value::Uuid(hash)),
+        _ => None,
     }
 }
 
