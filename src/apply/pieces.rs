@@ -28,6 +28,7 @@ use super::{Applier, PING};
 use crate::copy::region::{RowsReady, Step, SweepReady};
 use crate::copy::{Outcome, Regions, Request};
 use crate::flow::{FlowState, copies};
+use crate::mapping::plan::EndPlan;
 use crate::mapping::{BoundPlan, MappingPlan};
 use crate::reread::Touched;
 
@@ -205,14 +206,15 @@ impl Applier {
         let plan = self.plan_of(&mapping)?.plan;
         let mut removed = 0;
         for key in keys {
-            let write = BoundPlan::remove(&plan, &key);
+            let Some(write) = plan.removal(&key)? else { continue };
             if !self.regions.touched(&mapping, write.keys[0]) {
                 self.batcher.push(&plan, write, OpKind::Delete);
                 removed += 1;
             }
         }
         if removed > 0 {
-            tracing::warn!(flow = %self.flow, %mapping, removed, "removing rows that the source does not have");
+            let doing = if plan.rows.end == EndPlan::Delete { "removing" } else { "marking" };
+            tracing::warn!(flow = %self.flow, %mapping, rows = removed, "{doing} rows that the source does not have");
         }
         self.direct().await?;
         let sink = self.session.sink()?;

@@ -26,8 +26,8 @@ use crate::config::{
     FlowConfig, MappingConfig, SchemaChanges, SnapshotMode, TablePattern, TableRef,
 };
 use crate::copy::{Job, region};
-use crate::mapping::MappingPlan;
 use crate::mapping::plan::{EndPlan, like, mirrored};
+use crate::mapping::{MappingPlan, row};
 
 /// What the copies of a flow's mappings come to.
 #[derive(Debug, Default)]
@@ -916,7 +916,12 @@ fn job(context: &FlowContext, plan: &MappingPlan, mut row: CopyRow) -> Result<Jo
         .with_hint("give it a primary key that its replica identity holds"));
     };
     // Where the mapping keeps what the source deletes, rows that only the target has are meant to be there.
-    row.sweep &= plan.rows.end == EndPlan::Delete;
+    row.sweep &= match &plan.rows.end {
+        EndPlan::Delete => true,
+        // Of a view, what is remembered tells which rows are to be marked.
+        EndPlan::Set(_) => plan.view.is_none() && row::marks_alone(plan),
+        EndPlan::Ignore => false,
+    };
     // Of a view whose keys do not lead back, what is remembered tells which rows were sent and are gone.
     row.sweep &= plan.view.is_none() || crate::copy::leads_back(plan);
     table.filter = Some(row.filter.clone()).filter(|f| !f.is_empty());

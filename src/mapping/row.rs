@@ -1007,6 +1007,11 @@ pub fn mark(plan: &MappingPlan, key: &[Value]) -> Result<Write> {
     Ok(Write { op, columns, row, keys: [hash, hash], uniques: None, waits })
 }
 
+/// Whether a row can be marked of which nothing but the key is known.
+pub fn marks_alone(plan: &MappingPlan) -> bool {
+    matches!(End::new(plan, &[]), Ok(End::Set { .. }))
+}
+
 /// A value of the source as a column of the target holds it.
 pub fn converted(
     plan: &MappingPlan,

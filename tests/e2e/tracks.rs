@@ -577,3 +577,47 @@ async fn swapped_unique_values_of_a_view_arrive_at_mariadb() {
 async fn swapped_unique_values_of_a_view_arrive_at_postgres() {
     swapped(false).await;
 }
+
+/// What was deleted, or left the filter, while a mapping of a table was paused is marked at its end.
+async fn marked_unseen(postgres_source: bool) {
+    let source = [
+        "CREATE TABLE p (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)",
+        "INSERT INTO p VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'), (5, 'e')",
+    ];
+    let target = [
+        "CREATE TABLE marked (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL, gone int NOT NULL)",
+    ];
+    let mapped = "[[mappings]]\nname = \"marks\"\nfrom = \"a.p\"\nto = \"b.marked\"\non_delete = { set = { gone = \"1\" } }\n\
+        where = \"name <> 'x'\"\ncolumns = { id = \"id\", name = \"name\", gone = \"0\" }\n";
+    let world = World::new(postgres_source, &source, &target, mapped).await;
+    let (all, inside) = (
+        "SELECT id, name FROM p WHERE name <> 'x' ORDER BY id",
+        "SELECT id, name FROM marked WHERE gone = 0 ORDER BY id",
+    );
+    world.equal(all, inside).await;
+    for sql in [
+        "DELETE FROM p WHERE id = 1",
+        "UPDATE p SET name = 'x' WHERE id = 2",
+        "DELETE FROM p WHERE id = 3; INSERT INTO p VALUES (6, 'f')",
+    ] {
+        world.state("marks", "streaming").await;
+        assert_eq!(world.daemon.command(&["pause", "marks"]).0, 0);
+        world.a.sql(sql).await;
+        assert_eq!(world.daemon.command(&["resume", "marks"]).0, 0);
+        world.equal(all, inside).await;
+    }
+    world.a.sql("UPDATE p SET name = 'back' WHERE id = 2").await;
+    world.equal(all, inside).await;
+    assert_eq!(world.b.one("SELECT count(*) FROM marked").await, "6");
+    world.daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_deleted_unseen_are_marked_at_mariadb() {
+    marked_unseen(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_deleted_unseen_are_marked_at_postgres() {
+    marked_unseen(false).await;
+}
