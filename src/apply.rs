@@ -206,6 +206,8 @@ struct SourceTransaction {
     echo: bool,
     changes: u64,
     others_than_progress: bool,
+    /// Whether the mappings must be planned anew behind it.
+    replans: bool,
     /// Whether it is in the open target transaction.
     joined: bool,
 }
@@ -412,7 +414,14 @@ impl Applier {
                 Ok(())
             }
             LogEvent::Commit(commit) => {
+                let replans = self.source.replans;
                 self.commit(commit.position, commit.commit_micros).await?;
+                if replans {
+                    self.finish().await?;
+                    self.settled().await?;
+                    self.replan = true;
+                    return Ok(());
+                }
                 self.copy().await?;
                 self.retry().await
             }

@@ -388,6 +388,10 @@ impl Applier {
                 continue;
             }
             self.blame = Some(plan.name.clone());
+            if plan.on_truncate == OnTruncate::Delete && self.compare_anew(plan, table).await? {
+                self.blame = None;
+                continue;
+            }
             return Err(Error::data(
                 Code::Truncated,
                 format!("{table} was truncated at the source, and {} is made of it", plan.source),
@@ -398,6 +402,19 @@ impl Applier {
             )));
         }
         Ok(())
+    }
+
+    /// A view is to be compared with its rows at the target: that is written down with this transaction, and this attempt
+    /// ends behind it. Answers whether there is a place to write it down.
+    async fn compare_anew(&mut self, plan: &Arc<MappingPlan>, table: &TableName) -> Result<bool> {
+        let row = self.regions.row(&plan.name).or_else(|| self.rows.get(&*plan.name));
+        let Some(row) = row else { return Ok(false) };
+        let change = ShapeChange::Rows(format!("{table} was truncated"));
+        let row = copies::with_pending(row, &change);
+        self.direct().await?.record_copy(&row).await?;
+        self.rows.insert(plan.name.to_string(), row);
+        self.source.replans = true;
+        Ok(true)
     }
 
     async fn truncate_of(

@@ -687,7 +687,7 @@ fn plan_table(
                     &mut problems,
                 );
                 plan.call = Some(Arc::new(made));
-                if plan.on_truncate == OnTruncate::Delete {
+                if plan.on_truncate == OnTruncate::Delete && plan.view.is_none() {
                     plan.on_truncate = OnTruncate::Halt;
                     problems.push(
                         Finding::warning("on_truncate = \"delete\": no routine takes all rows away, so a truncate stops the mapping")

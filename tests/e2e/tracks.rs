@@ -621,3 +621,53 @@ async fn rows_deleted_unseen_are_marked_at_mariadb() {
 async fn rows_deleted_unseen_are_marked_at_postgres() {
     marked_unseen(false).await;
 }
+
+/// A table that a view is made of is emptied, alone and among other changes: the view is compared by itself.
+async fn emptied_and_compared(postgres_source: bool) {
+    let mapped = PLACES.replacen("[[mappings]]\n", "[[mappings]]\non_truncate = \"delete\"\n", 1);
+    assert_ne!(mapped, PLACES);
+    let mut world = shelves(postgres_source, &mapped).await;
+    world.a.sql("INSERT INTO shelf VALUES (1, 'one')").await;
+    for round in 0..4 {
+        world
+            .a
+            .sql(&format!(
+                "INSERT INTO good VALUES (1, 1, {round}, NULL), (2, 1, 1, NULL), ({round}7, 1, 1, NULL)"
+            ))
+            .await;
+        world.equal(ALL_PLACED, ALL_PLACED).await;
+        match (round, postgres_source) {
+            (0, _) => world.a.sql("TRUNCATE TABLE good").await,
+            (1, true) => {
+                world.a.sql("BEGIN; INSERT INTO good VALUES (8, 1, 1, NULL); TRUNCATE TABLE good; INSERT INTO good VALUES (9, 1, 1, NULL); COMMIT").await;
+                world.equal(ALL_PLACED, ALL_PLACED).await;
+                world.a.sql("DELETE FROM good").await;
+            }
+            (2, _) => {
+                world.daemon.kill();
+                world.a.sql("TRUNCATE TABLE good").await;
+                world.daemon.start_again();
+            }
+            _ => {
+                world.a.sql("TRUNCATE TABLE good").await;
+                world.daemon.kill_and_start();
+            }
+        }
+        world.equal(ALL_PLACED, ALL_PLACED).await;
+    }
+    world.a.sql("INSERT INTO good VALUES (1, 1, 3, NULL)").await;
+    world.a.sql("UPDATE shelf SET label = 'two'").await;
+    world.equal(ALL_PLACED, ALL_PLACED).await;
+    world.state("placed", "streaming").await;
+    world.daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_whose_table_was_emptied_is_compared_by_itself_from_postgres() {
+    emptied_and_compared(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_whose_table_was_emptied_is_compared_by_itself_from_mariadb() {
+    emptied_and_compared(false).await;
+}

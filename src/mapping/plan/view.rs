@@ -10,7 +10,7 @@ use tidelock_core::{
 use super::pairs::{Pair, no_column};
 use super::rows::placed;
 use super::{Catalogs, exact};
-use crate::config::{MappingConfig, OnTruncate, Placed, TrackBy, TrackedTable, Values};
+use crate::config::{MappingConfig, Placed, TrackBy, TrackedTable, Values};
 use crate::mapping::computed::{Origin, Wanted};
 use crate::reread::memory::{Hash, hash};
 
@@ -157,15 +157,6 @@ pub(super) fn misplaced(mapping: &MappingConfig, problems: &mut Vec<Finding>) {
             )
             .hint("leave row_key out, or let the view, where or on_change of the tracks keep back what is not worth sending");
             problems.push(placed(finding, &first.place));
-        }
-        if mapping.on_truncate == OnTruncate::Delete {
-            problems.push(placed(
-                Finding::warning(
-                    "on_truncate = \"delete\": a view cannot be emptied, so a truncate of a tracked table stops the mapping",
-                )
-                .hint("`tidelock resync` compares then; \"ignore\" leaves the rows until they are touched"),
-                &mapping.places.from,
-            ));
         }
         return;
     }
