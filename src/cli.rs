@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use tidelock_core::Error;
+use tidelock_core::{Code, Error};
 
 use crate::config::{Config, ConfigError};
 use crate::control::Request;
@@ -247,6 +247,30 @@ fn answer(ok: bool, rest: Value) {
 /// The configuration that the command line points to.
 pub fn config(cli: &Cli) -> Result<Config, ConfigError> {
     Config::load(&Config::find(cli.config.as_deref())?)
+}
+
+/// Answers a command line that says nothing that could be done, or only asks how to say it.
+pub fn misused(error: &clap::Error) -> ExitCode {
+    let asks = !error.use_stderr();
+    let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if asks || !json {
+        let _closed = error.print();
+        return ExitCode::from(if asks { 0 } else { FAILED });
+    }
+    let text = error.render().to_string();
+    let mut parts = text.trim().split("\n\n").map(|part| {
+        let words: Vec<&str> = part.split_whitespace().collect();
+        words.join(" ")
+    });
+    let first = parts.next().unwrap_or_default();
+    let (message, hint) = match first.strip_prefix("error: ") {
+        Some(message) => (message.to_owned(), parts.collect::<Vec<_>>().join("; ")),
+        // Without any argument all of the help is shown.
+        None => ("no command was given".to_owned(), "`tidelock --help` lists them".to_owned()),
+    };
+    let code = Code::Usage.as_str();
+    answer(false, json!({"error": {"code": code, "message": message, "hint": hint, "place": ""}}));
+    ExitCode::from(FAILED)
 }
 
 /// Runs a command.

@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tidelock::cli::{Cli, execute};
+use tidelock::cli::{Cli, execute, misused};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     // One TLS provider for every library; an earlier one can only be the same.
     let _already_set = rustls::crypto::ring::default_provider().install_default();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -245,3 +245,34 @@ async fn every_command_answers_one_document_if_asked_for_json() {
     let error = asked(&["pause"], 2)["error"].clone();
     assert!(error["place"].as_str().is_some_and(|p| p.contains("tidelock.toml:2:1\n")), "{error}");
 }
+
+/// A command line that says nothing is answered in the form that was asked for.
+#[test]
+fn a_wrong_command_line_is_one_json_document_where_json_is_asked_for() {
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidelock")).args(args).output().expect("run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    for args in [
+        &["status", "--json", "--wach"][..],
+        &["--json", "stauts"],
+        &["backfill", "--json"],
+        &["map", "test", "m", "--rows", "0", "--json"],
+        &["check", "--exposure", "--explain", "m", "--json"],
+        &["--json"],
+    ] {
+        let (code, said, complained) = run(args);
+        assert_eq!((code, complained.as_str()), (Some(2), ""), "{args:?}: {said}");
+        let answer: Value = serde_json::from_str(&said).expect("one document");
+        assert_eq!((&answer["ok"], &answer["error"]["code"]), (&false.into(), &"TL0013".into()));
+        let message = answer["error"]["message"].as_str().expect("message");
+        let hint = answer["error"]["hint"].as_str().expect("hint");
+        assert!(!message.starts_with("error") && !message.is_empty(), "{message}");
+        assert!(hint.contains("--help"), "{hint}");
+    }
+    let (code, said, complained) = run(&["status", "--wach"]);
+    assert!(code == Some(2) && said.is_empty() && complained.contains("--watch"), "{complained}");
+    let (code, said, _) = run(&["--json", "status", "--help"]);
+    assert!(code == Some(0) && said.contains("--watch"), "{said}");
+}

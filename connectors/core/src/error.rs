@@ -64,6 +64,8 @@ codes! {
     CheckpointStore = "TL0011",
     /// The control socket did not answer.
     Control = "TL0012",
+    /// The command line is wrong.
+    Usage = "TL0013",
     /// A right is missing on a server.
     Privilege = "TL0020",
     /// A server setting does not allow what is needed.
