@@ -1,7 +1,7 @@
 //! Settings of roles, old definitions in the log, and odd spellings: what an exact copy must survive without a word
 //! lost.
 
-use tidelock_scratch::{MysqlOptions, Postgres, wait_for};
+use tidelock_scratch::{Flavour, MysqlOptions, Postgres, wait_for};
 
 use super::SOON;
 use super::daemon::{Daemon, command};
@@ -68,6 +68,104 @@ async fn settings_of_a_role_change_no_value() {
             .await
             .unwrap_or_else(|e| panic!("{own}: {e}\n{}", daemon.log()));
     }
+    daemon.stop();
+}
+
+/// A server may cut every answer short, refuse statements without a key, or end a session with its transaction: such
+/// settings are for people's sessions, and no row may be missing for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_server_lose_no_row() {
+    let (a, b) = (super::mysql().await, super::mysql().await);
+    let rows = "INSERT INTO item WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 900) \
+         SELECT n, n, 'copied' FROM s";
+    a.sql("db", rows).await.expect(rows);
+    for sql in [
+        "CREATE TABLE part (id int PRIMARY KEY AUTO_INCREMENT, item bigint NOT NULL, KEY (item))",
+        "INSERT INTO part (item) SELECT id FROM item",
+        "CREATE VIEW parts AS SELECT item.id, count(part.id) AS n FROM item JOIN part ON part.item = item.id \
+         GROUP BY item.id",
+    ] {
+        a.sql("db", sql).await.expect(sql);
+    }
+    b.sql("db", "CREATE TABLE parts (id bigint PRIMARY KEY, n bigint)").await.expect("parts");
+    let limit = match a.flavour() {
+        Flavour::MariaDb => "max_statement_time = 0.002",
+        Flavour::MySql => "max_execution_time = 2",
+    };
+    // Whoever may do everything is spared `init_connect`.
+    for server in [&a, &b] {
+        for sql in [
+            "CREATE USER poor",
+            "GRANT ALL ON db.* TO poor",
+            "GRANT ALL ON tidelock.* TO poor",
+            "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO poor",
+            &format!(
+                "SET GLOBAL init_connect = 'SET SESSION sql_select_limit = 3, max_join_size = 3, \
+                 sql_safe_updates = 1, sql_auto_is_null = 1, completion_type = 2, autocommit = 0, {limit}; \
+                 SET SESSION TRANSACTION READ ONLY'"
+            ),
+        ] {
+            server.sql("db", sql).await.expect(sql);
+        }
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let poor = |url: String| url.replace("tidelock@", "poor@");
+    let systems = [("a", poor(a.url("db"))), ("b", poor(b.url("db")))];
+    let mut text =
+        super::config(folder.path(), &systems, &[("a", "b")]).replace("snapshot = \"never\"\n", "");
+    text.push_str("[[mappings]]\nfrom = \"a.parts\"\nto = \"b.parts\"\nkey = [\"id\"]\n");
+    text.push_str("tracks = { 'a.part' = \"item\", 'a.item' = \"id\" }\n");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let sums = "SELECT concat_ws(' ', (SELECT count(*) FROM item), (SELECT sum(qty) FROM item), \
+         (SELECT count(*) FROM item WHERE note IS NULL), (SELECT count(*) FROM parts), (SELECT sum(n) FROM parts))";
+    for sql in [
+        "DO 0",
+        "UPDATE item SET qty = qty + 1",
+        "UPDATE item SET note = NULL WHERE id % 2 = 0",
+        "INSERT INTO part (item) SELECT id FROM item WHERE id <= 500",
+        "DELETE FROM part WHERE item > 700",
+        "DELETE FROM item WHERE id BETWEEN 300 AND 400",
+    ] {
+        a.sql("db", sql).await.expect(sql);
+        let wanted = a.one("db", sums).await.expect(sql);
+        wait_for(sql, SOON, wanted, async || b.one("db", sums).await.expect(sql))
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}\n{}", daemon.log()));
+    }
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_database_end_no_copy_and_no_transaction() {
+    let (a, b) = (super::postgres().await, super::postgres().await);
+    let rows = "INSERT INTO item SELECT n, n, 'copied' FROM generate_series(1, 3) n; \
+         CREATE VIEW slow AS SELECT id, qty, note || pg_sleep(1)::text AS note FROM item";
+    a.sql("db", rows).await.expect(rows);
+    let trigger = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END $$; \
+         CREATE TABLE slow (LIKE item INCLUDING ALL); \
+         CREATE TRIGGER wait BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION wait()";
+    b.sql("db", trigger).await.expect(trigger);
+    for server in [&a, &b] {
+        let known = "SELECT string_agg(format('ALTER DATABASE db SET %I = 1500', name), '; ') FROM pg_settings \
+             WHERE name IN ('statement_timeout', 'transaction_timeout')";
+        let sql = server.one("db", known).await.expect(known);
+        server.sql("db", &sql).await.expect(&sql);
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let mut text =
+        super::config(folder.path(), &systems, &[("a", "b")]).replace("snapshot = \"never\"\n", "");
+    text.push_str("[[mappings]]\nfrom = \"a.slow\"\nto = \"b.slow\"\nkey = [\"id\"]\n");
+    text.push_str("tracks = { 'a.item' = \"id\" }\n");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    let sums = "SELECT concat_ws(' ', (SELECT sum(qty) FROM item), (SELECT sum(qty) FROM slow))";
+    a.sql("db", "UPDATE item SET qty = qty + 1").await.expect("update");
+    wait_for("b", SOON, "9 9".to_owned(), async || b.one("db", sums).await.expect("sums"))
+        .await
+        .unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
     daemon.stop();
 }
 

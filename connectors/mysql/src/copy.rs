@@ -197,7 +197,10 @@ impl MySqlCopier {
             .await?;
         if session.maria() {
             session
-                .run("SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0")
+                .run(
+                    "SET SESSION idle_transaction_timeout = 0, \
+                     SESSION idle_readonly_transaction_timeout = 0",
+                )
                 .await?;
         }
         keys::settle(&mut session).await?;

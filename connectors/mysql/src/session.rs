@@ -17,6 +17,14 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 /// Deadline of an administrative statement, of begin and of commit.
 pub(crate) const STATEMENT: Duration = Duration::from_secs(60);
 
+/// What a session must not take over from the server's settings or from `init_connect`: how values are told and judged,
+/// answers that are cut off without a word (`sql_select_limit`), statements that are refused, commits that do not happen
+/// or end the session. `DEFAULT` would be the server's own.
+const PINNED: &str = "SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES', \
+     SESSION autocommit = 1, SESSION completion_type = 'NO_CHAIN', \
+     SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1, \
+     SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0";
+
 /// Which of the two families a server belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
@@ -83,13 +91,17 @@ impl Session {
         let place = endpoint.shown.clone();
         let conn = connect(endpoint).await?;
         let mut session = Session { conn, flavour: Flavour::MySql, version: String::new(), place };
+        session.run(PINNED).await?;
+        session.run("SET SESSION TRANSACTION READ WRITE").await?;
         session.version = session.one("SELECT VERSION()").await?;
         if session.version.to_ascii_lowercase().contains("mariadb") {
             session.flavour = Flavour::MariaDb;
         }
-        session
-            .run("SET SESSION time_zone = '+00:00', SESSION sql_mode = 'STRICT_ALL_TABLES'")
-            .await?;
+        let unlimited = match session.flavour {
+            Flavour::MariaDb => "SET SESSION max_statement_time = 0",
+            Flavour::MySql => "SET SESSION max_execution_time = 0",
+        };
+        session.run(unlimited).await?;
         Ok(session)
     }
 

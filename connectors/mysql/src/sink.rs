@@ -241,7 +241,7 @@ async fn settle(session: &mut Session) -> Result<()> {
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,\
              ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
              SESSION sql_notes = 1, \
-             SESSION time_zone = '+00:00', SESSION autocommit = 1, SESSION foreign_key_checks = 1, \
+             SESSION time_zone = '+00:00', SESSION foreign_key_checks = 1, \
              SESSION unique_checks = 1, SESSION innodb_lock_wait_timeout = 50, \
              SESSION net_read_timeout = 30, SESSION net_write_timeout = 30, \
              SESSION wait_timeout = 30",
@@ -249,7 +249,12 @@ async fn settle(session: &mut Session) -> Result<()> {
         .await?;
     session.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     if session.flavour == Flavour::MariaDb {
-        session.run("SET SESSION idle_transaction_timeout = 30").await?;
+        // The one for writes would go before it.
+        session
+            .run(
+                "SET SESSION idle_transaction_timeout = 30, SESSION idle_write_transaction_timeout = 0",
+            )
+            .await?;
     }
     Ok(())
 }

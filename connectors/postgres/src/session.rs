@@ -25,6 +25,11 @@ pub(crate) const PINNED: &str = "-c datestyle=ISO -c intervalstyle=postgres \
      -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on \
      -c default_transaction_read_only=off";
 
+/// Limits that only newer servers know (from 14 and 17), so that no startup setting can name them. Ended by one, a copy or
+/// a long transaction would begin again for ever.
+const UNLIMITED: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+     WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+
 /// How long a call of administration may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -79,7 +84,9 @@ impl Session {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        Ok(Session { client, endpoint, driver, suspect: AtomicBool::new(false) })
+        let session = Session { client, endpoint, driver, suspect: AtomicBool::new(false) };
+        session.query("lifting the session's limits", UNLIMITED, &[]).await?;
+        Ok(session)
     }
 
     /// Whether another call on it can succeed.
