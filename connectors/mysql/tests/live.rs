@@ -1086,6 +1086,27 @@ async fn columns_of_an_unknown_type_stop_their_own_table_only() {
 }
 
 #[tokio::test]
+async fn documents_that_are_logged_in_parts_stop_their_own_table_only() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MariaDB") {
+        return;
+    }
+    let tables = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE z (id int PRIMARY KEY, j json); \
+         INSERT INTO z VALUES (1, JSON_OBJECT('a', 'some words', 'b', REPEAT('x', 500)))";
+    server.sql("crm", tables).await.unwrap();
+    let rows = "SET SESSION binlog_row_value_options = PARTIAL_JSON; BEGIN; INSERT INTO t VALUES (1); \
+         UPDATE z SET j = JSON_SET(j, '$.a', LEFT(UUID(), 8)); INSERT INTO t VALUES (2); COMMIT; INSERT INTO t VALUES (3)";
+    for (tables, faults) in [(&["t"][..], &[][..]), (&["t", "z"], &[Code::UnsupportedEvent])] {
+        let mut log = Log::open(&*c, tables).await;
+        server.sql("crm", rows).await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 3);
+        assert_eq!(log.faults, faults);
+        server.sql("crm", "DELETE FROM t").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn columns_that_only_the_catalog_tells_apart_are_refused_and_passed_over() {
     let options = MysqlOptions::of_matrix().setting("binlog_row_metadata", "MINIMAL");
     let server = options.start().await.unwrap();

@@ -337,15 +337,7 @@ impl Assembler {
             k::WRITE_V1..=k::DELETE_V1
             | k::WRITE_V2..=k::DELETE_V2
             | k::MARIA_WRITE_COMPRESSED_V1..=k::MARIA_DELETE_COMPRESSED => self.rows(frame)?,
-            k::PARTIAL_UPDATE => {
-                let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
-                if !matches!(self.meaning(id), Some(Mapped::Other)) {
-                    return Err(self.unsupported(
-                        frame,
-                        "a partial JSON update (binlog_row_value_options = PARTIAL_JSON)",
-                    ));
-                }
-            }
+            k::PARTIAL_UPDATE => self.in_parts(frame)?,
             k::TRANSACTION_PAYLOAD => {
                 binlog::payload(frame.data).map_err(|d| self.damaged(frame, d))?;
                 self.went_to(frame.end);
@@ -610,6 +602,27 @@ impl Assembler {
         let standalone = self.group.as_ref().is_some_and(|g| g.standalone);
         if standalone && last && matches!(self.gtids, GtidSet::MariaDb(_)) {
             self.end(frame, frame.seconds)?;
+        }
+        Ok(())
+    }
+
+    /// An update that holds documents as changes of the ones before.
+    fn in_parts(&mut self, frame: &Frame<'_>) -> Result<()> {
+        let id = RowsEvent::table_id(frame.data).map_err(|d| self.damaged(frame, d))?;
+        match self.meaning(id) {
+            None => return Err(self.damaged(frame, Damage("rows without a table map"))),
+            Some(Mapped::Other) => {}
+            Some(Mapped::Ours(layout)) => {
+                let table = layout.schema.name.clone();
+                let error = Error::data(
+                    Code::UnsupportedEvent,
+                    format!(
+                        "table {table}: its documents are logged in parts (binlog_row_value_options = PARTIAL_JSON)"
+                    ),
+                )
+                .with_hint("clear binlog_row_value_options, then `tidelock resync` the mapping");
+                self.give_up(table, error);
+            }
         }
         Ok(())
     }
