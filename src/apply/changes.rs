@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tidelock_core::{
     Change, Code, CopyRow, Error, HopList, Key, Op, OpKind, Result, Row, ShapeChange, TableChanged,
-    TableName, TableSchema, Value, WriteOp, alike, progress::HOP_LIST_COLUMN,
+    TableName, TableSchema, Value, WriteOp, alike,
+    progress::{HOP_LIST_COLUMN, SEQ_COLUMN},
 };
 
 use super::gate::Pass;
@@ -324,6 +325,10 @@ impl Applier {
     ) -> Result<()> {
         let row = match &change.op {
             Op::Insert(insert) => &insert.new,
+            // No mark: somebody takes the flow over, and the log holds only what an update sets.
+            Op::Update(update) if is_unchanged(&change.table, &update.new, SEQ_COLUMN) => {
+                return Ok(());
+            }
             Op::Update(update) => &update.new,
             Op::Delete(_) => return Ok(()),
         };
@@ -356,6 +361,10 @@ impl Applier {
     pub(super) fn meet_progress_row(&mut self, change: &Change) -> Result<()> {
         let row = match &change.op {
             Op::Insert(insert) => &insert.new,
+            // No mark: somebody takes the flow over, and the log holds only what an update sets.
+            Op::Update(update) if is_unchanged(&change.table, &update.new, SEQ_COLUMN) => {
+                return Ok(());
+            }
             Op::Update(update) => &update.new,
             Op::Delete(_) => return Ok(()),
         };
@@ -502,6 +511,11 @@ impl Applier {
         self.replan = true;
         Ok(())
     }
+}
+
+fn is_unchanged(table: &TableSchema, row: &Row, column: &str) -> bool {
+    let at = table.columns.iter().position(|c| c.name == column);
+    at.is_some_and(|at| matches!(row.0.get(at), Some(Value::Unchanged)))
 }
 
 fn hop_list_cell(table: &TableSchema, row: &Row) -> Option<HopList> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidelock_scratch::wait_for;
+use tidelock_scratch::{MysqlOptions, wait_for};
 
 use super::daemon::Daemon;
 use super::{ITEMS, SOON};
@@ -99,6 +99,41 @@ async fn two_way_writes_meet_and_then_there_is_silence() {
         daemon.log()
     );
     assert_eq!(super::logged(&b).await, gtid, "something was written to an idle log");
+    daemon.stop();
+}
+
+/// A flow that starts again writes into the progress row before any mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_halts_no_flow_where_the_log_holds_only_what_an_update_sets() {
+    let a = super::postgres().await;
+    let options = MysqlOptions::of_matrix().setting("binlog_row_image", "MINIMAL");
+    let b = options.start().await.expect("b");
+    b.create_database("db").await.expect("database");
+    b.sql("db", super::ITEM).await.expect("table");
+    let folder = tempfile::tempdir().expect("folder");
+    let systems = [("a", a.url("db")), ("b", b.url("db"))];
+    let text = super::config(folder.path(), &systems, &[("a", "b"), ("b", "a")]);
+    let mut daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    for n in 1..=3 {
+        for (id, note) in [(n, "from a"), (100 + n, "from b")] {
+            let sql = format!("INSERT INTO item VALUES ({id}, {n}, '{note}')");
+            match id < 100 {
+                true => a.sql("db", &sql).await.expect(&sql),
+                false => b.sql("db", &sql).await.expect(&sql),
+            }
+        }
+        let count = "SELECT count(*) FROM item";
+        let all = (2 * n).to_string();
+        wait_for("both", SOON, (all.clone(), all), async || {
+            (a.one("db", count).await.expect("a"), b.one("db", count).await.expect("b"))
+        })
+        .await
+        .unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
+        daemon.kill_and_start();
+        daemon.streaming().await;
+    }
+    assert_eq!(a.rows("db", ITEMS).await.expect("a"), b.rows("db", ITEMS).await.expect("b"));
     daemon.stop();
 }
 

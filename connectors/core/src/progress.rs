@@ -21,6 +21,9 @@ pub const SNAPSHOT_TABLE: &str = "snapshot";
 /// The column of the progress table that carries sequence and hop list.
 pub const HOP_LIST_COLUMN: &str = "hop_list";
 
+/// The column that every mark gives a new value.
+pub const SEQ_COLUMN: &str = "seq";
+
 /// Most characters of a pipeline's name: what the columns of our tables hold on every server.
 pub const PIPELINE_CHARS_MAX: usize = 64;
 /// Most characters of a flow's name.
