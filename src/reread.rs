@@ -28,8 +28,8 @@
 //! refuses it then, and its key waits in `<meta_schema>.memory` until the flow has passed the place that the snapshot was taken at;
 //! only then is the refusal the row's own fault.
 //!
-//! A transaction that touches more keys than are to be kept here leaves them there, too; they are read again in parts, right
-//! after its commit.
+//! A transaction that touches more keys than are to be kept here leaves them there, too. Those of a view are read again in parts before
+//! its commit, those of tables right after it.
 //!
 //! **Memory.** Of each row of a view the target remembers a hash and the key ([`memory`]): a row that comes out as it was is not sent
 //! again, and of a group it is known which rows have vanished.

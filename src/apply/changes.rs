@@ -311,7 +311,10 @@ impl Applier {
         self.direct().await?;
         for (number, plan, keys) in self.touched.take_keys() {
             put_off(self.session.sink()?, &plan, keys).await?;
-            self.delayed.add(number);
+            // Those of a view are taken up before this transaction is committed.
+            if plan.view.is_none() {
+                self.delayed.add(number);
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //!
 //! **In the target's memory** ([`Delayed`]), taken up in parts:
 //!
-//! - What one source transaction touched beyond what is kept here, and what waited when the last attempt ended. It is taken
+//! - What one source transaction touched of tables beyond what is kept here, and what waited when the last attempt ended. It is taken
 //!   up at once.
 //! - Rows of a table that point to rows which a copy has not brought yet: children before their parents in a table that points
 //!   to itself or in a circle of tables, or while a parent table alone is copied anew. They are taken up when these copies have ended,
@@ -26,7 +26,6 @@ use tidelock_core::{CopyPhase, CopyReason, Result};
 
 use super::{Applier, KEYS_A_TRANSACTION, now_micros};
 use crate::mapping::MappingPlan;
-use crate::reread::memory::hash;
 use crate::reread::{self, PutOff, Refused};
 
 /// How far the keys of a mapping have been taken up.
@@ -288,10 +287,7 @@ impl Applier {
                 open.upto.get_or_insert_with(|| (self.reached.clone(), now_micros()));
             }
             let by = self.touched.of(number, &mapped.plan);
-            let owed = keys.iter().filter(|pending| pending.owed);
-            by.owed.extend(owed.map(|pending| hash(&[], pending.key.iter())));
-            by.force |= keys.iter().any(|pending| pending.force);
-            by.again(keys.into_iter().map(|pending| pending.key), Instant::now(), 0);
+            by.take_up(keys, Instant::now());
             by.refused = by.refused.max(refused);
             return self.finish().await;
         }

@@ -32,6 +32,8 @@ use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 
 /// Keys asked for at a time.
 const KEYS_A_READ: usize = 2_000;
+/// Keys that were left to the target's memory and are taken up at a time.
+const SPILLED_AT_ONCE: usize = 20_000;
 /// Remembered rows that are looked for in all of a view at a time.
 const REMEMBERED_AT_ONCE: usize = 300_000;
 /// Memory that the rows of such a question may take.
@@ -133,6 +135,12 @@ struct Removal {
     waited: Option<(Instant, u32)>,
 }
 
+impl Removal {
+    fn none(number: usize, plan: &Arc<MappingPlan>) -> Removal {
+        Removal { number, plan: plan.clone(), gone: Vec::new(), waited: None }
+    }
+}
+
 impl Rereads {
     /// For a flow from this source.
     pub fn new(flow: &str, source: Arc<dyn Connector>, gates: Gates) -> Rereads {
@@ -171,6 +179,7 @@ impl Rereads {
         };
         self.look(sink, &mut work).await?;
         let (mut removals, mut waited) = (Vec::new(), Vec::new());
+        let mut spills = HashMap::new();
         for (number, mut by) in mappings {
             let mapping = by.plan.name.clone();
             waited.push((mapping.clone(), std::mem::take(&mut by.waited)));
@@ -184,7 +193,17 @@ impl Rereads {
             work.owed = std::mem::take(&mut by.owed);
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
-                    let read = Box::pin(self.view(sink, &view, by, &mut work)).await;
+                    let spilled = by.spilled.then(|| by.plan.clone());
+                    let mut read = Box::pin(self.view(sink, &view, by, &mut work)).await;
+                    if let (Ok(removal), Some(plan)) = (&mut read, spilled) {
+                        // Its turn among the removals comes, whether or not something is known to go.
+                        removal.get_or_insert_with(|| Removal::none(number, &plan));
+                        spills.insert(number, view.clone());
+                        let spilled = self.spilled(sink, &plan, &view, &mut work, false);
+                        spilled
+                            .await
+                            .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
+                    }
                     read.map(|removal| removals.extend(removal))
                 }
                 None => self.rows(sink, by, &mut work).await,
@@ -196,9 +215,17 @@ impl Rereads {
             let mapping = removal.plan.name.clone();
             work.number = removal.number;
             late.before(sink, Some(removal.number)).await?;
-            remove(sink, &mut self.gates, removal, &mut work)
-                .await
-                .map_err(|error| Blamed { mapping: Some(mapping), error })?;
+            let plan = removal.plan.clone();
+            let spill = spills.remove(&removal.number);
+            let ended = async {
+                remove(sink, &mut self.gates, removal, &mut work).await?;
+                match spill {
+                    Some(view) => self.spilled(sink, &plan, &view, &mut work, true).await,
+                    None => Ok(()),
+                }
+            };
+            Box::pin(ended).await.map_err(|error| Blamed { mapping: Some(mapping), error })?;
+            (work.owed, work.force) = (HashSet::new(), false);
         }
         late.before(sink, None).await?;
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
@@ -212,6 +239,39 @@ impl Rereads {
             keep(sink, mapping, keys, &work.done).await?;
         }
         Ok(work.done)
+    }
+
+    /// The same for keys of a view that were too many to be kept here: they are read twice, first to write what is there, and at the end to
+    /// remove what is not. So they take effect with what touched them, and in the same order as few.
+    async fn spilled(
+        &mut self,
+        sink: &mut dyn Sink,
+        plan: &Arc<MappingPlan>,
+        view: &ViewPlan,
+        work: &mut Work<'_>,
+        ends: bool,
+    ) -> Result<()> {
+        let (mut after, mut more, number) = (None, true, work.number);
+        while more {
+            let keys;
+            (keys, more) = waiting(sink, plan, &mut after, SPILLED_AT_ONCE).await?;
+            let mut touched = Touched::default();
+            let by = touched.of(number, plan);
+            by.take_up(keys, Instant::now());
+            let Some(mut by) = touched.mappings.remove(&number) else { continue };
+            let waited = std::mem::take(&mut by.waited);
+            (work.owed, work.force) = (std::mem::take(&mut by.owed), by.force && !ends);
+            // What was written the first time is not to be counted again.
+            let tally = ends.then(|| std::mem::take(&mut work.done.tally));
+            let removal = Box::pin(self.view(sink, view, by, work)).await?;
+            let Some(tally) = tally else { continue };
+            work.done.tally = tally;
+            if let Some(removal) = removal {
+                remove(sink, &mut self.gates, removal, work).await?;
+            }
+            keep(sink, plan.name.clone(), waited, &work.done).await?;
+        }
+        Ok(())
     }
 
     /// Opens a snapshot that shows the whole batch, and takes note of what it may show beyond.

@@ -49,6 +49,8 @@ pub struct TouchedBy {
     pub refused: Refused,
     /// Under what the keys that waited are remembered.
     pub waited: Vec<Bytes>,
+    /// Whether there were too many keys of a view, which are in the target's memory since.
+    pub spilled: bool,
 }
 
 /// What becomes of rows that the target refuses for what they point to; the later counts where several are asked for.
@@ -114,6 +116,7 @@ impl Touched {
             });
             // They go on waiting.
             by.waited.clear();
+            by.spilled |= by.plan.view.is_some();
             let (owed, force) = (std::mem::take(&mut by.owed), by.force);
             let pending = keys.into_iter().map(|(hash, key)| {
                 let owed = owed.contains(&hash);
@@ -143,6 +146,7 @@ impl TouchedBy {
             pushed: HashMap::new(),
             refused: Refused::Told,
             waited: Vec::new(),
+            spilled: false,
         }
     }
 
@@ -158,6 +162,14 @@ impl TouchedBy {
     /// A value of the column that feeds the mapping's key, whose rows are sent whatever gate the mapping has.
     pub fn push(&mut self, value: Key) {
         self.pushed.entry(hash(&[], value.iter())).or_insert(value);
+    }
+
+    /// Keys that were remembered, with what is owed of them.
+    pub fn take_up(&mut self, pending: Vec<Pending>, since: Instant) {
+        let owed = pending.iter().filter(|pending| pending.owed);
+        self.owed.extend(owed.map(|pending| hash(&[], pending.key.iter())));
+        self.force |= pending.iter().any(|pending| pending.force);
+        self.again(pending.into_iter().map(|pending| pending.key), since, 0);
     }
 
     /// Keys that waited, since when and how often they were refused.

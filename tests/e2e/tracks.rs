@@ -671,3 +671,55 @@ async fn a_view_whose_table_was_emptied_is_compared_by_itself_from_postgres() {
 async fn a_view_whose_table_was_emptied_is_compared_by_itself_from_mariadb() {
     emptied_and_compared(false).await;
 }
+
+/// One transaction brings, and one takes away, more rows of a view than keys are kept, and what they point to: all of it takes effect at
+/// once, in its order, though the process dies meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_rows_of_a_view_come_and_go_with_what_they_point_to_and_at_once() {
+    let source = [
+        "CREATE TABLE box (id int NOT NULL PRIMARY KEY)",
+        "CREATE TABLE thing (id int NOT NULL PRIMARY KEY, box int NOT NULL)",
+        "CREATE VIEW v AS SELECT id, box FROM thing",
+    ];
+    let target = [
+        "CREATE TABLE box (id int NOT NULL PRIMARY KEY)",
+        "CREATE TABLE v (id int NOT NULL PRIMARY KEY, box int NOT NULL, FOREIGN KEY (box) REFERENCES box (id))",
+    ];
+    let mapped = "[[mappings]]\nfrom = \"a.box\"\nto = \"b.box\"\n\
+        [[mappings]]\nfrom = \"a.v\"\nto = \"b.v\"\ntracks = { 'a.thing' = \"id\" }\n";
+    let mut world = World::new(true, &source, &target, mapped).await;
+    let count = "SELECT concat(count(*), ' ', coalesce(sum(id % 1009), 0), ' ', coalesce(sum(box), 0)) FROM v";
+    let boxes = "SELECT id FROM box ORDER BY id";
+    for sql in [
+        "INSERT INTO box SELECT generate_series(1, 9); INSERT INTO thing SELECT n, 2 + n % 7 FROM generate_series(1, 110000) n",
+        "DELETE FROM thing; DELETE FROM box WHERE id > 1; INSERT INTO thing VALUES (7, 1)",
+    ] {
+        let before = world.b.one(count).await;
+        world.a.sql(&format!("BEGIN; {sql}; COMMIT")).await;
+        let after = world.a.one(count).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.daemon.kill_and_start();
+        let began = std::time::Instant::now();
+        loop {
+            let seen = world.b.one(count).await;
+            if seen == after {
+                break;
+            }
+            assert_eq!(seen, before, "a part of it\n{}", world.daemon.log());
+            assert!(
+                began.elapsed() < 4 * SOON,
+                "{:#?}\n{}",
+                world.daemon.flows(),
+                world.daemon.log()
+            );
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        world.equal(boxes, boxes).await;
+    }
+    let waits = "SELECT count(*) FROM tidelock.memory WHERE substr(`key`, 16, 1) = 'p'";
+    assert_eq!(world.b.one(waits).await, "0");
+    for mapping in ["box", "v"] {
+        world.state(mapping, "streaming").await;
+    }
+    world.daemon.stop();
+}
