@@ -172,3 +172,32 @@ async fn a_column_that_the_log_does_not_carry_is_refused_where_it_is_named_and_e
     .expect("b");
     daemon.stop();
 }
+
+/// Rows of an unlogged partition do not come through the log, though its table's do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlogged_partition_is_named_with_its_cure() {
+    let (a, b) = (super::postgres().await, super::mysql().await);
+    a.sql(
+        "db",
+        "CREATE TABLE sold (id int NOT NULL, n int, PRIMARY KEY (id)) PARTITION BY RANGE (id); \
+         CREATE TABLE sold_1 PARTITION OF sold FOR VALUES FROM (0) TO (10); \
+         CREATE UNLOGGED TABLE \"Sold 2\" PARTITION OF sold FOR VALUES FROM (10) TO (20)",
+    )
+    .await
+    .expect("a");
+    b.sql("db", "CREATE TABLE sold (id int NOT NULL PRIMARY KEY, n int)").await.expect("b");
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url("db")), ("b", b.url("db"))], &[])
+        + "[[mappings]]\nfrom = \"a.sold\"\nto = \"b.sold\"\n";
+    let config = folder.path().join("tidelock.toml");
+    std::fs::write(&config, text).expect("config");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("its partition public.Sold 2 is unlogged"), "{said}");
+    let cure = "ALTER TABLE public.\"Sold 2\" SET LOGGED;";
+    let quoted = "ALTER TABLE \"public\".\"Sold 2\" SET LOGGED;";
+    assert!(said.contains(cure) || said.contains(quoted), "{said}");
+    a.sql("db", quoted).await.expect("cure");
+    let (code, said) = command(&config, &["check"]);
+    assert_eq!(code, 0, "{said}");
+}

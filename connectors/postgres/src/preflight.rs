@@ -272,6 +272,11 @@ async fn source_table(
                 .sql(format!("ALTER TABLE {} SET LOGGED;", table(name))),
         );
     }
+    for (_, part) in publication::unlogged_parts(session, &[name]).await? {
+        let said = format!("{name}: its partition {part} is unlogged: its rows are not in the log");
+        findings
+            .push(Finding::problem(said).sql(format!("ALTER TABLE {} SET LOGGED;", table(&part))));
+    }
     if relation.row_security && !role.bypass_rls && !role.superuser {
         findings.push(
             Finding::problem(format!("row security of {name} hides rows from role {}", role.name))

@@ -171,7 +171,7 @@ pub(crate) async fn left_out(session: &Session, spec: &SourceSpec) -> Result<Vec
 }
 
 /// The partitions of these tables that no log tells of.
-async fn unlogged_parts(
+pub(crate) async fn unlogged_parts(
     session: &Session,
     tables: &[&TableName],
 ) -> Result<Vec<(TableName, TableName)>> {
