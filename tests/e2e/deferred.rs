@@ -96,3 +96,66 @@ async fn a_tree_is_copied_whatever_the_order_of_its_keys() {
     assert!(!daemon.log().contains("halted"), "{}", daemon.log());
     daemon.stop();
 }
+
+/// What a trigger raises in its own words is about its row, whatever the code says that it chose, and whenever it is checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_raises_stops_its_mapping_alone() {
+    for (to, codes) in [(true, ["42501", "28000", "55P03"]), (false, ["1142", "1231", "1049"])] {
+        let (source, target) = (Side::new(true).await, Side::new(to).await);
+        for side in [&source, &target] {
+            side.sql(super::schema::OTHER).await;
+            for table in ["parent", "child"] {
+                side.sql(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)")).await;
+            }
+        }
+        if to {
+            for table in ["parent", "child"] {
+                let raise =
+                    |n: usize| format!("RAISE EXCEPTION 'no' USING ERRCODE = '{}'", codes[n]);
+                target
+                    .sql(&format!(
+                        "CREATE FUNCTION check_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                         IF TG_TABLE_NAME = 'child' AND NEW.id >= 10 THEN \
+                         IF NEW.id = 10 THEN {}; ELSIF NEW.id = 11 THEN {}; ELSE {}; END IF; END IF; RETURN NULL; END $$",
+                        raise(0), raise(1), raise(2)
+                    ))
+                    .await;
+                target
+                    .sql(&format!(
+                        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} {LATE} FOR EACH ROW EXECUTE FUNCTION check_{table}()"
+                    ))
+                    .await;
+            }
+        } else {
+            let raise = |n: usize| {
+                format!(
+                    "SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = 'no'",
+                    codes[n]
+                )
+            };
+            target
+                .sql(&format!(
+                    "CREATE TRIGGER late BEFORE INSERT ON child FOR EACH ROW BEGIN \
+                     IF NEW.id = 10 THEN {}; ELSEIF NEW.id = 11 THEN {}; ELSEIF NEW.id = 12 THEN {}; END IF; END",
+                    raise(0), raise(1), raise(2)
+                ))
+                .await;
+        }
+        let maps = mapping("item", "") + &mapping("parent", "") + &mapping("child", "");
+        let pair = Pair::between(source, target, "", &maps).await;
+        for (n, id) in (10..13).enumerate() {
+            pair.source
+                .sql(&format!("BEGIN; INSERT INTO parent VALUES ({id}); INSERT INTO child VALUES ({id}); COMMIT"))
+                .await;
+            pair.stops("child", "TL0207").await;
+            pair.equal("SELECT count(*) FROM parent", &(n + 1).to_string()).await;
+            pair.source.sql(&format!("DELETE FROM child WHERE id = {id}")).await;
+            pair.resync("child");
+            pair.source.sql(&format!("INSERT INTO child VALUES ({n})")).await;
+            pair.equal("SELECT count(*) FROM child", &(n + 1).to_string()).await;
+        }
+        let halted = pair.daemon.log().contains("halted");
+        assert!(!halted, "{}", pair.daemon.log());
+        pair.daemon.stop();
+    }
+}

@@ -6,7 +6,7 @@
 
 use mysql_async::{DriverError, Error as E, IoError, ServerError};
 use tidelock_core::routine::redact;
-use tidelock_core::{Call, Code, Error, ErrorKind};
+use tidelock_core::{Call, Code, Error, ErrorKind, TableName};
 
 use crate::upsert;
 
@@ -60,6 +60,27 @@ pub(crate) fn map(place: &str, error: mysql_async::Error) -> Error {
             format!("{place}: the connection settings are not valid"),
         ),
     }
+}
+
+/// The error of writing rows to a table. A right, a database or a setting that is missing there, and that is not ours for this table, is missing
+/// for what a trigger does, and so about the row.
+pub(crate) fn of_rows(error: Error, table: &TableName) -> Error {
+    let settles = matches!(error.code(), Code::Privilege | Code::Catalog | Code::ServerSetting);
+    let speaks = |name: &str| {
+        let said = error.message();
+        said.contains(&format!("`{name}`")) || said.contains(&format!("'{name}'"))
+    };
+    if error.kind() != ErrorKind::Setup
+        || !settles
+        || speaks(&table.name)
+        || error.message().ends_with(&format!("database {}", table.schema))
+    {
+        return error;
+    }
+    let said = error.message().to_owned();
+    let refused =
+        Error::data(Code::Rejected, format!("a trigger was refused what it does: {said}"));
+    refused.with_hint("mend the trigger or the rights of its definer")
 }
 
 /// The error of a call of a procedure: as [`map`] says, and with what the procedure raised, without values.
@@ -217,7 +238,10 @@ fn map_server(place: &str, error: &ServerError) -> Error {
                 .or_else(|| error.message.split(" command denied").next())
                 .filter(|r| r.bytes().all(|b| b.is_ascii_uppercase() || b" ,_".contains(&b)))
                 .map_or("a right".to_owned(), |r| format!("the right {r}"));
-            make(K::Setup, C::Privilege, &format!("{right} is missing"))
+            let on = error.message.rsplit_once(" for ").map(|(_, on)| on);
+            let on = on.filter(|on| on.starts_with("table ") || on.starts_with("column "));
+            let on = on.map_or(String::new(), |on| format!(" for {on}"));
+            make(K::Setup, C::Privilege, &format!("{right} is missing{on}"))
                 .with_hint("`tidelock check` prints the statements that a DBA must run")
         }
         1049 => make(K::Setup, C::Catalog, "the database does not exist"),

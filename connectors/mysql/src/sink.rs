@@ -56,7 +56,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Endpoint;
 use crate::session::{Flavour, STATEMENT, Session, literal, quote, within};
-use crate::{load, meta, upsert};
+use crate::{error, load, meta, upsert};
 
 const WRITE: Duration = Duration::from_secs(300);
 /// A live holder pings every ten seconds.
@@ -593,7 +593,8 @@ impl MySqlSink {
         let sql = load::statement(&load.table, &load.columns)?;
         let counted = self.counted(load).await?;
         self.session.run("SAVEPOINT tidelock_load").await?;
-        match self.send_load(&sql, load, counted).await {
+        let sent = self.send_load(&sql, load, counted).await;
+        match sent.map_err(|e| error::of_rows(e, &load.table.name)) {
             Ok(true) => {
                 self.session.run("RELEASE SAVEPOINT tidelock_load").await?;
                 return Ok(true);
@@ -987,6 +988,7 @@ impl Sink for MySqlSink {
         self.ready(true)?;
         for (i, batch) in batches.iter().enumerate() {
             let result = self.batch(batch).await.map_err(|e| {
+                let e = error::of_rows(e, &batch.table.name);
                 let e = if e.kind() == ErrorKind::Data { e.with_batch(i) } else { e };
                 e.at(format_args!("mapping {}, table {}", batch.mapping, batch.table.name))
             });

@@ -88,7 +88,15 @@ impl Fault {
 
     /// The error it is, met while `doing` something.
     pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
-        let (kind, code) = classify(&self.sqlstate, &self.message, stage, self.inside);
+        let (mut kind, mut code) = classify(&self.sqlstate, &self.message, stage, self.inside);
+        // A person's own code may raise any SQLSTATE. Only that of a conflict with another transaction asks for another try.
+        if self.raised
+            && stage == Stage::Write
+            && kind != ErrorKind::Data
+            && !self.sqlstate.starts_with("40")
+        {
+            (kind, code) = (ErrorKind::Data, Code::Rejected);
+        }
         let text = self.text(stage);
         let mut error = Error::new(kind, code, format!("{doing}: {text}"));
         let mut detail = vec![format!("SQLSTATE {}", self.sqlstate)];

@@ -17,6 +17,8 @@ pub(super) struct Broken {
     table: String,
     constraint: String,
     message: String,
+    /// Where it came up: the functions that were at work.
+    context: String,
 }
 
 impl From<&DbError> for Broken {
@@ -27,22 +29,33 @@ impl From<&DbError> for Broken {
             table: text(error.table()),
             constraint: text(error.constraint()),
             message: error.message().to_owned(),
+            context: text(error.where_()),
         }
     }
 }
 
 impl Broken {
+    /// Whether a function of this name was at work.
+    fn was_in(&self, function: &str) -> bool {
+        is_word(&self.context, function)
+    }
+
     /// Whether the message speaks of a table beside the one that has the constraint: then a row that is still pointed
     /// to went away. It has the names in every language.
     fn speaks_of(&self, table: &str) -> bool {
         let rest = self.message.replace(&self.constraint, "").replace(&self.table, "");
-        let inside = |c: char| c.is_alphanumeric() || c == '_';
-        rest.match_indices(table).any(|(at, _)| {
-            let (before, after) = (rest.get(..at), rest.get(at + table.len()..));
-            !before.is_some_and(|text| text.ends_with(inside))
-                && !after.is_some_and(|text| text.starts_with(inside))
-        })
+        is_word(&rest, table)
     }
+}
+
+/// Whether a text has this name in it, not as a part of another.
+fn is_word(text: &str, name: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (text.get(..at), text.get(at + name.len()..));
+        !before.is_some_and(|text| text.ends_with(inside))
+            && !after.is_some_and(|text| text.starts_with(inside))
+    })
 }
 
 /// The table of a constraint and the one that it points to, as they are written: of partitions, their roots.
@@ -57,6 +70,15 @@ LEFT JOIN pg_catalog.pg_class p ON p.oid = k.confrelid \
 LEFT JOIN pg_catalog.pg_class f ON f.oid = coalesce(pg_catalog.pg_partition_root(p.oid), p.oid) \
 LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace \
 WHERE tn.nspname = $1 AND t.relname = $2 AND k.conname = $3";
+
+/// The triggers that wait for the COMMIT: their tables (of partitions, the roots) and their functions.
+const TRIGGERS_SQL: &str = "\
+SELECT DISTINCT n.nspname::text, c.relname::text, p.proname::text \
+FROM pg_catalog.pg_trigger t \
+JOIN pg_catalog.pg_class c ON c.oid = coalesce(pg_catalog.pg_partition_root(t.tgrelid), t.tgrelid) \
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
+WHERE NOT t.tgisinternal AND t.tgdeferrable AND t.tgenabled <> 'D'";
 
 impl PgSink {
     /// Takes note of which mapping writes to which table.
@@ -87,12 +109,34 @@ impl PgSink {
         };
         let mapping = match only {
             Some(mapping) => Some(mapping),
+            None if broken.table.is_empty() => self.triggers(broken, wrote).await,
             None => self.breaks(broken, wrote).await,
         };
         match mapping {
             Some(mapping) => error.at(format_args!("mapping {mapping}")).with_mapping(&**mapping),
             None => error,
         }
+    }
+
+    /// The mapping that has written to a table whose trigger raised an error of its own, which names no table. Where several may have, it is the one whose
+    /// trigger's function was at work, or else the first of them: if that was not to blame, the next comes up when it has stopped.
+    async fn triggers<'a>(
+        &self,
+        broken: &Broken,
+        wrote: &'a [(Arc<str>, TableName)],
+    ) -> Option<&'a Arc<str>> {
+        let found = self.session.query("reading triggers", TRIGGERS_SQL, &[]).await.ok()?;
+        let mut may = Vec::new();
+        for row in &found {
+            let name = |at| get::<String>(row, at).ok();
+            let (table, function) = (TableName::new(name(0)?, name(1)?), name(2)?);
+            may.push((broken.was_in(&function), table));
+        }
+        let wrote_to = |within: bool| {
+            let is = |t: &TableName| may.iter().any(|(was, table)| (*was || !within) && table == t);
+            wrote.iter().find(|(_, table)| is(table)).map(|(mapping, _)| mapping)
+        };
+        wrote_to(true).or_else(|| wrote_to(false))
     }
 
     /// The mapping that has written what a constraint refuses.
@@ -132,7 +176,9 @@ mod tests {
             table: "order".to_owned(),
             constraint: "order_customer_fkey".to_owned(),
             message: message.to_owned(),
+            context: "PL/pgSQL function shop.check_sum() line 3 at RAISE".to_owned(),
         };
+        assert!(broken("").was_in("check_sum") && !broken("").was_in("sum"));
         let child = "insert or update on table \"order\" violates foreign key constraint \"order_customer_fkey\"";
         let parent = "Aktualisieren oder Löschen in Tabelle »customer« verletzt Fremdschlüssel-Constraint »order_customer_fkey« von Tabelle »order«";
         assert!(!broken(child).speaks_of("customer") && !broken(child).speaks_of("date"));
