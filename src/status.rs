@@ -166,7 +166,7 @@ impl SnapshotStatus {
                 "{reason} copy: {} rows, looking for rows that only the target has",
                 self.done
             )),
-            CopyPhase::Done => None,
+            CopyPhase::Done | CopyPhase::Left => None,
         }
     }
 }

@@ -75,7 +75,7 @@ impl Applier {
             Some(CopyPhase::Done) => self.regions.release(&ours),
             Some(CopyPhase::Rows) => self.regions.follow(&plan.name, &cursor, &plan),
             Some(CopyPhase::Sweep) => self.regions.follow_all(&plan.name, &plan),
-            Some(CopyPhase::Held) | None => None,
+            Some(CopyPhase::Held | CopyPhase::Left) | None => None,
         };
         if let Some(row) = row {
             self.direct().await?.record_copy(&row).await?;

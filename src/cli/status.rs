@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tidelock_core::{Code, CopyRow, Error, StateRow, StoredState};
+use tidelock_core::{Code, CopyPhase, CopyRow, Error, StateRow, StoredState};
 
 use super::{Cli, FINDINGS, Outcome, Refusal, complain, say};
 use crate::config::resolve::is_name_of;
@@ -90,7 +90,7 @@ async fn stored(config: &Config, flow: &FlowConfig) -> Result<Stored, Error> {
     states.retain(|row| row.flow == flow.name);
     let own = progress.into_iter().find(|p| p.flow == flow.name);
     let mut copies = target.read_copies(&config.name).await?;
-    copies.retain(|row| row.flow == flow.name);
+    copies.retain(|row| row.flow == flow.name && row.phase != CopyPhase::Left);
     Ok(Stored { position: own.map(|p| p.position.to_string()), states, copies })
 }
 

@@ -169,7 +169,7 @@ impl Regions {
             .into_iter()
             .map(|Job { mapping, table, alike, by_key, row, .. }| {
                 let parts = match row.phase {
-                    CopyPhase::Sweep | CopyPhase::Done => {
+                    CopyPhase::Sweep | CopyPhase::Done | CopyPhase::Left => {
                         vec![Part { upto: None, reach: Reach::All }]
                     }
                     CopyPhase::Held => vec![Part::whole()],

@@ -163,7 +163,8 @@ pub(super) async fn owners(context: &FlowContext) -> Result<HashMap<String, Tabl
         let (schema, name) = columns.table?;
         Some((row.mapping, TableName::new(schema, name)))
     };
-    Ok(rows.into_iter().filter(|r| r.flow == context.config.name).filter_map(owner).collect())
+    let ours = |row: &CopyRow| row.flow == context.config.name && row.phase != CopyPhase::Left;
+    Ok(rows.into_iter().filter(ours).filter_map(owner).collect())
 }
 
 /// A mapping of ours and one of the other direction that write one column both ways.
@@ -277,7 +278,7 @@ pub fn copy_row(context: &FlowContext, mapping: &str, reason: CopyReason) -> Cop
 }
 
 /// What is copied already, what is not, and what is not to be. A mapping that the configuration no
-/// longer has is forgotten: its history goes on without us, so if it comes back it is copied anew.
+/// longer has goes on without us, so if it comes back it is copied or compared anew.
 pub(super) async fn copies(
     context: &FlowContext,
     systems: &Systems,
@@ -305,7 +306,7 @@ pub(super) async fn copies(
             context.shared.add_mapping(&row.mapping);
             copies.faults.push((row.mapping.clone(), keyless(table, &row.mapping)));
         } else {
-            context.target.clear_copy(&context.pipeline, flow, &row.mapping).await?;
+            leave(context, row).await?;
         }
     }
     for (name, table) in &systems.keyless {
@@ -330,14 +331,18 @@ pub(super) async fn copies(
         let mut returns = false;
         let stored = states.iter().find(|s| *s.mapping == *plan.name).cloned();
         let mut row = match known.remove(&*plan.name) {
-            Some(row) => row,
-            None => {
+            Some(row) if row.phase != CopyPhase::Left => row,
+            before => {
                 // One that could not even be planned when it first came, and is mended now.
                 if states.iter().any(|s| *s.mapping == *plan.name) {
                     context.target.clear_state(&context.pipeline, flow, &plan.name).await?;
                     states.retain(|s| *s.mapping != *plan.name);
                 }
-                match unknown(context, plan, mirror).await {
+                let begun = match before {
+                    Some(row) => again(context, plan, mirror, &row).await,
+                    None => unknown(context, plan, mirror).await,
+                };
+                match begun {
                     Ok(row) => row,
                     Err(error) if error.kind() == ErrorKind::Data => {
                         tables.ask(plan, Asked::Nothing);
@@ -515,7 +520,9 @@ fn refresh_due(plan: &MappingPlan, row: &CopyRow) -> Option<i64> {
     let from = match row.phase {
         CopyPhase::Done => row.finished_micros.max(row.started_micros),
         // What is being read is looked at again when it has ended.
-        CopyPhase::Held | CopyPhase::Rows | CopyPhase::Sweep => crate::apply::now_micros(),
+        CopyPhase::Held | CopyPhase::Rows | CopyPhase::Sweep | CopyPhase::Left => {
+            crate::apply::now_micros()
+        }
     };
     Some(from.saturating_add(period))
 }
@@ -977,6 +984,44 @@ async fn unknown(
         }
         (SnapshotMode::Never, _) => Ok(followed),
     }
+}
+
+/// Takes note that the configuration does not have a mapping any more: its history goes on without us.
+async fn leave(context: &FlowContext, row: CopyRow) -> Result<()> {
+    match row.phase {
+        CopyPhase::Left => Ok(()),
+        // It has brought nothing.
+        CopyPhase::Held => {
+            context.target.clear_copy(&context.pipeline, &row.flow, &row.mapping).await
+        }
+        CopyPhase::Rows | CopyPhase::Sweep | CopyPhase::Done => {
+            let row = CopyRow { phase: CopyPhase::Left, cursor: String::new(), ..row };
+            context.target.write_copy(&row).await
+        }
+    }
+}
+
+/// A mapping that was taken out of the configuration and is there again. If it is still one of the same tables, what it brought is compared, so that what
+/// the source has deleted meanwhile goes, too. Where the other direction writes the same columns, rows that only the target has may be its own, and stay.
+async fn again(
+    context: &FlowContext,
+    plan: &MappingPlan,
+    mirror: Option<&Mirror>,
+    left: &CopyRow,
+) -> Result<CopyRow> {
+    let row = unknown(context, plan, mirror).await?;
+    let before: Columns = serde_json::from_str(&left.columns).unwrap_or_default();
+    let from =
+        before.table.is_some_and(|(schema, name)| plan.source == TableName::new(schema, name));
+    let same = from && before.to.is_some_and(|to| to == plan.target.name.to_string());
+    if row.phase != CopyPhase::Rows || mirror.is_some() || !same {
+        return Ok(row);
+    }
+    tracing::warn!(flow = %context.config.name, mapping = %plan.name,
+        "the mapping is in the configuration again: its rows are compared with the source, and those that are gone there are removed");
+    let row = copy_row(context, &plan.name, CopyReason::Resync);
+    context.target.write_copy(&row).await?;
+    Ok(row)
 }
 
 /// Two first copies that would swap values.

@@ -287,3 +287,60 @@ async fn a_resync_leaves_rows_that_other_tables_share_in() {
     assert!(daemon.log().contains("rows that only the target has stay"), "{}", daemon.log());
     daemon.stop();
 }
+
+/// A mapping that was taken out of the file and is there again: what the source has deleted meanwhile goes, too. Of one that is new, or of
+/// another table by now, rows that only the target has stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_is_there_again_removes_what_is_gone_meanwhile() {
+    for to in [true, false] {
+        let (source, target) = (Side::new(true).await, Side::new(to).await);
+        for side in [&source, &target] {
+            side.sql("CREATE TABLE goods (id int NOT NULL PRIMARY KEY, qty int)").await;
+            side.sql("CREATE TABLE other (id int NOT NULL PRIMARY KEY, qty int)").await;
+        }
+        target.sql("INSERT INTO goods VALUES (1000, 1)").await;
+        source.sql("INSERT INTO goods VALUES (1, 1), (2, 2), (3, 3)").await;
+        source.sql("INSERT INTO other VALUES (1, 10), (7, 70)").await;
+        let folder = tempfile::tempdir().expect("folder");
+        let base = super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[])
+            + "[[mappings]]\nfrom = \"a.item\"\nto = \"b.item\"\nsnapshot = \"never\"\n";
+        let with = |from: &str| {
+            format!("{base}[[mappings]]\nname = \"goods\"\nfrom = \"a.{from}\"\nto = \"b.goods\"\n")
+        };
+        let mut daemon = Daemon::start(folder.path(), &with("goods"));
+        daemon.streaming().await;
+        let all = "SELECT concat(count(*), ' ', sum(id), ' ', sum(qty)) FROM goods";
+        let is = async |daemon: &Daemon, expected: &str| {
+            let began = Instant::now();
+            while target.one(all).await != expected {
+                assert!(began.elapsed() < SOON, "not {expected}: {}", daemon.log());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Somebody else's row stays: the mapping is new.
+        is(&daemon, "4 1006 7").await;
+        let change = async |daemon: &Daemon, text: &str| {
+            std::fs::write(folder.path().join("tidelock.toml"), text).expect("config");
+            let (code, said) = daemon.command(&["reload"]);
+            assert_eq!(code, 0, "{said}");
+            daemon.streaming().await;
+        };
+        change(&daemon, &base).await;
+        source.sql("DELETE FROM goods WHERE id = 1").await;
+        source.sql("UPDATE goods SET qty = 20 WHERE id = 2").await;
+        source.sql("INSERT INTO goods VALUES (4, 4)").await;
+        daemon.kill_and_start();
+        daemon.streaming().await;
+        let (_, shown) = daemon.command(&["status", "--json"]);
+        assert!(!shown.contains("goods"), "{shown}");
+        change(&daemon, &with("goods")).await;
+        is(&daemon, "3 9 27").await;
+        source.sql("DELETE FROM goods WHERE id = 4").await;
+        is(&daemon, "2 5 23").await;
+        // The same name, and another table.
+        change(&daemon, &base).await;
+        change(&daemon, &with("other")).await;
+        is(&daemon, "4 13 103").await;
+        daemon.stop();
+    }
+}

@@ -252,6 +252,8 @@ pub enum CopyPhase {
     Sweep,
     /// It has ended.
     Done,
+    /// The configuration does not have the mapping any more; what it brought is still at the target.
+    Left,
 }
 
 macro_rules! words {
@@ -271,7 +273,7 @@ macro_rules! words {
 }
 
 words!(CopyReason { Initial = "initial", Backfill = "backfill", Resync = "resync" });
-words!(CopyPhase { Held = "held", Rows = "rows", Sweep = "sweep", Done = "done" });
+words!(CopyPhase { Held = "held", Rows = "rows", Sweep = "sweep", Done = "done", Left = "left" });
 
 /// A row of `<meta_schema>.snapshot` at the target: how far the copy of one mapping has come. It is
 /// written in the same transaction as the rows it tells of.
