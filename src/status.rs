@@ -124,7 +124,7 @@ pub struct MappingStatus {
     /// How far its copy has come; absent if there was none.
     #[serde(default)]
     pub snapshot: Option<SnapshotStatus>,
-    /// What a person should know of it, such as columns that came at the source.
+    /// What a person should know of it, such as columns that came at the source, or what the end of its copy waits for.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -246,6 +246,11 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
             let copy = mapping.copy.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let paused = mapping.paused.load(Ordering::Relaxed);
             let copied = copy.as_ref().is_none_or(|row| row.phase == CopyPhase::Done);
+            let mut notes = mapping.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let sweeps = copy.as_ref().is_some_and(|row| row.phase == CopyPhase::Sweep);
+            if sweeps && state == FlowState::Snapshotting && stopped.is_none() {
+                notes.extend(mapping.waits.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            }
             let shown = match state {
                 FlowState::Streaming | FlowState::Snapshotting if copied => FlowState::Streaming,
                 FlowState::Streaming | FlowState::Snapshotting => FlowState::Snapshotting,
@@ -267,7 +272,7 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
                 rows_parked: mapping.counters.parked.load(Ordering::Relaxed),
                 exceptions_open: u64::from(stopped.is_some() && !paused),
                 error: stopped.filter(|_| !paused).map(Into::into),
-                notes: mapping.notes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                notes,
             }
         })
         .collect();

@@ -122,6 +122,9 @@ async fn all(copying: Copying, jobs: Vec<Job>) -> std::result::Result<(), CopyFa
     if jobs.is_empty() {
         return Ok(());
     }
+    for job in &jobs {
+        copying.shared.set_waits(&job.mapping, None);
+    }
     let early = |error| CopyFailed { error, mapping: None };
     let mut reader = copying.source.copier().await.map_err(early)?;
     let flow = copying.flow.clone();
@@ -208,7 +211,7 @@ impl Copying {
 
     /// A row that only the target has may be one that the other direction is still bringing: waits
     /// until that has applied everything that the target's log holds now.
-    pub(super) async fn reverse_has_passed(&self) -> Result<()> {
+    pub(super) async fn reverse_has_passed(&self, mapping: &str) -> Result<()> {
         let Some(reverse) = &self.reverse else { return Ok(()) };
         let probed = self.target.probe(&reverse.spec, None).await;
         let end = probed.map_err(|error| error.of(Side::Target))?.end;
@@ -219,12 +222,14 @@ impl Copying {
             if let Some(applied) = applied
                 && self.target.compare(&applied, &end)?.reached()
             {
+                self.shared.set_waits(mapping, None);
                 return Ok(());
             }
             if !told && began.elapsed() > NOTICE_AFTER {
                 told = true;
-                tracing::warn!(flow = %self.flow, reverse = %reverse.shared.name,
-                    "looking for rows that only the target has waits until the other direction has caught up");
+                let said = "looking for rows that only the target has waits until the other direction has caught up";
+                tracing::warn!(flow = %self.flow, reverse = %reverse.shared.name, "{said}");
+                self.shared.set_waits(mapping, Some(said.to_owned()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -327,23 +332,33 @@ impl Worker {
             };
             let (work, done, to_be_swept) = shared.schedule(|s| {
                 let work = s.take(|job| stands(job).is_none());
-                (work, s.is_done(), s.to_be_swept().next())
+                (work, s.is_done(), s.to_be_swept().collect::<Vec<usize>>())
             });
+            if let Some(Work::Sweep(at)) = &work
+                && let Some(job) = shared.jobs.get(*at)
+            {
+                shared.copying.shared.set_waits(&job.mapping, None);
+            }
             if work.is_some() || done {
                 return work;
             }
             self.reader = None;
-            let Some(swept) = to_be_swept else {
+            if to_be_swept.is_empty() {
                 changed.await;
                 continue;
-            };
-            if began.elapsed() > NOTICE_AFTER
-                && let Some(why) = stands(swept)
-                && shared.untold.swap(false, Ordering::Relaxed)
-                && let Some(job) = shared.jobs.get(swept)
-            {
-                tracing::warn!(flow = %shared.copying.flow, mapping = %job.mapping,
-                    "looking for rows that only the target has waits for the other direction: {why}");
+            }
+            for swept in to_be_swept {
+                let Some(job) = shared.jobs.get(swept) else { continue };
+                let why = stands(swept).map(|why| format!(
+                    "looking for rows that only the target has waits for the other direction: {why}"
+                ));
+                if began.elapsed() > NOTICE_AFTER
+                    && let Some(why) = &why
+                    && shared.untold.swap(false, Ordering::Relaxed)
+                {
+                    tracing::warn!(flow = %shared.copying.flow, mapping = %job.mapping, "{why}");
+                }
+                shared.copying.shared.set_waits(&job.mapping, why);
             }
             tokio::select! {
                 () = changed => {}

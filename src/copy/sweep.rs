@@ -62,7 +62,7 @@ impl Worker {
                 .into_iter()
                 .map(|row| row.0)
                 .collect();
-            self.copying().reverse_has_passed().await?;
+            self.copying().reverse_has_passed(&job.mapping).await?;
             let watching = self.watch_keys(job).await?;
             let covered = self.snapshot(watching).await?;
             // Rows whose constant is another's are other mappings' rows.

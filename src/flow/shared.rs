@@ -150,6 +150,8 @@ pub struct MappingShared {
     pub copy: Mutex<Option<CopyRow>>,
     /// What a person should know of it.
     pub notes: Mutex<Vec<String>>,
+    /// What the end of its copy waits for.
+    pub waits: Mutex<Option<String>>,
     /// The shape of its table at which the log was last found to hold rows of an older one.
     drift: Mutex<Option<String>>,
 }
@@ -352,6 +354,13 @@ impl FlowShared {
     /// Whether a person should know something of a mapping.
     pub fn has_notes(&self, mapping: &str) -> bool {
         lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
+    /// Sets what the end of a mapping's copy waits for.
+    pub fn set_waits(&self, mapping: &str, why: Option<String>) {
+        if let Some(entry) = lock(&self.mappings).get(mapping) {
+            *lock(&entry.waits) = why;
+        }
+    }
+
     }
 
     /// Tells, once, what is about no mapping.

@@ -52,6 +52,11 @@ async fn a_resync_spares_what_the_other_direction_has_still_to_bring() {
                 mapping(flows, "a:b")["snapshot"]["phase"] == "sweep"
             })
             .await;
+        // What it waits for is told.
+        let note = |flows: &[Value]| mapping(flows, "a:b")["notes"][0].to_string();
+        daemon
+            .wait("told", SOON, |flows| note(flows).contains("mapping item is stopped or paused"))
+            .await;
         a.sql("UPDATE item SET qty = 44 WHERE id = 4").await;
         let began = Instant::now();
         while b.one("SELECT count(*) FROM item WHERE qty = 44").await != "1" {
@@ -65,6 +70,7 @@ async fn a_resync_spares_what_the_other_direction_has_still_to_bring() {
             .await;
         level(&daemon, &a, &b, ITEMS).await;
         assert_eq!(a.one("SELECT qty FROM item WHERE id = 3").await, "3", "{}", daemon.log());
+        assert_eq!(note(&daemon.flows()), "null");
         daemon.stop();
     }
 }

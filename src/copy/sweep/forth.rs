@@ -64,7 +64,7 @@ impl Worker {
         let turns = target.estimate(theirs).await? / KEYS_AT_ONCE + 1;
         let mut turn = 0;
         loop {
-            self.copying().reverse_has_passed().await?;
+            self.copying().reverse_has_passed(&job.mapping).await?;
             let watching = self.watch_keys(job).await?;
             let is_of_turn = |hash: &Hash| u64::from_le_bytes(first(hash)) % turns == turn;
             let (mut come, upto) = self.come(job, plan, watching, is_of_turn).await?;
