@@ -270,7 +270,8 @@ struct Line {
     keys: ByHash<()>,
 }
 
-fn weight(row: &[Value]) -> usize {
+/// About how much memory a row takes.
+pub fn weight(row: &[Value]) -> usize {
     row.iter().map(|v| size_of::<Value>() + v.heap_bytes()).sum()
 }
 

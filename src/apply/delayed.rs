@@ -11,6 +11,9 @@
 //!   in *rounds*: all that are left, as long as a round gets any of them written. When one does not, rows may
 //!   point to each other: they are written with NULL where they point, as far as the columns take it, and rounds go on. When one does not
 //!   get on again, what is left is read once more in earnest: what is refused then waits for the log, or is the row's own fault.
+//! - Rows of a table that is compared anew whose unique values another row of the target has still: the source has handed them over
+//!   unseen. They are taken up in the same rounds. A row that the source does not have any more gives its values up only when it is removed, so
+//!   before the last round the sweeps come, unless they might remove what still points to such a row and waits itself.
 //!
 //! While a mapping has such rows, or one that they may point to has, its changes are not written but touch their rows ([`Applier::is_loose`]): what
 //! the log tells of a row that is not there, or points to one that is not, says nothing; the row as it is then does.
@@ -22,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tidelock_core::{CopyPhase, CopyReason, Result};
+use tidelock_core::{Code, CopyPhase, CopyReason, Error, Result};
 
 use super::{Applier, KEYS_A_TRANSACTION, now_micros};
 use crate::mapping::MappingPlan;
@@ -40,6 +43,10 @@ struct Turn {
     left: bool,
     /// Some were written.
     progressed: bool,
+    /// All were tried since the mapping was last free to be taken up.
+    tried: bool,
+    /// Some that could not be written may point to what a sweep would remove.
+    holds: bool,
     stage: Stage,
 }
 
@@ -53,6 +60,8 @@ enum Stage {
     Loosened,
     /// The same as the first.
     Second,
+    /// They wait for the sweeps.
+    Sweeps,
     /// What is refused now is refused.
     Earnest,
 }
@@ -63,7 +72,8 @@ pub(super) struct Delayed {
     turns: BTreeMap<usize, Turn>,
     /// For each mapping, those that write what its rows may point to; itself may be among them.
     parents: Vec<Vec<usize>>,
-    points: Vec<bool>,
+    /// Whether rows of a mapping may wait for rows.
+    rounds: Vec<bool>,
     /// For each mapping of a table whose rows can be read again, those that write what its rows may point to or look up; and whether some of those,
     /// or of theirs, are views.
     above: Vec<Vec<usize>>,
@@ -98,7 +108,7 @@ impl Delayed {
             turns: BTreeMap::new(),
             parents: plans.iter().map(parents).collect(),
             above,
-            points: plans.iter().map(|plan| plan.points).collect(),
+            rounds: plans.iter().map(|plan| plan.may_wait()).collect(),
             behind_view,
         };
         numbers.into_iter().for_each(|number| delayed.add(number));
@@ -107,7 +117,7 @@ impl Delayed {
 
     /// Keys were left there.
     pub(super) fn add(&mut self, number: usize) {
-        let rounds = self.points.get(number).is_some_and(|points| *points);
+        let rounds = self.rounds.get(number).is_some_and(|rounds| *rounds);
         let turn = self.turns.entry(number).or_default();
         (turn.rounds, turn.left) = (rounds, true);
     }
@@ -119,11 +129,16 @@ impl Delayed {
         }
         if let Some(turn) = self.turns.get_mut(&put_off.number) {
             turn.progressed |= put_off.progressed;
+            turn.holds |= put_off.holds;
         }
     }
 
     fn has(&self, number: usize) -> bool {
         self.turns.contains_key(&number)
+    }
+
+    fn waits_for_sweeps(&self, number: usize) -> bool {
+        self.turns.get(&number).is_some_and(|turn| turn.stage == Stage::Sweeps)
     }
 
     /// Whether none has.
@@ -136,13 +151,19 @@ impl Delayed {
         self.turns.values().any(|turn| turn.rounds)
     }
 
+    /// Whether rows wait that a sweep might remove.
+    pub(super) fn holds_sweeps(&self) -> bool {
+        self.turns.values().any(|turn| turn.rounds && turn.stage != Stage::Sweeps)
+    }
+
     /// Those that write what a mapping's rows may point to.
     fn parents(&self, number: usize) -> &[usize] {
         self.parents.get(number).map_or(&[], Vec::as_slice)
     }
 
-    /// The next whose keys are to be read. Begins a new round when all that are `free` have come to the end of theirs.
-    fn next(&mut self, free: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The next whose keys are to be read. Begins a new round when all that are `free` have come to the end of theirs. `sweeps`: there
+    /// is something to be swept.
+    fn next(&mut self, free: impl Fn(usize) -> bool, sweeps: bool) -> Option<usize> {
         let next = |turns: &BTreeMap<usize, Turn>| {
             turns.iter().find(|(number, turn)| !turn.ended && free(**number)).map(|(n, _)| *n)
         };
@@ -158,12 +179,20 @@ impl Delayed {
             (Stage::First, true) => Stage::First,
             (Stage::First, false) => Stage::Loosened,
             (Stage::Loosened, true) | (Stage::Second, true) => Stage::Second,
-            (Stage::Loosened | Stage::Second, false) => Stage::Earnest,
-            // What is left of that came meanwhile.
-            (Stage::Earnest, _) => Stage::First,
+            (Stage::Loosened | Stage::Second, false) => {
+                match sweeps && !round.iter().any(|turn| turn.holds) {
+                    true => Stage::Sweeps,
+                    false => Stage::Earnest,
+                }
+            }
+            // Those have ended, or what is left came meanwhile.
+            (Stage::Sweeps | Stage::Earnest, _) => Stage::First,
         };
         for turn in &mut round {
-            **turn = Turn { rounds: turn.rounds, stage, ..Turn::default() };
+            let holds = turn.holds && stage == Stage::Second;
+            let waits = stage == Stage::Sweeps;
+            let (ended, left) = (waits, waits);
+            **turn = Turn { rounds: turn.rounds, ended, left, holds, stage, ..Turn::default() };
         }
         next(&self.turns)
     }
@@ -180,7 +209,7 @@ impl Delayed {
             return;
         }
         match (turn.rounds, turn.left) {
-            (true, _) => turn.ended = true,
+            (true, _) => (turn.ended, turn.tried) = (true, true),
             (false, false) => drop(self.turns.remove(&number)),
             // They came while it was on its way, and may stand before the place that it had come to.
             (false, true) => *turn = Turn::default(),
@@ -206,10 +235,33 @@ impl Applier {
                 || self.waits(n)
                 || self.is_read(n, |reason| reason != CopyReason::Backfill)
         };
-        points
-            && (self.delayed.has(number)
-                || self.waits(number)
+        if points
+            && (self.waits(number)
                 || self.delayed.parents(number).iter().any(|&parent| lacks(parent)))
+        {
+            return true;
+        }
+        let Some(plan) = self.plans.get(number).map(|mapped| &mapped.plan) else { return false };
+        let compared = |reason| reason == CopyReason::Resync && self.shared.is_loose(&plan.name);
+        plan.may_wait() && (self.delayed.has(number) || self.is_compared(number, compared))
+    }
+
+    /// Whether a mapping is being copied, and the sweep that ends it has not ended.
+    fn is_compared(&self, number: usize, copying: impl Fn(CopyReason) -> bool) -> bool {
+        let row = self.plans.get(number).and_then(|m| self.regions.row(&m.plan.name));
+        row.is_some_and(|row| copying(row.reason))
+    }
+
+    /// Whether a change of a mapping was refused because a row of before has a unique value that it takes: a row that its copy has not come to, or is
+    /// to remove. Its changes wait like rows of the copy from the next attempt on, then.
+    pub fn turns_loose(&self, mapping: &str, error: &Error) -> bool {
+        let number = self.plans.iter().position(|mapped| *mapped.plan.name == *mapping);
+        number.is_some_and(|number| {
+            error.code() == Code::KeyConflict
+                && self.plans.get(number).is_some_and(|mapped| mapped.plan.may_wait())
+                && self.is_compared(number, |reason| reason == CopyReason::Resync)
+                && !self.is_loose(number)
+        })
     }
 
     /// Whether rows of a mapping may point to, or look up, rows that are read again with the open transaction: then they are read again with it, too, and
@@ -223,8 +275,13 @@ impl Applier {
 
     /// Whether keys of a mapping are not to be taken up yet: a copy may still bring what their rows point to, or themselves.
     fn is_blocked(&self, number: usize, seen: &mut HashSet<usize>) -> bool {
-        if !seen.insert(number) || !self.plans.get(number).is_some_and(|m| m.plan.points) {
+        if !seen.insert(number) {
             return false;
+        }
+        if !self.plans.get(number).is_some_and(|m| m.plan.points) {
+            // What has its unique values may still be compared. Without need nothing waits for that.
+            let tried = self.delayed.turns.get(&number).is_some_and(|turn| turn.tried);
+            return tried && self.is_read(number, |_| true);
         }
         self.is_read(number, |_| true)
             || self.delayed.parents(number).iter().any(|&parent| {
@@ -249,10 +306,19 @@ impl Applier {
     async fn take_up(&mut self) -> Result<()> {
         let in_rounds = self.delayed.goes_in_rounds();
         loop {
+            let sweeps = self.regions.are_swept();
+            let waits = |n| sweeps && self.delayed.waits_for_sweeps(n);
             let blocked: HashSet<usize> = (0..self.plans.len())
-                .filter(|&n| self.delayed.has(n) && self.is_blocked(n, &mut HashSet::new()))
+                .filter(|&n| {
+                    self.delayed.has(n) && (waits(n) || self.is_blocked(n, &mut HashSet::new()))
+                })
                 .collect();
-            let Some(number) = self.delayed.next(|number| !blocked.contains(&number)) else {
+            let next = self.delayed.next(|number| !blocked.contains(&number), sweeps);
+            if self.delayed.turns.values().any(|turn| turn.stage == Stage::Sweeps) {
+                // They may go on now, and wait to be asked for.
+                self.shared.nudge.notify_one();
+            }
+            let Some(number) = next else {
                 if in_rounds && !self.delayed.goes_in_rounds() {
                     self.show_copies();
                 }
@@ -265,7 +331,7 @@ impl Applier {
             }
             let turn = self.delayed.turns.get(&number);
             let refused = match turn.filter(|turn| turn.rounds).map(|turn| turn.stage) {
-                Some(Stage::First | Stage::Second) => Refused::PutOff,
+                Some(Stage::First | Stage::Second | Stage::Sweeps) => Refused::PutOff,
                 Some(Stage::Loosened) => Refused::Loosened,
                 Some(Stage::Earnest) | None => Refused::Told,
             };
@@ -338,10 +404,11 @@ impl Applier {
 mod tests {
     use super::*;
 
-    fn delayed(points: &[bool], numbers: &[usize]) -> Delayed {
-        let (turns, parents) = (BTreeMap::new(), vec![Vec::new(); points.len()]);
-        let (above, behind_view) = (parents.clone(), vec![false; points.len()]);
-        let mut delayed = Delayed { turns, parents, points: points.to_vec(), above, behind_view };
+    fn delayed(rounds: &[bool], numbers: &[usize]) -> Delayed {
+        let (turns, parents) = (BTreeMap::new(), vec![Vec::new(); rounds.len()]);
+        let (above, behind_view) = (parents.clone(), vec![false; rounds.len()]);
+        let rounds = rounds.to_vec();
+        let mut delayed = Delayed { turns, parents, rounds, above, behind_view };
         numbers.iter().for_each(|&n| delayed.add(n));
         delayed
     }
@@ -358,13 +425,13 @@ mod tests {
     #[test]
     fn what_waits_for_the_log_is_taken_up_once() {
         let mut delayed = delayed(&[false, false], &[1, 0]);
-        assert_eq!(delayed.next(|_| true), Some(0));
+        assert_eq!(delayed.next(|_| true, false), Some(0));
         delayed.took(0, None, false);
-        assert_eq!(delayed.next(|_| true), Some(1));
+        assert_eq!(delayed.next(|_| true, false), Some(1));
         delayed.took(1, Some(Bytes::from_static(b"k")), true);
-        assert_eq!(delayed.next(|_| true), Some(1), "there were more");
+        assert_eq!(delayed.next(|_| true, false), Some(1), "there were more");
         delayed.took(1, None, false);
-        assert_eq!(delayed.next(|_| true), None);
+        assert_eq!(delayed.next(|_| true, false), None);
         assert!(delayed.is_empty());
     }
 
@@ -376,10 +443,10 @@ mod tests {
         // Before that place, perhaps.
         delayed.add(0);
         delayed.took(0, place(), false);
-        assert_eq!(delayed.next(|_| true), Some(0));
+        assert_eq!(delayed.next(|_| true, false), Some(0));
         assert_eq!(delayed.turns[&0].after, None, "from the beginning");
         delayed.took(0, None, false);
-        assert_eq!(delayed.next(|_| true), None);
+        assert_eq!(delayed.next(|_| true, false), None);
     }
 
     #[test]
@@ -387,19 +454,19 @@ mod tests {
         let mut delayed = delayed(&[true, true, true], &[0, 1, 2]);
         let free = |n: usize| n != 2;
         // Of a circle, the second gets on and so the first may.
-        assert_eq!(delayed.next(free), Some(0));
+        assert_eq!(delayed.next(free, false), Some(0));
         read(&mut delayed, 0, true, false);
-        assert_eq!(delayed.next(free), Some(1));
+        assert_eq!(delayed.next(free, false), Some(1));
         read(&mut delayed, 1, true, true);
-        assert_eq!(delayed.next(free), Some(0));
+        assert_eq!(delayed.next(free, false), Some(0));
         assert_eq!(delayed.turns[&0].stage, Stage::First);
         read(&mut delayed, 0, true, false);
-        assert_eq!(delayed.next(free), Some(1));
+        assert_eq!(delayed.next(free, false), Some(1));
         read(&mut delayed, 1, false, true);
         // The second has nothing left.
         let mut stages = Vec::new();
         for progressed in [false, true, true, false, false] {
-            assert_eq!(delayed.next(free), Some(0));
+            assert_eq!(delayed.next(free, false), Some(0));
             assert!(!delayed.has(1));
             stages.push(delayed.turns[&0].stage);
             // In earnest none is left, unless it comes meanwhile.
@@ -407,20 +474,43 @@ mod tests {
         }
         let all = [Stage::First, Stage::Loosened, Stage::Second, Stage::Second, Stage::Earnest];
         assert_eq!(stages, all);
-        assert_eq!(delayed.next(free), None);
+        assert_eq!(delayed.next(free, false), None);
         assert!(!delayed.has(0) && delayed.has(2), "only what was not free is left");
-        assert_eq!(delayed.next(|_| true), Some(2));
+        assert_eq!(delayed.next(|_| true, false), Some(2));
+    }
+
+    #[test]
+    fn what_waits_for_a_row_that_is_to_be_removed_lets_the_sweeps_go_unless_they_might_remove_it() {
+        for holds in [false, true] {
+            let mut delayed = delayed(&[true], &[0]);
+            for stage in [Stage::First, Stage::Loosened] {
+                assert!(delayed.holds_sweeps());
+                assert_eq!(delayed.next(|_| true, true), Some(0));
+                assert_eq!(delayed.turns[&0].stage, stage);
+                read(&mut delayed, 0, true, false);
+                delayed.turns.get_mut(&0).expect("turn").holds = holds;
+            }
+            assert_eq!(delayed.next(|_| true, true), holds.then_some(0));
+            assert_eq!(delayed.holds_sweeps(), holds);
+            if holds {
+                assert_eq!(delayed.turns[&0].stage, Stage::Earnest);
+                continue;
+            }
+            assert_eq!(delayed.next(|_| false, true), None, "the sweeps are under way");
+            assert_eq!(delayed.next(|_| true, false), Some(0), "they have ended");
+            assert_eq!(delayed.turns[&0].stage, Stage::First);
+        }
     }
 
     #[test]
     fn what_is_left_while_a_round_is_on_its_way_is_for_the_next() {
         let mut delayed = delayed(&[true], &[0]);
-        assert_eq!(delayed.next(|_| true), Some(0));
+        assert_eq!(delayed.next(|_| true, false), Some(0));
         read(&mut delayed, 0, false, true);
         delayed.add(0);
-        assert_eq!(delayed.next(|_| true), Some(0));
+        assert_eq!(delayed.next(|_| true, false), Some(0));
         read(&mut delayed, 0, false, true);
-        assert_eq!(delayed.next(|_| true), None);
+        assert_eq!(delayed.next(|_| true, false), None);
         assert!(delayed.is_empty());
     }
 
@@ -429,7 +519,7 @@ mod tests {
         let mut delayed = delayed(&[true], &[0]);
         let mut stages = Vec::new();
         for _ in 0..5 {
-            assert_eq!(delayed.next(|_| true), Some(0));
+            assert_eq!(delayed.next(|_| true, false), Some(0));
             stages.push(delayed.turns[&0].stage);
             read(&mut delayed, 0, true, false);
         }

@@ -101,25 +101,32 @@ pub(super) async fn put(
         seek::answer_writes(sink, plan, &mut writes).await?;
         let rows: Vec<Box<[Value]>> = writes.into_iter().map(|write| write.row).collect();
         let load = Load { mapping, table, columns, rows: &rows };
-        return loaded(sink, plan, &loading, load).await;
+        return loaded(sink, plan, &loading, load, known).await;
     }
     let load = Load { mapping, table, columns, rows: &loading };
-    loaded(sink, plan, &loading, load).await
+    loaded(sink, plan, &loading, load, known).await
 }
 
-/// Loads rows. Those that point to what a copy has not brought yet wait for it: their keys are left to the target's memory.
+/// Loads rows. Those that point to what a copy has not brought yet wait for it, and so do those whose unique values a row has
+/// that is of before and will be compared or removed later: their keys are left to the target's memory.
 async fn loaded(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     loading: &Loading,
     load: Load<'_>,
+    known: bool,
 ) -> Result<bool> {
-    if !plan.points {
+    if !plan.points && !known {
         sink.load(&load).await?;
         return Ok(false);
     }
+    let waits = |error: &Error| match error.code() {
+        Code::ForeignKey => plan.points,
+        Code::KeyConflict => known,
+        _ => false,
+    };
     let Some(refused) = sink.attempt_load(&load).await? else { return Ok(false) };
-    if refused.code() != Code::ForeignKey {
+    if !waits(&refused) {
         return Err(refused);
     }
     let mut steps = Vec::with_capacity(loading.rows.len());
@@ -127,7 +134,7 @@ async fn loaded(
         steps.push((Some(at), loading.bound.loaded(row)?));
     }
     let Left { steps, error } = all_but_refused(sink, plan, steps, refused).await?;
-    if let Some(error) = error.filter(|error| error.code() != Code::ForeignKey) {
+    if let Some(error) = error.filter(|error| !waits(error)) {
         return Err(error);
     }
     let mut keys = Vec::with_capacity(steps.len());

@@ -104,7 +104,7 @@ impl Applier {
                     true => self.volley(ready).await?,
                     false => self.rows(ready).await?,
                 }
-            } else if !self.delayed.goes_in_rounds()
+            } else if !self.delayed.holds_sweeps()
                 && let Some(ready) = self.regions.sweep_ready(&self.reached)?
             {
                 // Rows that wait still point to what they pointed to before, and would go with it.

@@ -212,6 +212,11 @@ impl Regions {
         self.regions.is_empty()
     }
 
+    /// Whether some copy is about to look for rows that only the target has.
+    pub fn are_swept(&self) -> bool {
+        self.regions.values().any(|region| region.row.phase == CopyPhase::Sweep)
+    }
+
     /// Whether everything of a mapping is still to be read.
     pub fn begins(&self, mapping: &str) -> bool {
         self.regions.get(mapping).is_some_and(|region| {

@@ -375,6 +375,16 @@ async fn stream(
         mapping: copier_blame.map(|m| m.to_string()).or_else(|| applier.blame().map(str::to_owned)),
         transactions: applier.open_transactions(),
     };
+    let outcome = outcome.map_err(|error| match &scene.mapping {
+        Some(mapping) if scene.careful && applier.turns_loose(mapping, &error) => {
+            tracing::warn!(flow = %context.config.name, %mapping, code = %error.code(), %error,
+                "a row that is still to be compared is in the way of a change; changes wait for it from here on");
+            context.shared.keep_loose(mapping);
+            let said = format!("a change waits for a row that is still to be compared: {error}");
+            Error::transient(Code::ServerBusy, said)
+        }
+        Some(_) | None => error,
+    });
     let made_progress = seen.borrow().is_some();
     drop(applier);
     if !checkpointing.is_finished()

@@ -203,6 +203,8 @@ pub struct FlowShared {
     shapes: Mutex<HashMap<(Arc<str>, TableName), String>>,
     /// Mappings whose changes the target took in log order only.
     ordered: Mutex<HashSet<String>>,
+    /// Mappings whose changes met rows of before while they were compared anew.
+    loose: Mutex<HashSet<String>>,
     /// What was told of tables without a mapping.
     told: Mutex<HashSet<String>>,
     /// Asks the reader to ask the source for the end of its log: something waits for the log to pass a place.
@@ -236,6 +238,7 @@ impl FlowShared {
             begun_micros: AtomicI64::new(0),
             shapes: Mutex::default(),
             ordered: Mutex::default(),
+            loose: Mutex::default(),
             told: Mutex::default(),
             nudge: Notify::new(),
             save_wanted: AtomicBool::new(false),
@@ -351,9 +354,6 @@ impl FlowShared {
         *known = notes;
     }
 
-    /// Whether a person should know something of a mapping.
-    pub fn has_notes(&self, mapping: &str) -> bool {
-        lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
     /// Sets what the end of a mapping's copy waits for.
     pub fn set_waits(&self, mapping: &str, why: Option<String>) {
         if let Some(entry) = lock(&self.mappings).get(mapping) {
@@ -361,6 +361,9 @@ impl FlowShared {
         }
     }
 
+    /// Whether a person should know something of a mapping.
+    pub fn has_notes(&self, mapping: &str) -> bool {
+        lock(&self.mappings).get(mapping).is_some_and(|entry| !lock(&entry.notes).is_empty())
     }
 
     /// Tells, once, what is about no mapping.
@@ -388,6 +391,16 @@ impl FlowShared {
     /// The mappings that are written in log order whatever their tables are.
     pub fn ordered(&self) -> HashSet<String> {
         lock(&self.ordered).clone()
+    }
+
+    /// From now on changes of a mapping wait like the rows of its copy, while it is compared anew.
+    pub fn keep_loose(&self, mapping: &str) {
+        lock(&self.loose).insert(mapping.to_owned());
+    }
+
+    /// Whether they do.
+    pub fn is_loose(&self, mapping: &str) -> bool {
+        lock(&self.loose).contains(mapping)
     }
 
     /// Whether the log is found for the first time to hold rows of an older shape than this one.

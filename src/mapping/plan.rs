@@ -1,6 +1,7 @@
 //! Compiling a flow's mappings against both catalogs: every fault that can be known before a row
 //! moves is a [`Finding`] here, each with the place in the configuration it comes from.
 
+mod aside;
 mod call;
 mod foreign;
 mod key;
@@ -22,9 +23,11 @@ use tidelock_core::{
     Value, comparable,
 };
 
+pub use self::aside::Aside;
+use self::aside::asides;
 pub use self::call::CallPlan;
 pub use self::foreign::Pointer;
-use self::foreign::{loosable, pointers};
+use self::foreign::{loosable, pointers, pointing};
 use self::key::{copy_table, key_of, other_uniques, unfilled};
 pub use self::order::{mirrored, parents_first};
 pub(super) use self::pairs::json_form;
@@ -95,6 +98,10 @@ pub struct MappingPlan {
     pub loosable: Vec<usize>,
     /// The foreign keys over one column, so that it can be asked whether that row is there.
     pub pointers: Vec<Pointer>,
+    /// How a row gives its unique values up for a moment: a column for each such index beside the key.
+    pub asides: Vec<Aside>,
+    /// The columns of foreign keys, but for those of the mapping's key: indexes into the target's.
+    pub pointing: Vec<usize>,
     /// What its columns look up in the target.
     pub lookups: Arc<LookupPlans>,
     /// The tables that are written before this one: foreign keys of the target point to them, or values are looked up in them.
@@ -245,6 +252,11 @@ impl MappingPlan {
             || self.rows.is_gated()
             || !self.rows.pushes.is_empty()
             || self.call.is_some()
+    }
+
+    /// Whether its rows may wait for others: each can be read again by its key and written then.
+    pub fn may_wait(&self) -> bool {
+        self.copy.is_some() && self.view.is_none() && self.call.is_none()
     }
 
     /// Whether a row may be read again because the log leaves out a part of what a column is made of, or of what a rule looks at.
@@ -988,6 +1000,8 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     };
     let loosable = loosable(target, &columns);
     let pointers = pointers(target, &columns, catalogs.target);
+    let asides = asides(target, pairs, key, &columns);
+    let pointing = pointing(target, &columns, key);
     MappingPlan {
         name: Arc::from(name),
         source: source.name.clone(),
@@ -1005,6 +1019,8 @@ fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         points: false,
         loosable,
         pointers,
+        asides,
+        pointing,
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
         has_uniques: other_uniques(target, pairs, key).next().is_some(),

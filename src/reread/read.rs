@@ -19,11 +19,12 @@ use self::found::{likeness, recall};
 use self::wait::keep;
 pub use self::wait::{put_off, waiting};
 pub use self::write::{Left, all_but_refused};
-use self::write::{Steps, as_many_as_can_be, call_groups, instead, put, remove};
+use self::write::{Steps, as_many_as_can_be, call_groups, instead, point_anew, put, remove};
 use super::late::Late;
 use super::memory::{Hash, Known, hash};
 use super::touched::{Refused, Touched, TouchedBy};
 use crate::apply::PING;
+use crate::apply::batch::weight;
 use crate::apply::gate::{Gates, KeyState, Memories, Pass};
 use crate::apply::tally::{Fate, Tally};
 use crate::mapping::plan::ViewPlan;
@@ -36,6 +37,8 @@ const KEYS_A_READ: usize = 2_000;
 const SPILLED_AT_ONCE: usize = 20_000;
 /// Remembered rows that are looked for in all of a view at a time.
 const REMEMBERED_AT_ONCE: usize = 300_000;
+/// Memory that rows may take which were refused and are looked at together.
+const BYTES_LEFT_MAX: usize = 64 << 20;
 /// Memory that the rows of such a question may take.
 const BYTES_A_READ: usize = 16 << 20;
 /// Keys that were refused so often and for so long are refused for their own fault, whatever else is ahead.
@@ -99,6 +102,8 @@ pub struct PutOff {
     pub keys: Vec<Key>,
     /// Whether any could.
     pub progressed: bool,
+    /// Whether some of those that could not may still point to what was there before.
+    pub holds: bool,
 }
 
 /// What went wrong, and at which mapping.
@@ -535,7 +540,8 @@ impl Rereads {
             return Err(Error::bug("a row is to be read again that has no key to be read by"));
         };
         let keys: Vec<Key> = by.rows.into_values().collect();
-        let mut put_off = Vec::new();
+        let (mut put_off, mut gathered) = (Vec::new(), Vec::new());
+        let (mut rest, mut bytes) = (Steps::new(), 0);
         let mut progressed = false;
         for some in keys.chunks(KEYS_A_READ) {
             let (mut steps, mut read) = (Vec::new(), Vec::new());
@@ -566,22 +572,42 @@ impl Rereads {
                 false => as_many_as_can_be(sink, &plan, steps).await?,
             };
             progressed |= steps.len() < count;
-            let left = steps.iter().filter_map(|(at, _)| read.get((*at)?).cloned());
-            match by.refused {
-                Refused::Told => work.refused(&plan, error, left.collect(), by.waited_since)?,
-                Refused::PutOff => put_off.extend(left),
-                Refused::Loosened => {
-                    put_off.extend(left);
-                    let count = steps.len();
-                    let steps = loosened(&plan, steps);
-                    let left = as_many_as_can_be(sink, &plan, steps).await?;
-                    progressed |= left.steps.len() < count;
+            if by.refused == Refused::Told {
+                let left = steps.iter().filter_map(|(at, _)| read.get((*at)?).cloned());
+                work.refused(&plan, error, left.collect(), by.waited_since)?;
+                continue;
+            }
+            for (at, write) in steps {
+                let Some(key) = at.and_then(|at| read.get(at)).cloned() else { continue };
+                bytes += weight(&write.row);
+                if bytes <= BYTES_LEFT_MAX {
+                    rest.push((Some(gathered.len()), write));
+                    gathered.push(key);
+                } else {
+                    put_off.push(key);
                 }
             }
         }
-        if by.refused != Refused::Told {
-            work.done.put_off.push(PutOff { number: work.number, plan, keys: put_off, progressed });
+        if by.refused == Refused::Told {
+            return Ok(());
         }
+        let mut holds = !put_off.is_empty();
+        if keys.len() > KEYS_A_READ && !rest.is_empty() {
+            // Rows that take values from each other may have been read apart.
+            let count = rest.len();
+            rest = as_many_as_can_be(sink, &plan, rest).await?.steps;
+            progressed |= rest.len() < count;
+        }
+        put_off.extend(rest.iter().filter_map(|(at, _)| gathered.get((*at)?).cloned()));
+        if by.refused == Refused::Loosened {
+            let count = rest.len();
+            let alone = loosened(&plan, rest);
+            let left = as_many_as_can_be(sink, &plan, alone).await?.steps;
+            progressed |= left.len() < count;
+            holds |= point_anew(sink, &plan, &left, |steps| loosened(&plan, steps)).await?;
+        }
+        let number = work.number;
+        work.done.put_off.push(PutOff { number, plan, keys: put_off, progressed, holds });
         Ok(())
     }
 

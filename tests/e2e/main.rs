@@ -14,6 +14,7 @@ mod echo;
 mod explain;
 mod exposure;
 mod folder;
+mod handed;
 mod hostile;
 mod init;
 mod joined;

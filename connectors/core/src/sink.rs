@@ -3,7 +3,7 @@
 //! The order of calls, which a sink may rely on and must refuse to leave:
 //!
 //! ```text
-//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | attempt_load | lookup | lookup_or_insert
+//! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | venture | mark_place | back_to_place | attempt_load | lookup | lookup_or_insert
 //!                                                | remember | forget_memory | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
@@ -255,6 +255,15 @@ pub trait Sink: Send {
     /// pointed to ([`crate::Code::ForeignKey`]), or whose unique value another row has ([`crate::Code::KeyConflict`]), takes all of them
     /// back and is the answer; any other error is one.
     async fn attempt(&mut self, batches: &[WriteBatch], calls: &[Call]) -> Result<Option<Error>>;
+
+    /// [`Sink::attempt`] without calls, where whatever the target says of the rows takes all of them back and is the answer.
+    async fn venture(&mut self, batches: &[WriteBatch]) -> Result<Option<Error>>;
+
+    /// Marks a place inside the open transaction; there is one at most.
+    async fn mark_place(&mut self) -> Result<()>;
+
+    /// Takes all back that was done since [`Sink::mark_place`].
+    async fn back_to_place(&mut self) -> Result<()>;
 
     /// [`Sink::load`] as [`Sink::attempt`] writes: what is refused so takes all rows back and is the answer.
     async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>>;

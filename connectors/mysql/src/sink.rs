@@ -1021,6 +1021,23 @@ impl Sink for MySqlSink {
         self.guarded(result).await
     }
 
+    async fn venture(&mut self, batches: &[WriteBatch]) -> Result<Option<Error>> {
+        let result = self.ventured(batches).await;
+        self.guarded(result).await
+    }
+
+    async fn mark_place(&mut self) -> Result<()> {
+        self.ready(true)?;
+        let result = self.session.run("SAVEPOINT tidelock_place").await;
+        self.guarded(result).await
+    }
+
+    async fn back_to_place(&mut self) -> Result<()> {
+        self.ready(true)?;
+        let result = self.session.run("ROLLBACK TO SAVEPOINT tidelock_place").await;
+        self.guarded(result).await
+    }
+
     async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
         let result = self.load_attempted(load).await;
         self.guarded(result).await

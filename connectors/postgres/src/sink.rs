@@ -1011,6 +1011,18 @@ impl Sink for PgSink {
         self.attempted(batches, calls).await
     }
 
+    async fn venture(&mut self, batches: &[WriteBatch]) -> Result<Option<Error>> {
+        self.ventured(batches).await
+    }
+
+    async fn mark_place(&mut self) -> Result<()> {
+        self.marked().await
+    }
+
+    async fn back_to_place(&mut self) -> Result<()> {
+        self.went_back().await
+    }
+
     async fn attempt_load(&mut self, load: &Load<'_>) -> Result<Option<Error>> {
         self.load_attempted(load).await
     }

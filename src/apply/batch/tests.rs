@@ -80,6 +80,8 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         points: false,
         loosable: Vec::new(),
         pointers: Vec::new(),
+        asides: Vec::new(),
+        pointing: Vec::new(),
         before: parent.map(table).into_iter().collect(),
         after: Vec::new(),
         referenced,

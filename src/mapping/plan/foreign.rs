@@ -23,10 +23,8 @@ pub struct Pointer {
 pub(super) fn point(plans: &mut [Arc<MappingPlan>]) {
     let written: HashSet<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
     for plan in plans.iter_mut().filter_map(Arc::get_mut) {
-        plan.points = plan.copy.is_some()
-            && plan.view.is_none()
-            && plan.call.is_none()
-            && plan.references.iter().any(|parent| written.contains(parent));
+        plan.points =
+            plan.may_wait() && plan.references.iter().any(|parent| written.contains(parent));
     }
 }
 
@@ -51,6 +49,15 @@ pub(super) fn pointers(
         Some(Pointer { column: place(name)?, to: Arc::new(lookup), own })
     };
     target.references.iter().filter_map(pointer).collect()
+}
+
+/// The columns of foreign keys, but for those of the mapping's key.
+pub(super) fn pointing(target: &Table, columns: &[TargetColumn], key: &[usize]) -> Vec<usize> {
+    let points = |at: &usize| {
+        let name = columns.get(*at).map(|column| &column.name);
+        name.is_some_and(|name| target.references.iter().any(|r| r.columns.contains(name)))
+    };
+    (0..columns.len()).filter(|at| !key.contains(at) && points(at)).collect()
 }
 
 /// The columns of foreign keys that take NULL, of these.

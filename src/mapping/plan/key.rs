@@ -184,9 +184,18 @@ pub(super) fn other_uniques<'a>(
     pairs: &'a [Pair<'_>],
     key: &'a [usize],
 ) -> impl Iterator<Item = &'a Index> {
+    all_uniques(target, pairs, key).filter(|index| index.immediate)
+}
+
+/// Those that may refuse a row although its key is free, at once or at the COMMIT.
+pub(super) fn all_uniques<'a>(
+    target: &'a Table,
+    pairs: &'a [Pair<'_>],
+    key: &'a [usize],
+) -> impl Iterator<Item = &'a Index> {
     // An index that holds the whole key refuses nothing that the key does not.
     let holds_key = move |index: &Index| {
         key.iter().all(|&i| pairs.get(i).is_some_and(|p| index.columns.contains(&p.target.name)))
     };
-    target.unique_indexes.iter().filter(move |index| index.immediate && !holds_key(index))
+    target.unique_indexes.iter().filter(move |index| !holds_key(index))
 }

@@ -4,9 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelock_core::{
-    Code, DataType, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value, WriteOp,
-};
+use tidelock_core::{Code, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value, WriteOp};
 
 use super::found::likeness;
 use super::ready::ready;
@@ -19,6 +17,15 @@ use crate::mapping::call::{self, calls};
 use crate::mapping::plan::{CallPlan, EndPlan, ViewPlan};
 use crate::mapping::{MappingPlan, Write};
 use crate::reread::memory::{Known, hash};
+
+/// Refusals after which rows are not tried by themselves any more.
+const REFUSALS_MAX: usize = 64;
+/// Rows that are tried one by one more than once.
+const ROWS_AGAIN_MAX: usize = 2_000;
+/// Refusals after which rows that take values from each other are left as they are.
+const PARTS_MAX: usize = 2_000;
+/// How often rows are tried with those left out that were refused.
+const TURNS_MAX: usize = 8;
 
 /// Calls a routine for each group that is another one than when it was last sent.
 pub(super) async fn call_groups(
@@ -223,128 +230,164 @@ async fn in_any_order(
     if left.steps.is_empty() {
         return Ok(left);
     }
+    // A few refusals show that rows take values from each other; they are looked at one by one only if that is not all.
+    let mut refusals_max = REFUSALS_MAX;
     loop {
         let before = left.steps.len();
-        // Which of them are refused for a value that another row has.
-        let mut taken = Vec::new();
+        let (mut conflicts, mut refusals) = (false, 0);
         let mut parts = vec![std::mem::take(&mut left.steps)];
         while let Some(mut part) = parts.pop() {
             let writes = part.iter().map(|(_, write)| write.clone()).collect();
             let refused = put(sink, plan, writes).await?;
-            if refused.is_none() {
+            let Some(error) = refused else {
                 part.iter().filter_map(|(number, _)| *number).for_each(&mut *written);
-            } else if part.len() == 1 {
-                taken.push(refused.as_ref().is_some_and(|e| e.code() == Code::KeyConflict));
+                continue;
+            };
+            refusals += 1;
+            let conflict = error.code() == Code::KeyConflict;
+            conflicts |= conflict;
+            if part.len() == 1 || (conflict && refusals > refusals_max) {
                 left.steps.append(&mut part);
-                left.error = refused;
+                left.error = Some(error);
             } else {
                 let second = part.split_off(part.len() / 2);
                 parts.extend([second, part]);
             }
         }
+        let asks = conflicts && plan.call.is_none() && !plan.asides.is_empty();
+        if asks && left.steps.len() > 1 {
+            let (rest, tried) = set_aside(sink, plan, left, written).await?;
+            left = rest;
+            if tried && !left.steps.is_empty() {
+                return Ok(left);
+            }
+        }
         if left.steps.is_empty() {
             return Ok(Left::default());
         }
-        if left.steps.len() == before {
-            return swapped(sink, plan, left, &taken, written).await;
+        let looked = !conflicts || refusals_max == usize::MAX;
+        let enough = conflicts && left.steps.len() > ROWS_AGAIN_MAX;
+        if looked && (left.steps.len() == before || enough) {
+            return Ok(left);
+        }
+        if conflicts {
+            refusals_max = usize::MAX;
         }
     }
 }
 
-/// Rows that stand in each other's way because they have swapped unique values: these are set aside and the rows are written behind that,
-/// all or none of it. Answers what is left.
-async fn swapped(
+/// Writes rows that take unique values from each other, in a circle or in a long row: each gives up what it has, then each gets
+/// what it is to have. Those that the target refuses even so, because others have their values, are left out of it from the beginning, so nothing
+/// of what stands there in between is ever committed. Answers the rest, and whether each of it was tried.
+async fn set_aside(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     mut left: Left,
-    taken: &[bool],
     written: &mut (dyn FnMut(usize) + Send),
-) -> Result<Left> {
-    let mut taken = taken.iter();
-    let is_upsert =
-        |write: &Write| matches!(write.op, WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert);
-    let (circle, others): (Steps, Steps) = std::mem::take(&mut left.steps)
-        .into_iter()
-        .partition(|(_, write)| taken.next().is_some_and(|taken| *taken) && is_upsert(write));
-    let mut writes: Vec<Write> = circle.iter().map(|(_, write)| write.clone()).collect();
-    let done = match set_aside(plan, &writes) {
-        Some(aside) if circle.len() > 1 => {
-            match seek::answer_writes(sink, plan, &mut writes).await {
-                Err(error) => missing(error).map(|_| false)?,
-                Ok(()) => {
-                    let mut batches = batches_of(plan, aside);
-                    batches.extend(batches_of(plan, writes));
-                    sink.attempt(&batches, &[]).await?.is_none()
-                }
+) -> Result<(Left, bool)> {
+    let (mut out, mut tried) = (Steps::new(), false);
+    for turn in 1..=TURNS_MAX {
+        let mut writes: Vec<Write> = left.steps.iter().map(|(_, write)| write.clone()).collect();
+        // Alone, each has been refused already.
+        if writes.len() < 2 || seek::answer_writes(sink, plan, &mut writes).await.is_err() {
+            break;
+        }
+        let emptied = batches_of(plan, emptied(plan, &writes));
+        if emptied.is_empty() {
+            break;
+        }
+        sink.mark_place().await?;
+        if let Some(error) = sink.venture(&emptied).await? {
+            tracing::debug!(mapping = %plan.name, code = %error.code(), "unique values cannot be set aside");
+            break;
+        }
+        // What is removed comes before what may take its values.
+        let mut places: Vec<usize> = (0..writes.len()).collect();
+        places.sort_by_key(|&at| writes.get(at).is_none_or(|w| w.op != WriteOp::Delete));
+        let (mut refused, mut refusals) = (HashSet::new(), 0);
+        let mut parts = vec![places];
+        tried = turn < TURNS_MAX;
+        while let Some(mut part) = parts.pop() {
+            let rows = part.iter().filter_map(|&at| writes.get(at).cloned()).collect();
+            let Some(error) = sink.venture(&batches_of(plan, rows)).await? else { continue };
+            refusals += 1;
+            if part.len() == 1 || refusals > PARTS_MAX {
+                tried &= part.len() == 1;
+                refused.extend(part);
+                left.error = Some(error);
+            } else {
+                let second = part.split_off(part.len() / 2);
+                parts.extend([second, part]);
             }
         }
-        Some(_) | None => false,
-    };
-    left.steps = others;
-    if done {
-        circle.iter().filter_map(|(number, _)| *number).for_each(written);
-        if left.steps.is_empty() {
-            left.error = None;
+        if refused.is_empty() {
+            left.steps.drain(..).filter_map(|(number, _)| number).for_each(&mut *written);
+            break;
         }
-    } else {
-        left.steps.extend(circle);
+        sink.back_to_place().await?;
+        let all = std::mem::take(&mut left.steps).into_iter().enumerate();
+        for (at, step) in all {
+            if refused.contains(&at) { out.push(step) } else { left.steps.push(step) }
+        }
     }
-    Ok(left)
+    left.steps.append(&mut out);
+    Ok((left, tried))
 }
 
-/// What takes their unique values away from rows that are there: NULL where it may be, else a value that nobody has.
-fn set_aside(plan: &MappingPlan, writes: &[Write]) -> Option<Vec<Write>> {
-    let mut columns: Vec<usize> = Vec::new();
-    for index in &plan.uniques {
-        let free = |column: &&usize| !plan.target.key.contains(column);
-        let nullable = |column: &&usize| plan.columns.get(**column).is_some_and(|c| c.nullable);
-        let column = index.iter().filter(free).find(nullable);
-        let column = column.or_else(|| index.iter().find(free))?;
-        if !columns.contains(column) {
-            columns.push(*column);
-        }
+/// Rows that are refused get at least their foreign keys, as far as they can: what they pointed to before may be about to go, and they and
+/// all below them must not go with it. Answers whether some rows at the target still point where they did.
+pub(super) async fn point_anew(
+    sink: &mut dyn Sink,
+    plan: &Arc<MappingPlan>,
+    steps: &Steps,
+    loosened: impl Fn(Steps) -> Steps,
+) -> Result<bool> {
+    if plan.pointing.is_empty() {
+        return Ok(false);
     }
-    if columns.is_empty() || plan.call.is_some() {
+    let columns: Arc<[usize]> = plan.pointing.iter().copied().collect();
+    let rows = steps.iter().filter_map(|(_, write)| patch(plan, write, &columns, |_, cell| cell));
+    let rows = rows.map(|write| (None, write)).collect();
+    let left = in_any_order(sink, plan, rows, &mut |_| ()).await?;
+    let left = loosened(left.steps);
+    Ok(!in_any_order(sink, plan, left, &mut |_| ()).await?.steps.is_empty())
+}
+
+/// Sets some columns of the row that a write is about, if it is there.
+fn patch(
+    plan: &MappingPlan,
+    write: &Write,
+    columns: &Arc<[usize]>,
+    mut value: impl FnMut(usize, Value) -> Value,
+) -> Option<Write> {
+    if !matches!(write.op, WriteOp::Insert | WriteOp::Overwrite | WriteOp::Upsert) {
         return None;
     }
-    let shared: Arc<[usize]> = columns.into();
-    let aside = writes.iter().map(|write| {
-        let cell = |column: &usize| {
-            let at = write.columns.iter().position(|c| c == column)?;
-            write.row.get(at).cloned()
-        };
-        let key = plan.target.key.iter().map(cell).collect::<Option<Vec<Value>>>()?;
-        let free = |column: &usize| match plan.columns.get(*column)?.nullable {
-            true => Some(Value::Null),
-            false => nobodys(&plan.target.columns.get(*column)?.data_type, &key),
-        };
-        let mut row = shared.iter().map(free).collect::<Option<Vec<Value>>>()?;
-        row.extend(key);
-        let (op, columns, row) = (WriteOp::Patch, shared.clone(), row.into());
-        Some(Write { op, columns, row, keys: write.keys, uniques: None, waits: Vec::new() })
-    });
-    aside.collect()
+    let cell = |column: usize| {
+        let place = write.columns.iter().position(|c| *c == column)?;
+        write.row.get(place).cloned()
+    };
+    let mut row = Vec::with_capacity(columns.len() + plan.target.key.len());
+    for &column in &**columns {
+        row.push(value(column, cell(column)?));
+    }
+    for &column in &plan.target.key {
+        row.push(cell(column)?);
+    }
+    let (op, columns, row) = (WriteOp::Patch, columns.clone(), row.into());
+    Some(Write { op, columns, row, keys: write.keys, uniques: None, waits: Vec::new() })
 }
 
-/// A value of a type that hardly any row has, another for each key.
-fn nobodys(data_type: &DataType, key: &[Value]) -> Option<Value> {
-    let hash = hash(b"set aside", key);
-    let number = hash.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-    match data_type {
-        DataType::Text { chars_max, .. } => {
-            let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            let length = chars_max.map_or(32, |max| usize::try_from(max).unwrap_or(32)).min(32);
-            (length >= 12).then(|| Value::Text(digits.get(..length).unwrap_or_default().into()))
-        }
-        DataType::Int { bits: 32, unsigned: false } => {
-            Some(Value::Int(-i64::from(number as u32 >> 1)))
-        }
-        DataType::Int { bits: 64, unsigned: false } => {
-            Some(Value::Int(-i64::try_from(number >> 2).ok()?))
-        }
-        DataType::Uuid => Some(Value::Uuid(hash)),
-        _ => None,
-    }
+/// What makes rows give their unique values up, those that are there.
+fn emptied(plan: &MappingPlan, writes: &[Write]) -> Vec<Write> {
+    let columns: Arc<[usize]> = plan.asides.iter().map(|aside| aside.column).collect();
+    let mut number = 0;
+    let mut stand_in = |column: usize, cell: Value| {
+        number += 1;
+        let aside = plan.asides.iter().find(|aside| aside.column == column);
+        aside.map_or(cell, |aside| aside.stand_in(&plan.target.columns, number))
+    };
+    writes.iter().filter_map(|write| patch(plan, write, &columns, &mut stand_in)).collect()
 }
 
 /// Writes rows of one mapping, or calls its routine for them. What points to a row that is not there (yet) takes them all back.
