@@ -133,7 +133,7 @@ async fn loaded(
     for (at, row) in loading.rows.iter().enumerate() {
         steps.push((Some(at), loading.bound.loaded(row)?));
     }
-    let Left { steps, error } = all_but_refused(sink, plan, steps, refused).await?;
+    let Left { steps, error } = all_but_refused(sink, plan, steps, refused, false).await?;
     if let Some(error) = error.filter(|error| !waits(error)) {
         return Err(error);
     }

@@ -540,6 +540,8 @@ impl Rereads {
             return Err(Error::bug("a row is to be read again that has no key to be read by"));
         };
         let keys: Vec<Key> = by.rows.into_values().collect();
+        let last = by.refused == Refused::Told;
+        let together = !last && plan.call.is_none() && keys.len() > KEYS_A_READ;
         let (mut put_off, mut gathered) = (Vec::new(), Vec::new());
         let (mut rest, mut bytes) = (Steps::new(), 0);
         let mut progressed = false;
@@ -569,7 +571,9 @@ impl Rereads {
                     work.refused(&plan, refused, some.to_vec(), by.waited_since)?;
                     continue;
                 }
-                false => as_many_as_can_be(sink, &plan, steps).await?,
+                // Rows that take values from each other may be read apart.
+                false if together => Left { steps, error: None },
+                false => as_many_as_can_be(sink, &plan, steps, last).await?,
             };
             progressed |= steps.len() < count;
             if by.refused == Refused::Told {
@@ -580,29 +584,32 @@ impl Rereads {
             for (at, write) in steps {
                 let Some(key) = at.and_then(|at| read.get(at)).cloned() else { continue };
                 bytes += weight(&write.row);
-                if bytes <= BYTES_LEFT_MAX {
-                    rest.push((Some(gathered.len()), write));
-                    gathered.push(key);
-                } else {
-                    put_off.push(key);
-                }
+                rest.push((Some(gathered.len()), write));
+                gathered.push(key);
+            }
+            if bytes > BYTES_LEFT_MAX {
+                let count = rest.len();
+                rest = as_many_as_can_be(sink, &plan, rest, last).await?.steps;
+                progressed |= rest.len() < count;
+                put_off.extend(rest.drain(..).filter_map(|(at, _)| gathered.get(at?).cloned()));
+                gathered.clear();
+                bytes = 0;
             }
         }
         if by.refused == Refused::Told {
             return Ok(());
         }
         let mut holds = !put_off.is_empty();
-        if keys.len() > KEYS_A_READ && !rest.is_empty() {
-            // Rows that take values from each other may have been read apart.
+        if together && !rest.is_empty() {
             let count = rest.len();
-            rest = as_many_as_can_be(sink, &plan, rest).await?.steps;
+            rest = as_many_as_can_be(sink, &plan, rest, last).await?.steps;
             progressed |= rest.len() < count;
         }
         put_off.extend(rest.iter().filter_map(|(at, _)| gathered.get((*at)?).cloned()));
         if by.refused == Refused::Loosened {
             let count = rest.len();
             let alone = loosened(&plan, rest);
-            let left = as_many_as_can_be(sink, &plan, alone).await?.steps;
+            let left = as_many_as_can_be(sink, &plan, alone, last).await?.steps;
             progressed |= left.len() < count;
             holds |= point_anew(sink, &plan, &left, |steps| loosened(&plan, steps)).await?;
         }

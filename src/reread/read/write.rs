@@ -19,11 +19,12 @@ use crate::mapping::{MappingPlan, Write};
 use crate::reread::memory::{Known, hash};
 
 /// Refusals after which rows are not tried by themselves any more.
-const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 24;
 /// Rows that are tried one by one more than once.
 const ROWS_AGAIN_MAX: usize = 2_000;
-/// Refusals after which rows that take values from each other are left as they are.
-const PARTS_MAX: usize = 2_000;
+/// Refusals after which rows are left as they are that may be tried again when others are there: of a table whose values cannot be
+/// set aside, of one whose can, and where they are not tried again.
+const PARTS_MAX: [usize; 3] = [512, 128, 2_000];
 /// How often rows are tried with those left out that were refused.
 const TURNS_MAX: usize = 8;
 
@@ -171,7 +172,7 @@ pub(super) async fn instead(
             gone.removed = true;
         }
     };
-    let left = in_any_order(sink, plan, steps, &mut written).await?.steps;
+    let left = in_any_order(sink, plan, steps, true, &mut written).await?.steps;
     Ok(left.iter().any(|(gone, _)| gone.is_none()).then_some(error))
 }
 
@@ -187,16 +188,18 @@ pub struct Left {
     pub error: Option<Error>,
 }
 
-/// Writes those rows of a mapping that the target takes now, and answers the rest.
+/// Writes those rows of a mapping that the target takes now, and answers the rest. `last`: it is not tried again, so each that can be
+/// written is; else many that take values from each other may be left for when the others are there.
 pub async fn as_many_as_can_be(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     steps: Steps,
+    last: bool,
 ) -> Result<Left> {
     let writes = steps.iter().map(|(_, write)| write.clone()).collect();
     match put(sink, plan, writes).await? {
         None => Ok(Left::default()),
-        Some(refused) => all_but_refused(sink, plan, steps, refused).await,
+        Some(refused) => all_but_refused(sink, plan, steps, refused, last).await,
     }
 }
 
@@ -206,12 +209,13 @@ pub async fn all_but_refused(
     plan: &Arc<MappingPlan>,
     steps: Steps,
     refused: Error,
+    last: bool,
 ) -> Result<Left> {
     if refused.code() != Code::ForeignKey || plan.pointers.is_empty() {
-        return in_any_order(sink, plan, steps, &mut |_| ()).await;
+        return in_any_order(sink, plan, steps, last, &mut |_| ()).await;
     }
     let (steps, mut lacking) = ready(sink, plan, steps).await?;
-    let mut left = in_any_order(sink, plan, steps, &mut |_| ()).await?;
+    let mut left = in_any_order(sink, plan, steps, last, &mut |_| ()).await?;
     if !lacking.is_empty() {
         left.steps.append(&mut lacking);
         left.error.get_or_insert(refused);
@@ -224,6 +228,7 @@ async fn in_any_order(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     steps: Steps,
+    last: bool,
     written: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Left> {
     let mut left = Left { steps, error: None };
@@ -231,7 +236,11 @@ async fn in_any_order(
         return Ok(left);
     }
     // A few refusals show that rows take values from each other; they are looked at one by one only if that is not all.
-    let mut refusals_max = REFUSALS_MAX;
+    let mut refusals_max = match (plan.asides.is_empty(), last) {
+        (false, _) => REFUSALS_MAX,
+        (true, false) => PARTS_MAX[0],
+        (true, true) => usize::MAX,
+    };
     loop {
         let before = left.steps.len();
         let (mut conflicts, mut refusals) = (false, 0);
@@ -256,7 +265,7 @@ async fn in_any_order(
         }
         let asks = conflicts && plan.call.is_none() && !plan.asides.is_empty();
         if asks && left.steps.len() > 1 {
-            let (rest, tried) = set_aside(sink, plan, left, written).await?;
+            let (rest, tried) = set_aside(sink, plan, left, last, written).await?;
             left = rest;
             if tried && !left.steps.is_empty() {
                 return Ok(left);
@@ -264,6 +273,9 @@ async fn in_any_order(
         }
         if left.steps.is_empty() {
             return Ok(Left::default());
+        }
+        if conflicts && !last {
+            return Ok(left);
         }
         let looked = !conflicts || refusals_max == usize::MAX;
         let enough = conflicts && left.steps.len() > ROWS_AGAIN_MAX;
@@ -283,6 +295,7 @@ async fn set_aside(
     sink: &mut dyn Sink,
     plan: &Arc<MappingPlan>,
     mut left: Left,
+    last: bool,
     written: &mut (dyn FnMut(usize) + Send),
 ) -> Result<(Left, bool)> {
     let (mut out, mut tried) = (Steps::new(), false);
@@ -311,7 +324,7 @@ async fn set_aside(
             let rows = part.iter().filter_map(|&at| writes.get(at).cloned()).collect();
             let Some(error) = sink.venture(&batches_of(plan, rows)).await? else { continue };
             refusals += 1;
-            if part.len() == 1 || refusals > PARTS_MAX {
+            if part.len() == 1 || refusals > PARTS_MAX[1 + usize::from(last)] {
                 tried &= part.len() == 1;
                 refused.extend(part);
                 left.error = Some(error);
@@ -348,9 +361,9 @@ pub(super) async fn point_anew(
     let columns: Arc<[usize]> = plan.pointing.iter().copied().collect();
     let rows = steps.iter().filter_map(|(_, write)| patch(plan, write, &columns, |_, cell| cell));
     let rows = rows.map(|write| (None, write)).collect();
-    let left = in_any_order(sink, plan, rows, &mut |_| ()).await?;
+    let left = in_any_order(sink, plan, rows, true, &mut |_| ()).await?;
     let left = loosened(left.steps);
-    Ok(!in_any_order(sink, plan, left, &mut |_| ()).await?.steps.is_empty())
+    Ok(!in_any_order(sink, plan, left, true, &mut |_| ()).await?.steps.is_empty())
 }
 
 /// Sets some columns of the row that a write is about, if it is there.
