@@ -46,8 +46,7 @@ impl Source {
 
 /// Each is a session at both ends.
 const COPY_WORKERS_MAX: u64 = 32;
-/// Sessions that write the log at once: unless the file says so, and at most.
-const LANES: usize = 2;
+/// Sessions that write the log at once, at most.
 const LANES_MAX: u64 = 16;
 
 /// Checks and completes a parsed file.
@@ -485,7 +484,7 @@ fn new_flow(
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
         start_at: start_at.map(|text| text.get_ref().clone()),
         copy_workers: number("copy_workers", workers, COPY_WORKERS_MAX, default_copy_workers())?,
-        lanes: number("lanes", lanes, LANES_MAX, LANES)?,
+        lanes: number("lanes", lanes, LANES_MAX, family.map_or(1, |family| family.lanes))?,
         snapshot_rows_per_second: rows_per_second.map(|rows| *rows.get_ref()),
         mappings: Vec::new(),
         values: values.clone(),
@@ -980,7 +979,7 @@ exclude = ["tmp_%"]
         };
         let rest = "[defaults]\nlanes = 3\n[flows.\"crm:erp\"]\nlanes = 16\n";
         assert_eq!(lanes(rest).expect("good"), [16, 3]);
-        assert_eq!(lanes("").expect("good"), [LANES, LANES]);
+        assert_eq!(lanes("").expect("good"), [2, 1], "by the source");
         let error = lanes("[defaults]\nlanes = 17\n").unwrap_err().to_string();
         assert!(error.contains("lanes is 1 to 16"), "{error}");
     }

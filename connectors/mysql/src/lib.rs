@@ -52,6 +52,7 @@ pub use session::Flavour;
 pub const FAMILY: Family = Family {
     schemes: &["mysql", "mariadb"],
     has_slots: false,
+    lanes: 2,
     identifier_max: IdentifierMax::Chars(64),
     is_local: config::is_local,
     check: |config| config::endpoint(config).map(drop),
