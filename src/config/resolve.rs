@@ -426,6 +426,10 @@ fn lead_pushes(flows: &mut [FlowConfig]) -> Result<()> {
     Ok(())
 }
 
+fn family_of(systems: &BTreeMap<String, SystemConfig>, name: &str) -> Option<&'static Family> {
+    systems.get(name).and_then(|system| registry::family(system.url.expose()))
+}
+
 fn new_flow(
     pipeline: &str,
     [name, from, to]: [&str; 3],
@@ -435,7 +439,7 @@ fn new_flow(
     systems: &BTreeMap<String, SystemConfig>,
     source: &Source,
 ) -> Result<FlowConfig> {
-    let family = systems.get(from).and_then(|system| registry::family(system.url.expose()));
+    let family = family_of(systems, from);
     if let Some(own) = own
         && family.is_some_and(|family| !family.has_slots)
         && let Some((word, name)) = [("slot", &own.slot), ("publication", &own.publication)]
@@ -475,6 +479,8 @@ fn new_flow(
         Some(given) => Err(source.error(given.span(), format!("{key} is 1 to {max}"))),
     };
     let workers = own.and_then(|f| f.copy_workers.as_ref()).or(defaults.copy_workers.as_ref());
+    let default_lanes =
+        [from, to].iter().filter_map(|name| Some(family_of(systems, name)?.lanes)).max();
     let lanes = own.and_then(|f| f.lanes.as_ref()).or(defaults.lanes.as_ref());
     Ok(FlowConfig {
         name: name.to_owned(),
@@ -484,7 +490,7 @@ fn new_flow(
         publication: given(own.and_then(|f| f.publication.as_ref()))?,
         start_at: start_at.map(|text| text.get_ref().clone()),
         copy_workers: number("copy_workers", workers, COPY_WORKERS_MAX, default_copy_workers())?,
-        lanes: number("lanes", lanes, LANES_MAX, family.map_or(1, |family| family.lanes))?,
+        lanes: number("lanes", lanes, LANES_MAX, default_lanes.unwrap_or(1))?,
         snapshot_rows_per_second: rows_per_second.map(|rows| *rows.get_ref()),
         mappings: Vec::new(),
         values: values.clone(),
@@ -979,7 +985,10 @@ exclude = ["tmp_%"]
         };
         let rest = "[defaults]\nlanes = 3\n[flows.\"crm:erp\"]\nlanes = 16\n";
         assert_eq!(lanes(rest).expect("good"), [16, 3]);
-        assert_eq!(lanes("").expect("good"), [2, 1], "by the source");
+        assert_eq!(lanes("").expect("good"), [2, 2]);
+        let same = TWO.replace("mariadb://", "postgres://");
+        let same = Config::parse(&same, "t.toml").expect("good");
+        assert!(same.flows.iter().all(|flow| flow.lanes == 1));
         let error = lanes("[defaults]\nlanes = 17\n").unwrap_err().to_string();
         assert!(error.contains("lanes is 1 to 16"), "{error}");
     }

@@ -104,8 +104,8 @@ pub struct Family {
     pub schemes: &'static [&'static str],
     /// Whether a log is read through a slot and a publication, which have names.
     pub has_slots: bool,
-    /// How many sessions write what is read from such a server at once, unless the file says it ([`crate::sink`], lanes): more
-    /// than one pays where a log is read faster than one session writes.
+    /// How many sessions a flow that reads from, or writes to, such a server may write with at once, unless the file says it ([`crate::sink`],
+    /// lanes); of two families the larger number counts. More than one pays where a log is read faster than one session writes.
     pub lanes: usize,
     /// Longest identifier that its servers keep apart.
     pub identifier_max: IdentifierMax,

@@ -43,8 +43,7 @@ use tidelock_core::{Connector, Family, Result, SystemConfig};
 pub const FAMILY: Family = Family {
     schemes: &["postgres", "postgresql"],
     has_slots: true,
-    // What bounds a flow from here is the process that sends the log. Written faster, it comes in smaller pieces,
-    // each dearer for both servers (measured on two cores).
+    // What bounds a flow from one PostgreSQL to another is the process that sends the log (measured on two cores).
     lanes: 1,
     identifier_max: quote::IDENTIFIER_MAX,
     is_local: config::is_local,
