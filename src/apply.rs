@@ -352,6 +352,7 @@ impl Applier {
                         self.retry().await?;
                         self.finish().await?;
                         self.copy().await?;
+                        self.retry().await?;
                     }
                 }
                 landed = self.lanes.landed(), if !awaited && !self.lanes.is_empty() => {
@@ -360,12 +361,15 @@ impl Applier {
                         self.retry().await?;
                         self.finish().await?;
                         self.copy().await?;
+                        self.retry().await?;
                     }
                 }
                 // Before the log: a few questions, and a copy that waits keeps nothing back.
                 Some(request) = self.requests.recv(), if !self.source.inside => {
                     self.regions.take(request, &self.reached);
                     self.copy().await?;
+                    // A copy that has ended may be all that rows have waited for.
+                    self.retry().await?;
                 }
                 queued = queue.recv() => {
                     let Some(queued) = queued else { return self.drain().await };
