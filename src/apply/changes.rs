@@ -328,10 +328,6 @@ impl Applier {
     ) -> Result<()> {
         let row = match &change.op {
             Op::Insert(insert) => &insert.new,
-            // No mark: somebody takes the flow over, and the log holds only what an update sets.
-            Op::Update(update) if is_unchanged(&change.table, &update.new, SEQ_COLUMN) => {
-                return Ok(());
-            }
             Op::Update(update) => &update.new,
             Op::Delete(_) => return Ok(()),
         };
