@@ -346,23 +346,11 @@ impl Applier {
                 () = stop.cancelled() => return self.drain().await,
                 outcome = self.session.settled(), if awaited => {
                     self.settle(outcome)?;
-                    // What was collected meanwhile, and what waited for it.
-                    if !self.source.inside && self.lanes.is_empty() {
-                        // Before what was collected makes the session busy again.
-                        self.retry().await?;
-                        self.finish().await?;
-                        self.copy().await?;
-                        self.retry().await?;
-                    }
+                    self.go_on().await?;
                 }
                 landed = self.lanes.landed(), if !awaited && !self.lanes.is_empty() => {
                     self.land(landed)?;
-                    if !self.source.inside && self.lanes.is_empty() {
-                        self.retry().await?;
-                        self.finish().await?;
-                        self.copy().await?;
-                        self.retry().await?;
-                    }
+                    self.go_on().await?;
                 }
                 // Before the log: a few questions, and a copy that waits keeps nothing back.
                 Some(request) = self.requests.recv(), if !self.source.inside => {
@@ -393,6 +381,18 @@ impl Applier {
                 return self.drain().await;
             }
         }
+    }
+
+    /// When nothing is under way any more: what was collected meanwhile, and what waited for it.
+    async fn go_on(&mut self) -> Result<()> {
+        if self.source.inside || !self.lanes.is_empty() {
+            return Ok(());
+        }
+        // Before what was collected makes the session busy again.
+        self.retry().await?;
+        self.finish().await?;
+        self.copy().await?;
+        self.retry().await
     }
 
     async fn event(&mut self, event: LogEvent) -> Result<()> {

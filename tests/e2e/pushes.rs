@@ -541,3 +541,28 @@ async fn what_is_owed_of_a_row_that_waits_is_owed_by_whoever_comes_next() {
     assert_eq!(b.one("SELECT count(*) FROM stock").await, "1", "no other has crossed its edge");
     daemon.stop();
 }
+
+/// A table that pushes may have columns of any name, and values that the log leaves out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_pushes_though_the_log_leaves_its_column_seq_out() {
+    let (a, b) = (Side::new(true).await, Side::new(true).await);
+    for side in [&a, &b] {
+        side.sql("CREATE TABLE stock (id int NOT NULL PRIMARY KEY, qty int NOT NULL)").await;
+        side.sql("CREATE TABLE wish (id int NOT NULL PRIMARY KEY, stock int NOT NULL, note int NOT NULL, seq text)")
+            .await;
+    }
+    a.sql("ALTER TABLE wish ALTER COLUMN seq SET STORAGE EXTERNAL").await;
+    a.sql("INSERT INTO stock VALUES (1, 50)").await;
+    a.sql("INSERT INTO wish VALUES (1, 1, 0, repeat('x', 9000))").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.wish\"\nto = \"b.wish\"\n\
+           [[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nedge = \"qty < 10\"\npush_when = { \"a.wish\" = \"stock\" }\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("UPDATE stock SET qty = 40").await;
+    a.sql("UPDATE wish SET note = 1").await;
+    let all = "SELECT id, qty FROM stock";
+    equal(&daemon, (&a, all), (&b, all)).await;
+    daemon.stop();
+}
