@@ -265,10 +265,12 @@ impl ViewPlan {
                 Finding::problem(format!(
                     "the tracked table {name} does not exist or may not be seen"
                 ))
-                .hint(super::near_table(catalogs.source, &name).map_or_else(
-                    || "mend the name, or grant our role the right to see it".to_owned(),
-                    |near| format!("did you mean {near}?"),
-                )),
+                .hint(
+                    super::seen::near_table(catalogs.source, &name).map_or_else(
+                        || "mend the name, or grant our role the right to see it".to_owned(),
+                        |near| format!("did you mean {near}?"),
+                    ),
+                ),
                 &tracked.place,
             ));
             return;
