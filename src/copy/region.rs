@@ -8,6 +8,8 @@
 
 mod held;
 mod keep;
+mod meet;
+mod ready;
 #[cfg(test)]
 mod tests;
 
@@ -15,17 +17,18 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Change, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Error, Insert,
-    Key, Op, Part, Piece, Position, Reach, Result, TransactionId,
+    Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Cursor, Key, Part, Piece,
+    Position, Reach, Result, TransactionId,
 };
 use tokio::sync::oneshot;
 
 use super::Job;
-use super::merge::{Kept, merged};
-use super::order::Order;
+use super::merge::Kept;
 use super::request::{Outcome, Request, Watching};
 use held::Follow;
 use keep::Places;
+pub use meet::Meeting;
+pub use ready::{RowsReady, Step, SweepReady};
 
 /// Transactions that are kept until a snapshot has shown them. Beyond, one is opened for that alone: a copy may wait for
 /// something else for days.
@@ -83,54 +86,6 @@ struct Region {
     places: HashMap<u64, Places>,
     /// Whether keys can be compared here.
     alike: bool,
-}
-
-/// What is to be done with a change.
-pub enum Meeting {
-    /// Apply it.
-    Apply,
-    /// Apply this instead: the row came from keys that are not copied yet.
-    Insert(Insert),
-    /// Read the row again: it came from keys that are not copied yet, and the log does not carry all of it.
-    Again,
-    /// Remove the old row: it went to keys that are not copied yet.
-    Erase,
-    /// Nothing: a piece will bring its outcome.
-    Later,
-}
-
-/// How far a part comes with a piece.
-#[derive(Debug)]
-pub struct Step {
-    part: usize,
-    /// Up to which key; `None` if the part ends with it.
-    upto: Option<Key>,
-    rows: u64,
-    total: u64,
-}
-
-/// Rows of a piece that are ready to be written.
-pub struct RowsReady {
-    /// The mapping.
-    pub mapping: Arc<str>,
-    /// The rows, with what changed meanwhile laid over them.
-    pub piece: Piece,
-    /// How far the copy comes with them: see [`Regions::after`].
-    pub step: Step,
-    /// Whom to tell.
-    pub reply: oneshot::Sender<Outcome>,
-}
-
-/// Keys that are ready to be removed.
-pub struct SweepReady {
-    /// The mapping.
-    pub mapping: Arc<str>,
-    /// The keys, with what was written meanwhile left to [`Regions::touched`].
-    pub keys: Vec<Key>,
-    /// How far the copy has come with them.
-    pub row: CopyRow,
-    /// Whom to tell.
-    pub reply: oneshot::Sender<Outcome>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -346,181 +301,6 @@ impl Regions {
     fn course(&mut self, mapping: &str, part: usize) -> Option<&mut Course> {
         self.regions.get_mut(mapping)?.courses.get_mut(part)
     }
-
-    /// What a change means for a mapping.
-    pub async fn meet(&mut self, mapping: &str, change: &Change, echo: bool) -> Result<Meeting> {
-        let Some(region) = self.regions.get_mut(mapping) else { return Ok(Meeting::Apply) };
-        if region.row.phase == CopyPhase::Held {
-            return Ok(Meeting::Later);
-        }
-        let applies = region.overlaid || region.is_whole();
-        if applies && !region.is_watched() {
-            return Ok(Meeting::Apply);
-        }
-        // Nothing was read yet: the rows may be of a shape that is none any more.
-        if !applies && region.is_untouched() && !echo {
-            return Ok(Meeting::Later);
-        }
-        let (old, new) = region.keys(change)?;
-        let same = old == new;
-        let old_place = match &old {
-            Some(key) => Some(place(region, &mut self.judge, &self.source, key).await?),
-            None => None,
-        };
-        let new_place = match &new {
-            Some(key) if !same => Some(place(region, &mut self.judge, &self.source, key).await?),
-            Some(_) => old_place,
-            None => None,
-        };
-        let bytes_max = self.kept_bytes_max;
-        region.keep(change, (old.as_ref(), old_place), (new.as_ref(), new_place), bytes_max)?;
-        if applies || echo {
-            return Ok(Meeting::Apply);
-        }
-        let copied = |place: &Option<Place>| matches!(place, Some(Place::Copied));
-        Ok(match (&change.op, copied(&old_place), copied(&new_place)) {
-            (Op::Insert(_), _, true) | (Op::Delete(_), true, _) | (Op::Update(_), true, true) => {
-                Meeting::Apply
-            }
-            (Op::Update(_), true, false) => Meeting::Erase,
-            (Op::Update(update), false, true) => match update.new.is_full() {
-                true => Meeting::Insert(Insert { new: update.new.clone() }),
-                false => Meeting::Again,
-            },
-            (Op::Insert(_) | Op::Delete(_) | Op::Update(_), ..) => Meeting::Later,
-        })
-    }
-
-    /// Whether the row of a key of the source is followed: no piece has yet to bring it.
-    pub async fn has_come(&mut self, mapping: &str, key: &Key) -> Result<bool> {
-        let Some(region) = self.regions.get(mapping) else { return Ok(true) };
-        if region.row.phase == CopyPhase::Held {
-            return Ok(false);
-        }
-        if region.overlaid || region.is_whole() {
-            return Ok(true);
-        }
-        let place = place(region, &mut self.judge, &self.source, key).await?;
-        Ok(place == Place::Copied)
-    }
-
-    /// Whether pieces have yet to bring rows of a mapping that are not followed until then.
-    pub fn is_partial(&self, mapping: &str) -> bool {
-        self.regions.get(mapping).is_some_and(|region| !region.overlaid && !region.is_whole())
-    }
-
-    /// Every row of a mapping went away. Answers whether the target must be emptied too.
-    pub fn meet_truncate(&mut self, mapping: &str) -> bool {
-        let Some(region) = self.regions.get_mut(mapping) else { return true };
-        for watched in region.courses.iter_mut().flat_map(|course| &mut course.watched) {
-            watched.kept.clear();
-            watched.bytes = 0;
-            watched.kept.push(Kept { old: None, new: None, clear: true });
-        }
-        region.row.phase != CopyPhase::Held
-    }
-
-    /// Every row of a table went away that a mapping is made of, and nobody knows which of its rows with it. Answers whether
-    /// its copy shows what is left: one of which no piece is written yet, and that removes or marks what it does not find.
-    /// What was read is read again.
-    pub fn begins_anew(&mut self, mapping: &str) -> bool {
-        let Some(region) = self.regions.get_mut(mapping) else { return false };
-        if !region.is_at_first() || region.row.reason == CopyReason::Backfill {
-            return false;
-        }
-        for watched in region.courses.iter_mut().flat_map(|course| &mut course.watched) {
-            watched.spoiled = true;
-        }
-        true
-    }
-
-    /// The next piece whose place in the log has come.
-    pub fn rows_ready(&mut self, reached: &Position) -> Result<Option<RowsReady>> {
-        let source = self.source.clone();
-        let come = |upto: &Position| source.compare(reached, upto).map(|order| order.reached());
-        for (mapping, region) in &mut self.regions {
-            let Region { table, courses, .. } = region;
-            for (part, course) in courses.iter_mut().enumerate() {
-                let due = match course.waiting.front() {
-                    Some(waiting) => come(&waiting.upto)?,
-                    None => false,
-                };
-                if !due {
-                    continue;
-                }
-                let (Some(waiting), Some(watched)) =
-                    (course.waiting.pop_front(), course.watched.pop_front())
-                else {
-                    continue;
-                };
-                let piece = match watched.spoiled {
-                    true => None,
-                    false => merged(waiting.piece, watched.kept, table)?,
-                };
-                let Some(piece) = piece else {
-                    // What follows it was cut at its end: all begin anew there.
-                    let _gone = waiting.reply.send(Outcome::Spoiled);
-                    course.watched.clear();
-                    for later in course.waiting.drain(..) {
-                        let _gone = later.reply.send(Outcome::Spoiled);
-                    }
-                    continue;
-                };
-                let (rows, total) = (piece.count() as u64, waiting.total);
-                let upto = watched.upto.filter(|_| !watched.last);
-                let step = Step { part, upto, rows, total };
-                let mapping = mapping.clone();
-                return Ok(Some(RowsReady { mapping, piece, step, reply: waiting.reply }));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The next keys to be removed whose place in the log has come.
-    pub fn sweep_ready(&mut self, reached: &Position) -> Result<Option<SweepReady>> {
-        for (mapping, region) in &mut self.regions {
-            let due = match &region.sweeping {
-                Some(sweeping) => self.source.compare(reached, &sweeping.upto)?.reached(),
-                None => false,
-            };
-            if due && let Some(sweeping) = region.sweeping.take() {
-                let mut row = region.row.clone();
-                match sweeping.cursor {
-                    Some(cursor) => row.cursor = cursor.encode(),
-                    None => ended(&mut row),
-                }
-                let Sweeping { absent, reply, .. } = sweeping;
-                let mapping = mapping.clone();
-                return Ok(Some(SweepReady { mapping, keys: absent, row, reply }));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The row that tells how far a mapping's copy has come after a step, beside all that is committed.
-    pub fn after(&self, mapping: &str, step: &Step) -> Result<CopyRow> {
-        match self.regions.get(mapping) {
-            Some(region) => region.after(step),
-            None => Err(Error::bug("a piece of a mapping that is not copied")),
-        }
-    }
-
-    /// A step is committed, with this row.
-    pub fn stepped(&mut self, mapping: &str, step: &Step, row: CopyRow) {
-        if let Some(course) = self.course(mapping, step.part) {
-            course.part.reach = step.reach();
-        }
-        self.committed(mapping, row);
-    }
-
-    /// The row of a mapping's copy is this one by now, durably.
-    pub fn committed(&mut self, mapping: &str, row: CopyRow) {
-        if row.phase == CopyPhase::Done {
-            self.regions.remove(mapping);
-        } else if let Some(region) = self.regions.get_mut(mapping) {
-            region.row = row;
-        }
-    }
 }
 
 /// A copy that has ended.
@@ -534,41 +314,6 @@ pub(crate) fn ended(row: &mut CopyRow) {
 /// The parts that a row of the phase of rows tells of.
 pub(super) fn parts_of(row: &CopyRow, table: &CopyTable) -> Vec<Part> {
     Part::decode(&row.cursor, &table.key).unwrap_or_else(|| vec![Part::whole()])
-}
-
-/// Where a key lies.
-async fn place(
-    region: &Region,
-    judge: &mut Option<Box<dyn Copier>>,
-    source: &Arc<dyn Connector>,
-    key: &Key,
-) -> Result<Place> {
-    let mut order = Order { table: &region.table, alike: region.alike, judge, system: source };
-    let part = order.part_of(&region.courses, |course| &course.part, key).await?;
-    let Some(course) = region.courses.get(part) else { return Ok(Place::Beyond) };
-    if order.is_reached(&course.part, key).await? {
-        return Ok(Place::Copied);
-    }
-    for (i, watched) in course.watched.iter().enumerate() {
-        let within = match &watched.upto {
-            None => true,
-            Some(upto) => order.is_up_to(key, upto).await?,
-        };
-        if within {
-            return Ok(Place::Watched(part, i));
-        }
-    }
-    Ok(Place::Beyond)
-}
-
-impl Step {
-    /// How far its part is copied with it.
-    fn reach(&self) -> Reach {
-        match &self.upto {
-            Some(key) => Reach::UpTo(key.clone()),
-            None => Reach::All,
-        }
-    }
 }
 
 impl Region {
@@ -591,25 +336,5 @@ impl Region {
     fn is_untouched(&self) -> bool {
         let nothing = |course: &Course| course.part.reach == Reach::Nothing;
         !self.is_watched() && self.courses.iter().all(nothing)
-    }
-
-    fn after(&self, step: &Step) -> Result<CopyRow> {
-        let mut row = self.row.clone();
-        row.rows_done += step.rows;
-        row.rows_total = step.total.max(row.rows_done);
-        let mut parts: Vec<Part> = self.courses.iter().map(|course| course.part.clone()).collect();
-        let part = parts.get_mut(step.part).ok_or_else(|| Error::bug("a piece of no part"))?;
-        part.reach = step.reach();
-        if parts.iter().any(|part| part.reach != Reach::All) {
-            row.cursor = Part::encode(&self.table.key, &parts)
-                .ok_or_else(|| Error::bug("a key to copy by holds NULL"))?;
-        } else if row.sweep {
-            row.phase = CopyPhase::Sweep;
-            row.cursor.clear();
-            row.rows_total = row.rows_done;
-        } else {
-            ended(&mut row);
-        }
-        Ok(row)
     }
 }

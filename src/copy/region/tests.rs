@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tidelock_core::{
-    DataType, Delete, KeyRange, OldRow, Row, Secret, StreamColumn, SystemConfig, TableName,
-    TableSchema, Tls, TlsMode, Update, Value,
+    Change, DataType, Delete, Insert, KeyRange, OldRow, Op, Row, Secret, StreamColumn,
+    SystemConfig, TableName, TableSchema, Tls, TlsMode, Update, Value,
 };
 
 use super::*;

@@ -9,11 +9,47 @@ use tidelock_core::{
     Code, Error, Key, MemoryScope, OpKind, Piece, Result, Sink, Value, copy::key_order,
 };
 
-use super::{Changed, Found, FoundRow, Group};
 use crate::apply::tally::Fate;
 use crate::mapping::plan::ViewPlan;
-use crate::mapping::{Becomes, BoundPlan, MappingPlan};
+use crate::mapping::rules::Signs;
+use crate::mapping::{Becomes, BoundPlan, MappingPlan, Write};
 use crate::reread::memory::{Hash, Known, hash};
+
+/// What a view gave for some keys.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Rows by where they are remembered.
+    pub(super) rows: HashMap<Bytes, FoundRow>,
+    /// The keys that have rows, exactly and about.
+    pub(super) groups: HashSet<Hash>,
+    pub(super) likely: HashSet<u64>,
+    /// The keys of those that are not sent now.
+    pub(super) kept: HashSet<Hash>,
+}
+
+pub(super) struct FoundRow {
+    pub(super) key: Key,
+    pub(super) group: Hash,
+    /// The view's key, as the view has it.
+    pub(super) told: Key,
+    pub(super) signs: Option<Signs>,
+    pub(super) write: Write,
+}
+
+/// A group of rows, for a routine that takes it whole.
+pub(super) struct Group {
+    pub(super) hash: Hash,
+    /// The group's cells at the target, by their places in a row.
+    pub(super) key: Vec<(usize, Value)>,
+    pub(super) rows: Vec<Write>,
+}
+
+pub(super) struct Changed {
+    pub(super) writes: Vec<Write>,
+    pub(super) put: Vec<(Bytes, Bytes)>,
+    pub(super) owners: Vec<(Bytes, Bytes)>,
+    pub(super) counts: [(OpKind, Fate, u64); 3],
+}
 
 impl Found {
     pub(super) fn take(

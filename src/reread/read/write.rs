@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidelock_core::{Code, Error, MemoryKind, MemoryScope, OpKind, Result, Sink, Value, WriteOp};
 
-use super::found::likeness;
+use super::found::{Group, likeness};
 use super::ready::ready;
-use super::{Gone, Group, Removal, Work};
+use super::{Gone, Removal, Work};
 use crate::apply::batch::{ROWS_A_BATCH_MAX, batches_of};
 use crate::apply::gate::Gates;
 use crate::apply::seek;

@@ -1,0 +1,127 @@
+//! The columns of a mapping and what its table was, as they stand beside its copy.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tidelock_core::{CopyPhase, CopyRow, Result, ShapeChange, TableName};
+
+use super::compare::Found;
+use crate::flow::FlowContext;
+use crate::mapping::MappingPlan;
+
+/// The columns of a mapping, as they stand beside its copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Columns {
+    pub(super) rule: String,
+    pub(super) pairs: Vec<(String, String)>,
+    /// Schema and name of the source table.
+    #[serde(default)]
+    pub(super) table: Option<(String, String)>,
+    /// What the source table was, as its connector writes it.
+    #[serde(default)]
+    pub(super) shape: String,
+    /// The same of the tables that it follows beside it: those that a view is made of, those that push.
+    #[serde(default)]
+    pub(super) beside: BTreeMap<String, String>,
+    /// Whether the source kept the columns of the key unique.
+    #[serde(default)]
+    pub(super) keyed: bool,
+    /// Columns of the source that were left out from the beginning, because the target lacks them.
+    #[serde(default)]
+    pub(super) left: Option<Vec<String>>,
+    /// Columns of the source that came later and that the target lacks.
+    #[serde(default)]
+    pub(super) came: Vec<String>,
+    /// What became of the table and was not answered yet.
+    #[serde(default)]
+    pub(super) pending: Option<ShapeChange>,
+    /// Columns came while rows were being copied: those that were copied before are without them.
+    #[serde(default)]
+    pub(super) again: bool,
+    /// The target table.
+    #[serde(default)]
+    pub(super) to: Option<String>,
+    /// What a person should know.
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+}
+
+impl Columns {
+    pub(super) fn of(plan: &MappingPlan, found: &Found<'_>, before: Option<&Columns>) -> Columns {
+        let unmapped: Vec<String> = plan.unmapped.iter().map(|c| c.name.clone()).collect();
+        let left = match before.and_then(|b| b.left.as_ref()) {
+            Some(left) => left.iter().filter(|c| unmapped.contains(c)).cloned().collect(),
+            None => unmapped.clone(),
+        };
+        Columns {
+            rule: plan.rule.clone(),
+            pairs: plan.pairs(),
+            table: Some((plan.source.schema.clone(), plan.source.name.clone())),
+            shape: found.shape.clone(),
+            beside: found
+                .beside
+                .iter()
+                .map(|(watched, shape)| (watched.table.to_string(), shape.clone()))
+                .collect(),
+            keyed: plan.keyed,
+            came: unmapped.into_iter().filter(|c| !left.contains(c)).collect(),
+            left: Some(left),
+            pending: None,
+            again: before.is_some_and(|b| b.again),
+            to: Some(plan.target.name.to_string()),
+            notes: before.map(|b| b.notes.clone()).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The pairs that only the first has, if the file says the same for both.
+    pub(super) fn without<'a>(&'a self, other: &Columns) -> Vec<&'a (String, String)> {
+        if self.rule != other.rule {
+            return Vec::new();
+        }
+        self.pairs.iter().filter(|pair| !other.pairs.contains(pair)).collect()
+    }
+}
+
+/// A row with a change of its table that is still to be answered.
+pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
+    let mut columns: Columns = serde_json::from_str(&row.columns).unwrap_or_default();
+    let pending = columns.pending.take().unwrap_or(ShapeChange::Same).or(change.clone());
+    columns.pending = Some(pending);
+    CopyRow { columns: columns.encode(), ..row.clone() }
+}
+
+/// Whether a copy that has ended is to be followed by another one.
+pub fn goes_again(row: &CopyRow) -> bool {
+    row.phase == CopyPhase::Done
+        && serde_json::from_str::<Columns>(&row.columns).is_ok_and(|columns| columns.again)
+}
+
+/// A row with what its table is by now; `None` if the row knows nothing of tables.
+pub fn with_shape(row: &CopyRow, table: &TableName, shape: String) -> Option<CopyRow> {
+    let mut columns: Columns = serde_json::from_str(&row.columns).ok()?;
+    let own = columns
+        .table
+        .as_ref()
+        .is_none_or(|(schema, name)| (schema, name) == (&table.schema, &table.name));
+    match own {
+        true => columns.shape = shape,
+        false => drop(columns.beside.insert(table.to_string(), shape)),
+    }
+    Some(CopyRow { columns: columns.encode(), ..row.clone() })
+}
+
+/// Whose rows the flow's mappings have brought, as far as the rows of their copies tell.
+pub(in crate::flow) async fn owners(context: &FlowContext) -> Result<HashMap<String, TableName>> {
+    let rows = context.target.read_copies(&context.pipeline).await?;
+    let owner = |row: CopyRow| {
+        let columns: Columns = serde_json::from_str(&row.columns).ok()?;
+        let (schema, name) = columns.table?;
+        Some((row.mapping, TableName::new(schema, name)))
+    };
+    let ours = |row: &CopyRow| row.flow == context.config.name && row.phase != CopyPhase::Left;
+    Ok(rows.into_iter().filter(ours).filter_map(owner).collect())
+}
