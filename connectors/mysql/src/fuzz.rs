@@ -1,5 +1,5 @@
 //! Mutated real events against the decoders and the assembler: nothing panics, nothing runs on for long, and nothing
-//! grows beyond what its bytes justify. `corpus/` was recorded from servers by `tests/live.rs` (`record_the_corpus`).
+//! grows beyond what its bytes justify. `corpus/` was recorded from servers by `tests/live/corpus.rs`.
 //!
 //! `TIDELOCK_FUZZ_SECONDS` is how long to go on (one second if unset), `TIDELOCK_FUZZ_SEED` where to start from. A
 //! failure shows its seed.

@@ -20,6 +20,7 @@
 //! asked again behind the `COPY`, whose lock then keeps them as they are.
 
 mod before;
+mod facts;
 mod keys;
 mod visible;
 
@@ -32,8 +33,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, TryStreamExt};
 use rustls::ClientConfig;
 use tidelock_core::{
-    Code, Copier, CopyTable, DataType, Error, Key, KeyRange, LineReader, Lines, Piece, Position,
-    Result, Row, StreamColumn, TableSchema, TrackQuery, TransactionId, Value,
+    Code, Copier, CopyTable, DataType, Error, Key, KeyRange, Lines, Piece, Position, Result, Row,
+    TrackQuery, TransactionId, Value,
 };
 use tokio::time::{Instant, sleep};
 
@@ -41,12 +42,13 @@ use crate::config::Address;
 use crate::error::{Stage, from_client};
 use crate::lsn::Lsn;
 use crate::quote::{ident, literal, table};
-use crate::session::{CALL_TIMEOUT, PINNED, Session, get};
+use crate::session::{PINNED, Session, get};
 use crate::text;
-use crate::types::{TypeMap, value};
+use crate::types::TypeMap;
 use crate::upsert;
 
 use before::Before;
+use facts::{Facts, Reader, places, row};
 pub(crate) use keys::describe;
 use visible::Visible;
 
@@ -56,33 +58,6 @@ const SILENCE: Duration = Duration::from_secs(300);
 const LINES_BYTES: usize = 64 << 10;
 /// How long running transactions are waited for before it is told.
 const NOTICE_AFTER: Duration = Duration::from_secs(5);
-
-/// A table as it is now: the shape of what is read, and the types that a key is compared in.
-struct Facts {
-    schema: Arc<TableSchema>,
-    key_types: Vec<String>,
-    /// Which columns of the key hold different texts equal.
-    key_loose: Vec<bool>,
-    /// The columns as the server describes a query of them.
-    described: Vec<(u32, i32)>,
-}
-
-/// Reads the lines of a piece.
-struct Reader {
-    schema: Arc<TableSchema>,
-    all: Vec<usize>,
-    key: Vec<usize>,
-}
-
-impl LineReader for Reader {
-    fn key(&self, line: &Bytes) -> Result<Key> {
-        picked(&self.schema, &self.key, line)
-    }
-
-    fn row(&self, line: &Bytes) -> Result<Row> {
-        row(&self.schema, &self.all, line).map(Row)
-    }
-}
 
 /// A connection that reads tables.
 pub(crate) struct PgCopier {
@@ -113,72 +88,6 @@ impl PgCopier {
             open: false,
             before: Before::default(),
         })
-    }
-
-    async fn facts(&mut self, wanted: &CopyTable) -> Result<Arc<Facts>> {
-        let at = (table(&wanted.name), wanted.columns.clone());
-        if let Some(facts) = self.facts.get(&at) {
-            return Ok(facts.clone());
-        }
-        let sql = format!(
-            "SELECT a.attname::text, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), {} \
-             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-             JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
-            upsert::LOOSE
-        );
-        let rows = self
-            .session
-            .query("reading columns", &sql, &[&wanted.name.schema, &wanted.name.name])
-            .await?;
-        let mut found = HashMap::new();
-        for row in &rows {
-            let facts: (u32, i32, String, bool) =
-                (get(row, 1)?, get(row, 2)?, get(row, 3)?, get(row, 4)?);
-            found.insert(get::<String>(row, 0)?, facts);
-        }
-        let oids: Vec<u32> = found.values().map(|(oid, ..)| *oid).collect();
-        self.types.load(&self.session, &oids).await?;
-        let gone = |name: &String| {
-            Error::data(Code::SchemaDrift, format!("{}.{name}: the column is gone", wanted.name))
-        };
-        let mut columns = Vec::with_capacity(wanted.columns.len());
-        for name in &wanted.columns {
-            let (oid, modifier, ..) = found.get(name).ok_or_else(|| gone(name))?;
-            columns.push(StreamColumn {
-                name: name.clone(),
-                data_type: self.types.data_type(*oid, *modifier),
-                identity: wanted.key.contains(name),
-            });
-        }
-        let key_types = wanted
-            .key
-            .iter()
-            .map(|name| {
-                found.get(name).map(|(_, _, native, _)| native.clone()).ok_or_else(|| gone(name))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let key_loose = wanted
-            .key
-            .iter()
-            .map(|name| found.get(name).map(|(.., loose)| *loose).ok_or_else(|| gone(name)))
-            .collect::<Result<Vec<_>>>()?;
-        self.versions += 1;
-        let schema =
-            Arc::new(TableSchema { name: wanted.name.clone(), version: self.versions, columns });
-        let described = self.described(wanted).await?;
-        let facts = Arc::new(Facts { schema, key_types, key_loose, described });
-        self.facts.insert(at, facts.clone());
-        Ok(facts)
-    }
-
-    /// The types of the columns as a query would have them now.
-    async fn described(&self, wanted: &CopyTable) -> Result<Vec<(u32, i32)>> {
-        let doing = format!("looking at the columns of {}", wanted.name);
-        let sql = format!("SELECT {} FROM {}", names(&wanted.columns), table(&wanted.name));
-        let prepared = self.session.client.prepare(&sql);
-        let statement = self.session.call(&doing, Stage::Admin, CALL_TIMEOUT, prepared).await?;
-        Ok(statement.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).collect())
     }
 
     /// The query for a range, in key order.
@@ -280,60 +189,6 @@ fn conditions(wanted: &CopyTable, facts: &Facts, range: &KeyRange) -> Result<Str
         tests.push(format!("({filter})"));
     }
     Ok(if tests.is_empty() { String::new() } else { format!(" WHERE {}", tests.join(" AND ")) })
-}
-
-fn damaged(schema: &TableSchema) -> Error {
-    Error::transient(Code::Unreachable, format!("a row of table {} cannot be read", schema.name))
-}
-
-/// A row of a `COPY` line.
-fn row(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Box<[Value]>> {
-    let cells = text::cells(line).ok_or_else(|| damaged(schema))?;
-    if cells.len() != columns.len() {
-        return Err(damaged(schema));
-    }
-    let mut row = Vec::with_capacity(columns.len());
-    for (cell, &i) in cells.into_iter().zip(columns) {
-        row.push(one(schema, i, cell)?);
-    }
-    Ok(row.into())
-}
-
-/// Some cells of a `COPY` line that holds all columns of the shape.
-fn picked(schema: &TableSchema, columns: &[usize], line: &Bytes) -> Result<Key> {
-    let cells = text::cells(line).ok_or_else(|| damaged(schema))?;
-    columns
-        .iter()
-        .map(|&i| one(schema, i, cells.get(i).cloned().ok_or_else(|| damaged(schema))?))
-        .collect()
-}
-
-fn one(schema: &TableSchema, column: usize, cell: Option<Bytes>) -> Result<Value> {
-    let column = schema.columns.get(column).ok_or_else(|| damaged(schema))?;
-    let Some(text) = cell else { return Ok(Value::Null) };
-    value(&column.data_type, &text).ok_or_else(|| {
-        Error::data(
-            Code::DamagedEvent,
-            format!(
-                "a value of column {} of table {} is not written as its type demands",
-                column.name, schema.name
-            ),
-        )
-    })
-}
-
-fn places(facts: &Facts, columns: &[String]) -> Result<Vec<usize>> {
-    columns
-        .iter()
-        .map(|name| {
-            facts
-                .schema
-                .columns
-                .iter()
-                .position(|c| &c.name == name)
-                .ok_or_else(|| Error::bug("a key column is not among those read"))
-        })
-        .collect()
 }
 
 #[async_trait]

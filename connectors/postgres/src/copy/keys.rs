@@ -29,7 +29,8 @@ use tidelock_core::{
 };
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{PgCopier, names, picked, row};
+use super::facts::{picked, row};
+use super::{PgCopier, names};
 use crate::error::{Stage, refusal};
 use crate::quote::{ident, literal, table};
 use crate::session::{CALL_TIMEOUT, Session, get};

@@ -1,0 +1,121 @@
+//! The mark, the position and the COMMIT of a guarded transaction.
+
+use tidelock_core::{Code, Error, Mark, Position, Result};
+
+use super::{MySqlSink, flow_row, plain};
+use crate::upsert;
+
+/// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
+fn one_row() -> String {
+    format!("SET @tidelock_one_row = {}(ROW_COUNT() <> 1)", upsert::GUARD)
+}
+
+/// What sets the position in a flow's row.
+fn moved(position: &Position, micros: i64) -> String {
+    let position = plain(position.as_str());
+    format!(
+        "position = {position}, source_commit_micros = GREATEST({micros}, source_commit_micros), "
+    )
+}
+
+impl MySqlSink {
+    /// Keeps the flow ours until the transaction ends: a takeover raises the epoch of the row locked here.
+    async fn guard(&mut self, epoch: u64) -> Result<()> {
+        let sql = format!(
+            "SELECT epoch FROM {}.`progress` WHERE {} AND lane = 0 LOCK IN SHARE MODE",
+            self.meta,
+            flow_row(&self.spec)
+        );
+        let found: Vec<u64> = self.session.query(&sql).await?;
+        if found == [epoch] { Ok(()) } else { Err(self.taken_over()) }
+    }
+
+    /// The row's new sequence number and hop list; meets no row where another holder has been.
+    fn marking(&self, row: &str, mark: &Mark, position: &str) -> Result<String> {
+        let Some(before) = mark.seq.checked_sub(1) else {
+            return Err(Error::bug("a mark has sequence number 0"));
+        };
+        Ok(format!(
+            "UPDATE {}.`progress` SET seq = {}, hop_list = {}, {position}updated_at = NOW(6) \
+             WHERE {row} AND epoch = {} AND seq = {before}",
+            self.meta,
+            mark.seq,
+            plain(&mark.hops.encode(mark.seq)),
+            mark.epoch
+        ))
+    }
+
+    pub(super) fn taken_over(&self) -> Error {
+        Error::fenced(format!(
+            "{}: another process has taken flow {} over",
+            self.session.place, self.spec.flow
+        ))
+    }
+
+    pub(super) async fn do_begin(&mut self, mark: &Mark, guarded: bool) -> Result<()> {
+        let mut sql = self.marking(&self.ours, mark, "")?;
+        if guarded {
+            self.session.run("START TRANSACTION").await?;
+            self.guard(mark.epoch).await?;
+        } else {
+            sql = format!("START TRANSACTION; {sql}");
+        }
+        self.session.run(&sql).await?;
+        // Of the last statement, and there is no COMMIT among them.
+        if self.session.conn.affected_rows() != 1 {
+            return Err(self.taken_over());
+        }
+        (self.epoch, self.seq) = (mark.epoch, mark.seq);
+        Ok(())
+    }
+
+    /// Every answer to a write has been looked at, and the mark holds the progress row's lock. Should the row not be
+    /// ours all the same, [`one_row`] keeps the trip from reaching its COMMIT.
+    pub(super) async fn do_commit(&mut self, position: &Position, micros: i64) -> Result<()> {
+        let sql = format!(
+            "UPDATE {}.`progress` SET {}updated_at = NOW(6) WHERE {} AND epoch = {} AND seq = {}",
+            self.meta,
+            moved(position, micros),
+            self.ours,
+            self.epoch,
+            self.seq,
+        );
+        self.commit_with(sql).await
+    }
+
+    /// The flow's row is not locked before: whoever had his turn before has committed.
+    pub(super) async fn do_commit_in_turn(
+        &mut self,
+        turn: &Mark,
+        position: &Position,
+        micros: i64,
+    ) -> Result<()> {
+        let row = format!("{} AND lane = 0", flow_row(&self.spec));
+        let sql = self.marking(&row, turn, &moved(position, micros))?;
+        self.commit_with(sql).await
+    }
+
+    async fn commit_with(&mut self, update: String) -> Result<()> {
+        let sql = format!("{update}; {}; COMMIT", one_row());
+        self.session.run(&sql).await.map_err(|e| match e.code() {
+            // The sum overflowed.
+            Code::KeyConflict => Error::fenced(format!(
+                "{}: the progress row of flow {} changed inside our transaction",
+                self.session.place, self.spec.flow
+            )),
+            _ => e,
+        })
+    }
+
+    /// Mark and position in one statement, which is a transaction by itself.
+    pub(super) async fn do_save(&mut self, mark: &Mark, position: &Position) -> Result<()> {
+        let position = format!("position = {}, ", plain(position.as_str()));
+        let sql = self.marking(&self.ours, mark, &position)?;
+        self.session.run(&sql).await?;
+        if self.session.conn.affected_rows() != 1 {
+            return Err(self.taken_over());
+        }
+        (self.epoch, self.seq) = (mark.epoch, mark.seq);
+        Ok(())
+    }
+}
