@@ -276,11 +276,20 @@ pub struct BinlogPosition {
 
 impl fmt::Display for BinlogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.gtids)?;
-        match &self.at {
-            Some(at) => write!(f, "|{}:{}", at.file, at.offset),
-            None => Ok(()),
-        }
+        put_position(f, &self.gtids, self.at.as_ref().map(|at| (at.file.as_str(), at.offset)))
+    }
+}
+
+/// Writes a position whose parts are not in one place.
+pub(crate) fn put_position(
+    out: &mut impl fmt::Write,
+    gtids: &GtidSet,
+    at: Option<(&str, u64)>,
+) -> fmt::Result {
+    write!(out, "{gtids}")?;
+    match at {
+        Some((file, offset)) => write!(out, "|{file}:{offset}"),
+        None => Ok(()),
     }
 }
 

@@ -45,9 +45,8 @@ pub(crate) struct MySqlSource {
     schemas: Vec<String>,
     /// Reads the catalog again.
     looking: Option<JoinHandle<Result<Looked>>>,
-    heard: Instant,
-    /// When a chunk was handed over: the time until the next call is not the server's silence.
-    away: Option<Instant>,
+    /// Since when an event is waited for, while one is.
+    waits: Option<Instant>,
     failed: Option<Error>,
 }
 
@@ -230,8 +229,7 @@ pub(crate) async fn open(
         endpoint: endpoint.clone(),
         schemas,
         looking: None,
-        heard: Instant::now(),
-        away: None,
+        waits: None,
         failed: None,
     })
 }
@@ -306,7 +304,6 @@ async fn look(endpoint: Endpoint, schemas: Vec<String>, mapped: Vec<TableName>) 
 
 impl MySqlSource {
     fn take(&mut self, item: Option<mysql_async::Result<Event>>) -> Result<()> {
-        self.heard = Instant::now();
         let event = match item {
             Some(Ok(event)) => event,
             Some(Err(e)) => return Err(error::map(&self.endpoint.shown, e)),
@@ -402,8 +399,9 @@ impl MySqlSource {
                 Some(item) => item,
                 None if self.log.has_output() => return Ok(()),
                 None => {
+                    let since = *self.waits.get_or_insert_with(Instant::now);
                     let wait = AssertUnwindSafe(self.stream.next()).catch_unwind();
-                    tokio::time::timeout_at(self.heard + SILENCE, wait).await.map_err(|_| {
+                    tokio::time::timeout_at(since + SILENCE, wait).await.map_err(|_| {
                         Error::transient(
                             Code::Unreachable,
                             format!("{}: no heartbeat for a minute", self.endpoint.shown),
@@ -411,6 +409,7 @@ impl MySqlSource {
                     })?
                 }
             };
+            self.waits = None;
             self.take(item.map_err(|_| broken(&self.endpoint.shown))?)?;
         }
     }
@@ -422,9 +421,6 @@ impl Source for MySqlSource {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        if let Some(away) = self.away.take() {
-            self.heard += away.elapsed();
-        }
         if let Err(error) = self.fill().await {
             if !self.log.has_output() {
                 return Err(error);
@@ -432,7 +428,6 @@ impl Source for MySqlSource {
             // What came before the fault is good and must get through, or nothing ever would.
             self.failed = Some(error);
         }
-        self.away = Some(Instant::now());
         Ok(self.log.flush())
     }
 

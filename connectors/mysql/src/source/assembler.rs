@@ -13,7 +13,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tidelock_core::{
-    Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Result, SourceTable, TableChanged, TableName,
+    Begin, Chunk, Code, Commit, Error, Idle, LogEvent, Position, Result, SourceTable, TableChanged,
+    TableName,
 };
 
 use super::ddl;
@@ -23,7 +24,7 @@ use crate::binlog::table_map::TableMap;
 use crate::binlog::{self, Damage, MySqlGtid, kind};
 use crate::catalog::CatalogTable;
 use crate::charset::Charset;
-use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
+use crate::gtid::{BinlogPosition, GtidSet, put_position};
 
 /// Stands for an offset beyond what the log can tell.
 pub(crate) const OFFSET_UNKNOWN: u64 = u32::MAX as u64;
@@ -124,6 +125,8 @@ pub(crate) struct Assembler {
     idle: Option<bool>,
     stale: bool,
     chunk: Chunk,
+    /// The last position, as it was written.
+    text: String,
 }
 
 impl Assembler {
@@ -167,6 +170,7 @@ impl Assembler {
             idle: None,
             stale: false,
             chunk: Chunk::default(),
+            text: String::new(),
         }
     }
 
@@ -191,16 +195,18 @@ impl Assembler {
     /// Hands over what has come together.
     pub fn flush(&mut self) -> Chunk {
         if let Some(grew) = self.idle.take() {
-            let position = self.position().to_position();
+            let position = self.position();
             self.chunk.push(LogEvent::Idle(Idle { position, grew }));
         }
         std::mem::take(&mut self.chunk)
     }
 
-    fn position(&self) -> BinlogPosition {
-        let at = (!self.file.is_empty())
-            .then(|| FileOffset { file: self.file.clone(), offset: self.offset });
-        BinlogPosition { gtids: self.gtids.clone(), at }
+    fn position(&mut self) -> Position {
+        self.text.clear();
+        let at = (!self.file.is_empty()).then_some((self.file.as_str(), self.offset));
+        let written = put_position(&mut self.text, &self.gtids, at);
+        debug_assert!(written.is_ok(), "a string takes everything");
+        Position::new(&self.text)
     }
 
     fn here(&self, frame: &Frame<'_>) -> String {
@@ -385,7 +391,7 @@ impl Assembler {
             self.went_to(frame.end);
         }
         if group.told {
-            let position = self.position().to_position();
+            let position = self.position();
             let commit_micros = group.micros.max(i64::from(seconds) * 1_000_000);
             self.chunk.push(LogEvent::Commit(Commit { position, commit_micros }));
         } else {

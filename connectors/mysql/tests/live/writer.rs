@@ -77,6 +77,67 @@ async fn rows_are_written_guarded_and_exactly() {
 }
 
 #[tokio::test]
+async fn rows_are_found_by_a_time_in_their_key_with_or_without_a_day() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let sql = "CREATE TABLE t (a datetime(6), b timestamp(3), n int, PRIMARY KEY (a, b))";
+    server.sql("crm", sql).await.unwrap();
+    let (civil, instant) =
+        (DataType::Timestamp { fsp: 6 }, DataType::Instant { fsp: 3, narrow: true });
+    let t = target(&[("a", civil), ("b", instant), ("n", int())], &[0, 1]);
+    let zero = |text: &str| Value::Foreign(text.into());
+    let civil = |seconds: i64, micros| Value::Timestamp(Timestamp(seconds * 1_000_000 + micros));
+    let at = |seconds: i64, micros| Value::Instant(Instant(seconds * 1_000_000 + micros));
+    let keys = [
+        // '0000-01-01 00:00:00' and '9999-12-31 23:59:59.999999'
+        (civil(-62_167_219_200, 0), at(1, 0), "0000-01-01 00:00:00.000000 1970-01-01 00:00:01.000"),
+        (
+            civil(253_402_300_799, 999_999),
+            at(2_147_483_647, 999_000),
+            "9999-12-31 23:59:59.999999 2038-01-19 03:14:07.999",
+        ),
+        (
+            zero("0000-00-00 00:00:00.000000"),
+            zero("0000-00-00 00:00:00.000"),
+            "0000-00-00 00:00:00.000000 0000-00-00 00:00:00.000",
+        ),
+        (
+            zero("2024-00-10 01:02:03.500000"),
+            at(1_700_000_000, 0),
+            "2024-00-10 01:02:03.500000 2023-11-14 22:13:20.000",
+        ),
+        (
+            civil(1_704_164_645, 500_000),
+            at(1_700_000_000, 1_000),
+            "2024-01-02 03:04:05.500000 2023-11-14 22:13:20.001",
+        ),
+    ];
+    let rows = |n: i64| -> Vec<Vec<Value>> {
+        keys.iter().map(|(a, b, _)| vec![a.clone(), b.clone(), Value::Int(n)]).collect()
+    };
+    write(&*c, &[batch(&t, WriteOp::Upsert, &[0, 1, 2], rows(1))]).await.unwrap();
+    write(&*c, &[batch(&t, WriteOp::Upsert, &[0, 1, 2], rows(2))]).await.unwrap();
+    let found = server.rows("crm", "SELECT CONCAT(a, ' ', b), n FROM t ORDER BY a").await.unwrap();
+    let mut wanted: Vec<_> = keys.iter().map(|(_, _, text)| *text).collect();
+    wanted.sort_unstable();
+    let texts: Vec<_> = found.iter().map(|row| row[0].clone().unwrap()).collect();
+    assert_eq!(texts, wanted);
+    assert!(found.iter().all(|row| row[1].as_deref() == Some("2")), "{found:?}");
+    let patches = keys.iter().map(|(a, b, _)| vec![Value::Int(3), a.clone(), b.clone()]).collect();
+    write(&*c, &[batch(&t, WriteOp::Update, &[2], patches)]).await.unwrap();
+    let one = async |sql: &str| server.one("crm", sql).await.unwrap();
+    assert_eq!(one("SELECT COUNT(*) FROM t WHERE n = 3").await, "5");
+    let gone = keys.iter().take(4).map(|(a, b, _)| vec![a.clone(), b.clone()]).collect();
+    write(&*c, &[batch(&t, WriteOp::Delete, &[0, 1], gone)]).await.unwrap();
+    assert_eq!(one("SELECT GROUP_CONCAT(a) FROM t").await, "2024-01-02 03:04:05.500000");
+    // A year that the server would take for another.
+    let far = vec![vec![civil(253_402_300_800, 0), at(1, 0), Value::Int(1)]];
+    let error = write(&*c, &[batch(&t, WriteOp::Upsert, &[0, 1, 2], far)]).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotRepresentable, "{error}");
+}
+
+#[tokio::test]
 async fn partial_updates_larger_than_a_packet_meet_all_their_rows() {
     let server = server().await;
     let c = connector(&server);

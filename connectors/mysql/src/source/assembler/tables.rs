@@ -65,7 +65,7 @@ impl Assembler {
             return;
         }
         if let Some(grew) = self.idle.take() {
-            let position = self.position().to_position();
+            let position = self.position();
             self.chunk.push(LogEvent::Idle(Idle { position, grew }));
         }
         for changed in self.changed.drain(..) {
