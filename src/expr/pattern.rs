@@ -70,20 +70,25 @@ fn step(text: &mut &str, fits: impl Fn(char) -> bool) -> bool {
 const SPACE: &str = r"[\s--[\u{85}\u{a0}\u{2007}\u{202f}]]";
 /// What words are made of.
 const WORD: &str = r"\p{Alphabetic}\p{Nd}_";
-/// Classes of characters, which mean those of all scripts, but for digits.
+/// What leaves a trace of ink, or keeps words together.
+const GRAPH: &str = r"[[^\p{Cc}\p{Cn}]--[\s--[\u{85}\u{a0}\u{2007}\u{202f}]]]";
+/// What leaves a trace and is neither letter nor digit: signs, and marks that stand above and below letters.
+const PUNCT: &str =
+    r"[[[^\p{Cc}\p{Cn}]--[\s--[\u{85}\u{a0}\u{2007}\u{202f}]]]--[\p{Alphabetic}\p{Nd}]]";
+/// Classes of characters, which mean those of all scripts, but for digits: those of other scripts are letters.
 const CLASSES: [(&str, &str); 13] = [
-    ("upper", r"\p{Uppercase}"),
-    ("lower", r"\p{Lowercase}"),
-    ("alpha", r"\p{Alphabetic}"),
+    ("upper", r"\p{Uppercase}\p{Lt}"),
+    ("lower", r"\p{Lowercase}ǅǈǋǲ"),
+    ("alpha", r"\p{Alphabetic}[\p{Nd}--[0-9]]"),
     ("alnum", r"\p{Alphabetic}\p{Nd}"),
     ("space", SPACE),
     ("word", WORD),
     ("digit", "0-9"),
     ("xdigit", "0-9A-Fa-f"),
-    ("punct", "[:punct:]"),
-    ("cntrl", "[:cntrl:]"),
-    ("graph", "[:graph:]"),
-    ("print", "[:print:]"),
+    ("punct", PUNCT),
+    ("cntrl", r"\p{Cc}"),
+    ("graph", GRAPH),
+    ("print", r"[^\p{Cc}\p{Cn}]"),
     ("blank", "[:blank:]"),
 ];
 
@@ -324,8 +329,34 @@ pub fn regex(pattern: &str, flags: &str, found: bool) -> Result<Regex, String> {
     })
 }
 
+/// A text with the first part that matches replaced, or all. As in PostgreSQL, an empty part right behind another one
+/// counts, too: with `g`, `b*` matches twice between the a and the c of `abc`.
+pub fn replaced(regex: &Regex, whole: &str, template: &str, all: bool) -> String {
+    let mut out = String::with_capacity(whole.len());
+    let (mut from, mut copied) = (0, 0);
+    while let Some(found) = regex.captures_at(whole, from) {
+        let Some(part) = found.get(0) else { break };
+        out.push_str(whole.get(copied..part.start()).unwrap_or(""));
+        replacement(template, &found, &mut out);
+        copied = part.end();
+        let next = whole.get(copied..).and_then(|rest| rest.chars().next());
+        match next {
+            Some(c) if part.is_empty() => from = copied + c.len_utf8(),
+            Some(_) => from = copied,
+            // The end matches once more, unless it was what has just matched.
+            None if part.is_empty() => break,
+            None => from = copied,
+        }
+        if !all {
+            break;
+        }
+    }
+    out.push_str(whole.get(copied..).unwrap_or(""));
+    out
+}
+
 /// A replacement with `\1` to `\9`, `\&` and `\\` in it.
-pub fn replacement(template: &str, found: &Captures<'_>, out: &mut String) {
+fn replacement(template: &str, found: &Captures<'_>, out: &mut String) {
     let mut chars = template.chars();
     while let Some(c) = chars.next() {
         if c != '\\' {

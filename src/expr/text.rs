@@ -56,9 +56,30 @@ fn simple(c: char, mut mapped: impl Iterator<Item = char>) -> char {
     }
 }
 
+fn lower_of(c: char) -> char {
+    match c {
+        // Its small letter is one of two characters where nothing is lost.
+        'İ' => 'i',
+        c => simple(c, c.to_lowercase()),
+    }
+}
+
+fn upper_of(c: char) -> char {
+    match c {
+        // Greek letters with an iota below, which stands beside them in full upper case.
+        'ᾀ'..='ᾇ' | 'ᾐ'..='ᾗ' | 'ᾠ'..='ᾧ' => {
+            char::from_u32(u32::from(c) + 8).unwrap_or(c)
+        }
+        'ᾳ' => 'ᾼ',
+        'ῃ' => 'ῌ',
+        'ῳ' => 'ῼ',
+        c => simple(c, c.to_uppercase()),
+    }
+}
+
 /// Lower case, a character for a character.
 pub fn lower_simple(text: &str) -> String {
-    text.chars().map(|c| simple(c, c.to_lowercase())).collect()
+    text.chars().map(lower_of).collect()
 }
 
 pub fn upper<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
@@ -69,7 +90,7 @@ pub fn upper<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     if text.is_ascii() {
         return Ok(Cell::text(text.to_ascii_uppercase()));
     }
-    Ok(Cell::text(text.chars().map(|c| simple(c, c.to_uppercase())).collect::<String>()))
+    Ok(Cell::text(text.chars().map(upper_of).collect::<String>()))
 }
 
 pub fn lower<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
@@ -88,8 +109,7 @@ pub fn initcap<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
     let capped: String = text(args, 0)?
         .chars()
         .map(|c| {
-            let mapped =
-                if inside { simple(c, c.to_lowercase()) } else { simple(c, c.to_uppercase()) };
+            let mapped = if inside { lower_of(c) } else { upper_of(c) };
             inside = c.is_alphanumeric();
             mapped
         })
@@ -382,11 +402,16 @@ pub fn encode<'a>(args: &mut [Cell<'a>]) -> Out<'a> {
         "hex" => hex::encode(bytes),
         "base64" => {
             let plain = BASE64.encode(bytes);
-            let lines: Vec<&str> = (0..plain.len())
-                .step_by(LINE)
-                .map(|at| plain.get(at..plain.len().min(at + LINE)).unwrap_or(""))
-                .collect();
-            lines.join("\n")
+            let mut lines = String::with_capacity(plain.len() + plain.len() / LINE);
+            for at in (0..plain.len()).step_by(LINE) {
+                let line = plain.get(at..plain.len().min(at + LINE)).unwrap_or("");
+                lines.push_str(line);
+                // A line that is full ends, the last one too.
+                if line.len() == LINE {
+                    lines.push('\n');
+                }
+            }
+            lines
         }
         _ => return Err(Fail::argument("encodings are 'hex' and 'base64'")),
     }))

@@ -27,6 +27,18 @@ const TYPES: &[Type] = &[
     Type::Interval,
 ];
 
+/// With summer time and without, at the day's change, off by parts of hours.
+const ZONES: &[&str] = &[
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Shanghai",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "America/Santiago",
+    "Pacific/Apia",
+];
+
 struct Maker {
     rng: StdRng,
 }
@@ -82,6 +94,8 @@ impl Maker {
                 "''::text",
                 "'a b'::text",
                 "'ÄÖ'::text",
+                "'中文 a'::text",
+                "U&'e\\0301\\+01F600'::text",
                 "NULL::text",
             ]),
             Type::Date => {
@@ -91,6 +105,9 @@ impl Maker {
                 "ts",
                 "timestamp '2024-02-29 12:34:56.789'",
                 "timestamp '1969-12-31 23:59:59'",
+                "timestamp '2024-03-31 02:30'",
+                "timestamp '2024-10-27 02:30'",
+                "timestamp '0001-01-01 00:00 BC'",
             ]),
             Type::Interval => self.pick(&[
                 "iv",
@@ -175,7 +192,7 @@ impl Maker {
             }
             Type::Stamp => {
                 let a = self.make(Type::Stamp, deeper);
-                match self.rng.random_range(0..6) {
+                match self.rng.random_range(0..9) {
                     0 => format!("({a} + {})", self.make(Type::Interval, deeper)),
                     1 => format!("({a} - {})", self.make(Type::Interval, deeper)),
                     2 => format!(
@@ -191,10 +208,18 @@ impl Maker {
                         ])
                     ),
                     4 => format!("({})::timestamp", self.make(Type::Date, deeper)),
-                    _ => format!(
-                        "(tz AT TIME ZONE '{}')",
-                        self.pick(&["UTC", "Europe/Berlin", "America/New_York"])
+                    5 => format!(
+                        "(({a} AT TIME ZONE '{}') AT TIME ZONE '{}')",
+                        self.pick(ZONES),
+                        self.pick(ZONES)
                     ),
+                    6 => format!(
+                        "(date_trunc('{}', tz, '{}') AT TIME ZONE 'UTC')",
+                        self.pick(&["year", "month", "week", "day", "hour", "minute"]),
+                        self.pick(ZONES)
+                    ),
+                    7 => format!("(to_timestamp({})::timestamp)", self.leaf(Type::Double)),
+                    _ => format!("(tz AT TIME ZONE '{}')", self.pick(ZONES)),
                 }
             }
             Type::Interval => {
@@ -270,7 +295,7 @@ impl Maker {
     fn text(&mut self, depth: u32) -> String {
         let a = self.make(Type::Text, depth);
         let n: i32 = self.rng.random_range(-3..8);
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..29) {
             0 => format!("({a} || {})", self.make(Type::Text, depth)),
             1 => format!("upper({a})"),
             2 => format!("lower({a})"),
@@ -307,6 +332,44 @@ impl Maker {
             16 => format!("initcap({a})"),
             17 => format!("translate({a}, 'abc', 'xy')"),
             18 => format!("regexp_replace({a}, '[a-m]', '<\\&>', 'g')"),
+            19 => format!(
+                "regexp_replace({a}, {}, {}, {})",
+                self.pick(&[
+                    "'o*'",
+                    "'[[:punct:]]'",
+                    "'\\s*'",
+                    "'(\\w)(\\d)?'",
+                    "'$'",
+                    "'^'",
+                    "''"
+                ]),
+                self.pick(&["''", "'-'", "'\\1\\1'", "'[\\&]'"]),
+                self.pick(&["'g'", "''", "'gi'", "'gn'"])
+            ),
+            20 => format!("(strpos({a}, {})::text)", self.leaf(Type::Text)),
+            21 => format!("overlay({a} placing {} from {})", self.leaf(Type::Text), n.abs() + 1),
+            22 => format!("encode(convert_to({a}, 'UTF8'), {})", self.pick(&["'hex'", "'base64'"])),
+            23 => format!("md5({a})"),
+            24 => format!(
+                "to_char({}, {})",
+                self.make(Type::Stamp, depth),
+                self.pick(&[
+                    "'YYYY-MM-DD HH24:MI:SS.US'",
+                    "'FMDD. FMMonth YYYY'",
+                    "'IYYY-IW-ID Dy'",
+                    "'HH12 AM Q WW'",
+                    "'J DDD CC'"
+                ])
+            ),
+            25 => format!(
+                "substring({a} from {})",
+                self.pick(&["'\\w+'", "'(.)$'", "'[^ ]*'", "'中.'"])
+            ),
+            26 => format!(
+                "(j #>> {})",
+                self.pick(&["'{a}'", "'{b,c}'", "'{b,c,0}'", "'{中,0}'", "'{-1}'", "'{}'"])
+            ),
+            27 => format!("(to_jsonb({a})::text)"),
             _ => format!("repeat({a}, 2)"),
         }
     }

@@ -226,9 +226,39 @@ pub fn rows() -> &'static [Vec<Value>] {
                 "sad",
                 2,
             ),
+            // Three and four bytes a character, one that is put together, and an hour that comes twice in Berlin.
+            row(
+                [7, -13, 4_294_967_296],
+                ["0.5", "0.05"],
+                16_777_217.0,
+                false,
+                ["中文 e\u{301}😀, ﬁ", "价：12，5", "中é"],
+                "中".as_bytes(),
+                (date(2024, 10, 26), 23 * HOUR + HOUR / 2),
+                span(0, 1, -HOUR),
+                0xab,
+                r#"{"a": true, "中": ["😀", 100]}"#,
+                "happy",
+                9,
+            ),
+            // An hour that is left out there, and the last day of a leap year.
+            row(
+                [-128, 1_900, -4_294_967_297],
+                ["-0.5", "-2.50"],
+                -0.0,
+                true,
+                ["İSTANBUL straße ς", "ΑΣ ǅ", "  "],
+                &[0xe4, 0xb8],
+                (date(2024, 3, 31), 2 * HOUR + HOUR / 2),
+                span(-25, 366, 24 * HOUR - 1),
+                0x10,
+                r#"{"a": 2, "b": {"c": []}}"#,
+                "sad",
+                366,
+            ),
         ];
         // A small decimal in plain notation.
-        if let Some(cell) = rows.last_mut().and_then(|row| row.get_mut(3)) {
+        if let Some(cell) = rows.get_mut(7).and_then(|row| row.get_mut(3)) {
             *cell = Value::Decimal("0.0000001".into());
         }
         // NULL wherever it may be.

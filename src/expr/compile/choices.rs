@@ -100,7 +100,17 @@ impl Compiler<'_> {
         let [a, b] = self.exactly("nullif", args, &span)?;
         let (a, b) = (self.expr(a)?, self.expr(b)?);
         let (a, b) = self.comparable(a, b, false, &span)?;
-        let a = if a.kind == Kind::Label { self.coerce(a, Kind::Text)? } else { a };
+        // The result has the type in which `=` compares the first: nullif(7, 2.0) is a decimal.
+        let a = match (a.kind, b.kind) {
+            (Kind::Label, _) => self.coerce(a, Kind::Text)?,
+            (Kind::Int2 | Kind::Int4 | Kind::Int8, Kind::Numeric) => {
+                self.coerce(a, Kind::Numeric)?
+            }
+            (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric, Kind::Real | Kind::Double) => {
+                self.coerce(a, Kind::Double)?
+            }
+            _ => a,
+        };
         if let Some(Cell::Null) = a.constant() {
             return Ok(a);
         }

@@ -139,7 +139,7 @@ fn shown(year: i32) -> i64 {
 }
 
 fn century(year: i64, unit: i64) -> i64 {
-    if year > 0 { (year + unit - 1) / unit } else { -((unit - 1 - (year - 1) - 1) / unit) }
+    if year > 0 { (year + unit - 1) / unit } else { -((unit - year) / unit) }
 }
 
 /// Seconds with their fraction.

@@ -534,7 +534,12 @@ impl Found {
         let date = match self.of_year {
             Some(day) => {
                 let first = Date::from_ymd(year, 1, 1).ok_or_else(out_of_range)?;
-                Date(day_in_range(i64::from(first.0) + day - 1)?)
+                let date = Date(day_in_range(i64::from(first.0) + day - 1)?);
+                // There is no day 366 in most years, and no day 0 in any.
+                if date.to_ymd().0 != year {
+                    return Err(out_of_range());
+                }
+                date
             }
             None => date,
         };

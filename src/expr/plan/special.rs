@@ -71,6 +71,9 @@ pub enum Special {
     Mask(Mask),
 }
 
+/// From 1970, where PostgreSQL begins to count.
+const SECONDS_TO_2000: f64 = 946_684_800.0;
+
 fn text_of<'c, 'a>(cells: &'c [Cell<'a>], at: usize) -> Result<&'c Text<'a>, Fail> {
     match cells.get(at) {
         Some(Cell::Text(text)) => Ok(text),
@@ -119,13 +122,7 @@ pub(super) fn special<'a>(
             if !regex.is_match(whole) {
                 return Ok(Cell::Text(whole.clone()));
             }
-            let by = |found: &regex::Captures<'_>| {
-                let mut out = String::new();
-                pattern::replacement(template, found, &mut out);
-                out
-            };
-            let replaced = regex.replacen(whole, usize::from(!all), by).into_owned();
-            Ok(Cell::text(replaced))
+            Ok(Cell::text(pattern::replaced(regex, whole, template, *all)))
         }
         Special::RegexPart { regex } => {
             let whole = text_of(cells, 0)?;
@@ -186,11 +183,16 @@ pub(super) fn special<'a>(
                 Ok(Cell::Instant(if *seconds > 0.0 { i64::MAX } else { i64::MIN }))
             }
             [Cell::Double(seconds)] => {
-                let micros = (*seconds * 1e6).round_ties_even();
+                // Counted from 2000, as there: a float has other digits left then.
+                let micros = ((*seconds - SECONDS_TO_2000) * 1e6).round_ties_even();
                 if micros.is_nan() || micros.abs() > 9.2e18 {
                     return Err(Fail::range("the time is out of range"));
                 }
-                datetime::in_range(micros as i64).map(Cell::Instant)
+                let to_2000 = (SECONDS_TO_2000 * 1e6) as i64;
+                match (micros as i64).checked_add(to_2000) {
+                    Some(micros) => datetime::in_range(micros).map(Cell::Instant),
+                    None => Err(Fail::range("the time is out of range")),
+                }
             }
             _ => Err(Fail::unexpected()),
         },
