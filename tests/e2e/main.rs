@@ -29,6 +29,7 @@ mod pushes;
 mod refused;
 mod resync;
 mod roundtrip;
+mod routines;
 mod rows;
 mod schema;
 mod snapshot;

@@ -10,17 +10,32 @@ use super::snapshot::Side;
 use super::{SOON, soaking};
 
 /// Two servers and a daemon between them.
-struct World {
-    a: Side,
-    b: Side,
-    folder: tempfile::TempDir,
-    daemon: Daemon,
+pub(super) struct World {
+    pub a: Side,
+    pub b: Side,
+    pub folder: tempfile::TempDir,
+    pub daemon: Daemon,
 }
 
 impl World {
     /// A source with these statements, a target with those, and a daemon that copies and streams.
-    async fn new(postgres_source: bool, source: &[&str], target: &[&str], mapped: &str) -> World {
-        let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    pub async fn new(
+        postgres_source: bool,
+        source: &[&str],
+        target: &[&str],
+        mapped: &str,
+    ) -> World {
+        World::between((postgres_source, !postgres_source), source, target, mapped).await
+    }
+
+    /// The same between servers of which each is a PostgreSQL or not.
+    pub async fn between(
+        (postgres_source, postgres_target): (bool, bool),
+        source: &[&str],
+        target: &[&str],
+        mapped: &str,
+    ) -> World {
+        let (a, b) = (Side::new(postgres_source).await, Side::new(postgres_target).await);
         for sql in source {
             let of_postgres = sql.starts_with("ALTER TABLE") && sql.contains("REPLICA IDENTITY");
             if postgres_source || !of_postgres {
@@ -42,12 +57,12 @@ impl World {
     }
 
     /// Waits until both queries say the same.
-    async fn equal(&self, source: &str, target: &str) {
+    pub async fn equal(&self, source: &str, target: &str) {
         equal(&self.daemon, (&self.a, source), (&self.b, target)).await;
     }
 
     /// Takes up another list of mappings.
-    fn reload(&self, mapped: &str) {
+    pub fn reload(&self, mapped: &str) {
         let text = configured(self.folder.path(), &self.a, &self.b, mapped);
         std::fs::write(self.folder.path().join("tidelock.toml"), text).expect("config");
         let (code, said) = self.daemon.command(&["reload"]);
@@ -55,7 +70,7 @@ impl World {
     }
 
     /// Waits until a mapping is in a state.
-    async fn state(&self, mapping: &str, state: &str) {
+    pub async fn state(&self, mapping: &str, state: &str) {
         self.daemon.wait(state, SOON, |flows| is_in(flows, mapping, state)).await;
     }
 }

@@ -89,6 +89,8 @@ pub(crate) struct PgSink {
     statements: HashMap<PlanKey, Arc<Prepared>>,
     /// Those of calls, lookups and memory, by their texts.
     texts: HashMap<String, tokio_postgres::Statement>,
+    /// What makes the session again what it is, whatever a routine has set in it.
+    again: String,
     /// The statements that load rows: of a table and columns, in binary or as text.
     copies: HashMap<(u64, Arc<[usize]>, bool), tokio_postgres::Statement>,
     /// Whether a table can be loaded, as the catalog had it when that was first asked.
@@ -125,7 +127,12 @@ async fn send_in_order<F: Future>(futures: &mut [Pin<Box<MaybeDone<F>>>]) {
 }
 
 impl PgSink {
-    async fn new(session: Session, spec: SinkSpec, schema: String, lane: i32) -> Result<PgSink> {
+    async fn new(
+        (session, again): (Session, String),
+        spec: SinkSpec,
+        schema: String,
+        lane: i32,
+    ) -> Result<PgSink> {
         let table = format!("{}.progress", ident(&schema));
         let mine = format!("pipeline = $1 AND flow = $2 AND lane = {lane}");
         let guard = format!(
@@ -164,6 +171,7 @@ impl PgSink {
             schema,
             statements: HashMap::new(),
             texts: HashMap::new(),
+            again,
             copies: HashMap::new(),
             copyable: HashMap::new(),
             loose: HashMap::new(),

@@ -4,6 +4,9 @@
 //! took the savepoint with it, so the release fails (1305) and names that call. After an error of the call itself
 //! `ROLLBACK TO` asks the same question. (A procedure that catches a deadlock has lost the transaction as well.)
 //!
+//! What a procedure sets for its session outlives it: a zone, a character set or a mode would decide what is written next. So all of
+//! that is set anew in the trip that releases the savepoint, also where the call is taken back.
+//!
 //! Values are spelled out, each in the parameter's own type, and the server assigns them under this session's strict
 //! mode: what a parameter cannot hold is an error. Inside, a procedure runs under the mode that it was made with. What
 //! it selects is read and thrown away.
@@ -11,6 +14,7 @@
 use mysql_async::prelude::Queryable;
 use tidelock_core::{Call, Code, Error, ErrorKind, Result, RoutineKind};
 
+use super::lease::JUDGES;
 use super::{MySqlSink, PACKET_HEAD, WRITE};
 use crate::session::quote;
 use crate::{error, upsert};
@@ -62,7 +66,7 @@ impl MySqlSink {
                 ErrorKind::Data => error.with_batch(i),
                 _ => error,
             };
-            let released = before.map(|_| format!("RELEASE SAVEPOINT {SAVEPOINT}; "));
+            let released = before.map(|_| format!("RELEASE SAVEPOINT {SAVEPOINT}; {JUDGES}; "));
             let call_sql = statement(call).map_err(at)?;
             let sql = format!("{}SAVEPOINT {SAVEPOINT}; {call_sql}", released.unwrap_or_default());
             if sql.len() + PACKET_HEAD >= self.packet_bytes_max {
@@ -78,7 +82,7 @@ impl MySqlSink {
             before = Some(call);
         }
         let Some(last) = before else { return Ok(()) };
-        match self.trip(&format!("RELEASE SAVEPOINT {SAVEPOINT}")).await {
+        match self.trip(&format!("RELEASE SAVEPOINT {SAVEPOINT}; {JUDGES}")).await {
             Ok(()) => Ok(()),
             Err(error) if error::lost_savepoint(&error, SAVEPOINT) => {
                 Err(commits(&place, last).with_batch(calls.len() - 1))
@@ -103,9 +107,10 @@ impl MySqlSink {
         if told.kind() != ErrorKind::Data {
             return told;
         }
-        match self.trip(&format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}")).await {
+        match self.trip(&format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}; {JUDGES}")).await {
             Err(error) if error::lost_savepoint(&error, SAVEPOINT) => commits(&place, call),
-            _ => told,
+            Err(error) => error::map(&place, error),
+            Ok(()) => told,
         }
     }
 

@@ -97,16 +97,21 @@ async fn busy(
     Ok(Lease::Busy { holder: format!("{who}{connection}") })
 }
 
+/// What decides how values are taken and judged, which a routine may set for the session and which is set anew behind each call.
+pub(super) const JUDGES: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,\
+     ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
+     SESSION sql_notes = 1, SESSION time_zone = '+00:00', SESSION foreign_key_checks = 1, \
+     SESSION unique_checks = 1, SESSION completion_type = 'NO_CHAIN', \
+     SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1, \
+     SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0, \
+     SESSION innodb_lock_wait_timeout = 50";
+
 /// Strict mode, UTC, and the server-side limits that end a session whose process hangs.
 async fn settle(session: &mut Session) -> Result<()> {
+    session.run(JUDGES).await?;
     session
         .run(
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,\
-             ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO', \
-             SESSION sql_notes = 1, \
-             SESSION time_zone = '+00:00', SESSION foreign_key_checks = 1, \
-             SESSION unique_checks = 1, SESSION innodb_lock_wait_timeout = 50, \
-             SESSION net_read_timeout = 30, SESSION net_write_timeout = 30, \
+            "SET SESSION net_read_timeout = 30, SESSION net_write_timeout = 30, \
              SESSION wait_timeout = 30",
         )
         .await?;

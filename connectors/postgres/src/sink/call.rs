@@ -3,6 +3,9 @@
 //! No savepoint is needed here: the server refuses to end a transaction inside a routine that was called in a
 //! transaction block, before anything is committed, and a savepoint would cost a subtransaction a call.
 //!
+//! What a routine sets for its session outlives it (a role, a zone, commits that do not wait for the disk), so the session is made
+//! again what it was behind the calls of a trip, in the same trip.
+//!
 //! Arguments are given by name and in the parameter's own type. Parameters have no length, precision or scale on
 //! this server (`varchar(10)` is `varchar`): what is too long is only met where the routine stores it.
 
@@ -15,7 +18,7 @@ use tidelock_core::{Call, CallTarget, Error, Result, RoutineKind, TargetColumn, 
 use tokio_postgres::Statement;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 
-use super::{PgSink, WRITE_TIMEOUT, attribute, send_in_order};
+use super::{CALL_TIMEOUT, PgSink, Stage, WRITE_TIMEOUT, attribute, send_in_order};
 use crate::error;
 use crate::quote::{ident, table};
 use crate::upsert;
@@ -119,8 +122,10 @@ impl PgSink {
                 Box::pin(maybe_done(async move { client.execute(statement, &params).await }))
             })
             .collect();
+        let mut again = Box::pin(maybe_done(client.batch_execute(&self.again)));
         send_in_order(std::slice::from_mut(&mut opened)).await;
         send_in_order(&mut answers).await;
+        send_in_order(std::slice::from_mut(&mut again)).await;
         opened.as_mut().await;
         opened.as_mut().take_output().unwrap_or(Ok(()))?;
         for (offset, (answer, call)) in answers.iter_mut().zip(calls).enumerate() {
@@ -134,7 +139,13 @@ impl PgSink {
             let answered = self.session.call_told(&doing, WRITE_TIMEOUT, result, told).await;
             answered.map_err(|error| attribute(error, first + offset))?;
         }
-        drop((answers, opened));
+        let settled = async {
+            again.as_mut().await;
+            again.as_mut().take_output().unwrap_or(Ok(()))
+        };
+        let doing = "setting what the session is";
+        self.session.call(doing, Stage::Write, CALL_TIMEOUT, settled).await?;
+        drop((answers, opened, again));
         self.opened()?.sent = true;
         Ok(())
     }

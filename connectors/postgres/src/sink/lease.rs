@@ -31,7 +31,7 @@ pub(crate) async fn open(
     spec: &SinkSpec,
 ) -> Result<Lease> {
     let session = Session::open(address, tls, SETTINGS).await?;
-    set_limits(&session).await?;
+    let again = set_limits(&session).await?;
     let schema = &address.meta_schema;
     if !meta::missing(&session, schema).await?.is_empty() {
         return Err(Error::setup(
@@ -49,7 +49,7 @@ pub(crate) async fn open(
     }
     end_loaders(&session, spec).await;
     let progress = take_over(&session, schema, spec).await?;
-    let sink = PgSink::new(session, spec.clone(), schema.clone(), 0).await?;
+    let sink = PgSink::new((session, again), spec.clone(), schema.clone(), 0).await?;
     Ok(Lease::Held(OpenSink { sink: Box::new(sink), progress }))
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn open_loader(
     lane: u32,
 ) -> Result<Box<dyn Sink>> {
     let session = Session::open(address, tls, SETTINGS).await?;
-    set_limits(&session).await?;
+    let again = set_limits(&session).await?;
     // Shared with the flow's other loaders: by it a successor finds them.
     let key = key_of("loaders", spec);
     session
@@ -89,14 +89,19 @@ pub(crate) async fn open_loader(
             &[&spec.pipeline, &spec.flow, &number(epoch)?, &lane],
         )
         .await?;
-    let sink = PgSink::new(session, spec.clone(), schema, lane).await?;
+    let sink = PgSink::new((session, again), spec.clone(), schema, lane).await?;
     if rows == 1 { Ok(Box::new(sink)) } else { Err(sink.fenced()) }
 }
 
-async fn set_limits(session: &Session) -> Result<()> {
+/// Sets the session's limits. Answers the statements that make it again what it is now, whatever a routine has set in it.
+async fn set_limits(session: &Session) -> Result<String> {
+    let version = session.version().await?;
     let mut sql = String::from("SET tcp_user_timeout = '30s'; SET tcp_keepalives_idle = 10;");
-    if session.version().await? >= 140_000 {
+    if version >= 140_000 {
         sql.push_str("SET idle_session_timeout = '30s';");
+    }
+    if version >= 170_000 {
+        sql.push_str("SET transaction_timeout = 0;");
     }
     session.batch("setting the session's limits", &sql).await?;
     let row = session
@@ -108,9 +113,12 @@ async fn set_limits(session: &Session) -> Result<()> {
         .await?;
     if get(&row, 0)? {
         // A commit that the server may still lose must not be confirmed to the source.
-        session.batch("setting synchronous_commit", "SET synchronous_commit = on").await?;
+        let durable = "SET synchronous_commit = on;";
+        session.batch("setting synchronous_commit", durable).await?;
+        sql.push_str(durable);
     }
-    Ok(())
+    // What was given at the start is what a reset comes back to.
+    Ok(format!("RESET ROLE; RESET ALL; {sql}"))
 }
 
 /// Ends the loaders of whoever held the flow before: one that hangs would keep the epoch from being raised. What they had
