@@ -51,6 +51,8 @@ struct Gate {
     /// What is to be written with the next commit: of edges, and of the throttle.
     edges: HashMap<Hash, Option<Side>>,
     rests: HashMap<Hash, Option<Bytes>>,
+    /// Which edge the sides are about, as it is remembered, and whether that is to be written.
+    about: (Option<Hash>, bool),
 }
 
 /// Where a key is that is not on the lower side of its edge.
@@ -61,6 +63,8 @@ enum Side {
     Unknown,
 }
 
+/// Under what the edge is remembered that the sides are about: no key has this hash.
+const ABOUT: Hash = [0; 16];
 /// What stands for a key on no known side. Nothing stands for the upper one.
 const UNKNOWN: &[u8] = b"?";
 
@@ -108,14 +112,15 @@ pub struct Memories {
 }
 
 impl Gates {
-    /// Takes up what the target remembers of these mappings.
+    /// Takes up what the target remembers of these mappings: those that have a gate, and those that had one and may owe rows still.
     pub async fn recall(
         sink: &mut dyn Sink,
         plans: &[Arc<MappingPlan>],
         ours: impl Fn(&MappingPlan) -> bool,
+        had_one: impl Fn(&MappingPlan) -> bool,
     ) -> Result<Gates> {
         let mut gates = Gates::default();
-        let gated = |plan: &MappingPlan| plan.rows.is_gated() && ours(plan);
+        let gated = |plan: &MappingPlan| (plan.rows.is_gated() || had_one(plan)) && ours(plan);
         for (number, plan) in plans.iter().enumerate().filter(|(_, plan)| gated(plan)) {
             let mut gate = Gate {
                 plan: plan.clone(),
@@ -125,6 +130,7 @@ impl Gates {
                 held: HashMap::new(),
                 edges: HashMap::new(),
                 rests: HashMap::new(),
+                about: (None, false),
             };
             for kind in [MemoryKind::Edge, MemoryKind::Held] {
                 let scope = MemoryScope { mapping: plan.name.clone(), kind };
@@ -143,6 +149,7 @@ impl Gates {
                     }
                 }
             }
+            gate.forget_what_is_asked_no_more();
             gates.gates.insert(number, gate);
         }
         Ok(gates)
@@ -262,8 +269,12 @@ impl Gates {
     pub fn due(&mut self, now: i64) -> Vec<Due> {
         let mut all = Vec::new();
         for (number, gate) in &mut self.gates {
-            let due: Vec<Hash> =
-                gate.held.iter().filter(|(_, held)| held.due <= now).map(|(key, _)| *key).collect();
+            let due: Vec<Hash> = gate
+                .held
+                .iter()
+                .filter(|(_, held)| held.is_due(now, gate.period()))
+                .map(|(key, _)| *key)
+                .collect();
             let (mut keys, mut within) = (Vec::new(), Vec::new());
             for key in due {
                 if let Some(held) = gate.held.remove(&key) {
@@ -285,8 +296,14 @@ impl Gates {
         let mut all = Vec::new();
         for gate in self.gates.values_mut() {
             let bytes = |key: &Hash| Bytes::copy_from_slice(key);
-            if !gate.edges.is_empty() {
+            if !gate.edges.is_empty() || gate.about.1 {
                 let (mut put, mut gone) = (Vec::new(), Vec::new());
+                if std::mem::take(&mut gate.about.1) {
+                    match &gate.about.0 {
+                        Some(edge) => put.push((bytes(&ABOUT), bytes(edge))),
+                        None => gone.push(bytes(&ABOUT)),
+                    }
+                }
                 for (key, side) in std::mem::take(&mut gate.edges) {
                     match side {
                         Some(Side::Up) => put.push((bytes(&key), Bytes::new())),
@@ -313,8 +330,40 @@ impl Gates {
     }
 }
 
+impl Held {
+    /// Whether its time has come. What is due later than a period from now was held by a longer one, or by a clock that has been set back since.
+    fn is_due(&self, now: i64, period: i64) -> bool {
+        self.due <= now || self.due > now.saturating_add(period)
+    }
+}
+
 impl Gate {
+    /// How long a key rests, in microseconds; what is held without a throttle is due.
+    fn period(&self) -> i64 {
+        self.throttle.map_or(0, |period| i64::try_from(period.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// What the file does not ask for any more says nothing, also if it asks for it again; nor do the sides of one edge of another.
+    fn forget_what_is_asked_no_more(&mut self) {
+        let edge = self.plan.rows.edge.as_ref().map(|edge| edge.text());
+        let edge = edge.map(|text| hash(text.as_bytes(), &[]));
+        let known = self.about.0;
+        self.about = (edge, known != edge);
+        if edge.is_none() || known.is_some_and(|known| Some(known) != edge) {
+            self.edges.extend(std::mem::take(&mut self.sides).into_keys().map(|key| (key, None)));
+        }
+        if self.throttle.is_none() {
+            let held = &self.held;
+            let sent = std::mem::take(&mut self.sent).into_keys();
+            self.rests.extend(sent.filter(|key| !held.contains_key(key)).map(|key| (key, None)));
+        }
+    }
+
     fn take_up(&mut self, kind: MemoryKind, key: Hash, value: &[u8]) {
+        if kind == MemoryKind::Edge && key == ABOUT {
+            self.about.0 = Hash::try_from(value).ok();
+            return;
+        }
         if kind == MemoryKind::Edge {
             let side = if value == UNKNOWN { Side::Unknown } else { Side::Up };
             self.sides.insert(key, side);
@@ -344,13 +393,16 @@ impl Gate {
             Some(_) => {}
             None => self.set(key, self.unknown()),
         }
-        let Some(period) = self.throttle else { return Pass::Send };
         if let Some(held) = self.held.get_mut(&key) {
             held.within = within.or(held.within);
             return Pass::Hold;
         }
-        let period = i64::try_from(period.as_micros()).unwrap_or(i64::MAX);
-        let due = self.sent.get(&key).map_or(now, |sent| sent.saturating_add(period));
+        if self.throttle.is_none() {
+            return Pass::Send;
+        }
+        // A clock that was set back does not make it rest longer.
+        let due = |sent: &i64| now.min(*sent).saturating_add(self.period());
+        let due = self.sent.get(&key).map_or(now, due);
         let (true, Some(source)) = (due > now, source) else {
             self.mark_sent(key, now);
             return Pass::Send;
@@ -393,16 +445,17 @@ impl Gate {
     }
 
     fn mark_sent(&mut self, key: Hash, now: i64) {
-        if self.throttle.is_some() {
-            self.sent.insert(key, now);
-            self.rests.insert(key, Some(Bytes::copy_from_slice(&now.to_le_bytes())));
+        if self.throttle.is_none() {
+            self.rests.insert(key, None);
+            return;
         }
+        self.sent.insert(key, now);
+        self.rests.insert(key, Some(Bytes::copy_from_slice(&now.to_le_bytes())));
     }
 
     /// Forgets when keys were sent that may be sent again. It is written whenever there is something else to write.
     fn rest(&mut self, now: i64) {
-        let Some(period) = self.throttle else { return };
-        let period = i64::try_from(period.as_micros()).unwrap_or(i64::MAX);
+        let period = self.period();
         let over: Vec<Hash> = self
             .sent
             .iter()
@@ -431,7 +484,28 @@ mod tests {
             held: HashMap::new(),
             edges: HashMap::new(),
             rests: HashMap::new(),
+            about: (None, false),
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_key_longer_than_a_period() {
+        let (mut gate, key) = (gate(Some(60)), hash(&[], &[Value::Int(1)]));
+        let source: Key = Box::from([Value::Int(1)]);
+        let (second, hour) = (1_000_000, 3_600_000_000);
+        let mut pass = |now: i64| gate.pass(key, None, (Some(source.clone()), None), now);
+        assert_eq!(pass(hour), Pass::Send);
+        // It is an hour earlier.
+        assert_eq!(pass(second), Pass::Hold);
+        let stored = gate.rests.get(&key).cloned().flatten().expect("held");
+        let mut gates = Gates { gates: HashMap::from([(0, gate)]) };
+        assert!(gates.due(60 * second).is_empty());
+        assert_eq!(gates.due(61 * second)[0].keys, std::slice::from_ref(&source));
+        // It was held, and then it is two hours earlier.
+        let mut again = self::gate(Some(60));
+        again.take_up(MemoryKind::Held, key, &stored);
+        let mut gates = Gates { gates: HashMap::from([(0, again)]) };
+        assert_eq!(gates.due(-2 * hour)[0].keys, std::slice::from_ref(&source));
     }
 
     fn signs(rise: bool, fall: bool, tells_fall: bool) -> Option<Signs> {

@@ -67,6 +67,14 @@ pub struct EdgeConfig {
     pub hysteresis: Option<Placed>,
 }
 
+impl EdgeConfig {
+    /// What it says, the same as long as the file says the same.
+    pub fn text(&self) -> String {
+        let end = |text: &Option<Placed>| text.as_ref().map(|text| text.text.clone());
+        format!("{:?}", (&self.rise.text, end(&self.fall), end(&self.hysteresis)))
+    }
+}
+
 /// A table whose rows make rows of a mapping worth sending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushWhen {

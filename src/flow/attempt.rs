@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::copies;
 use super::disposition::{Care, Scene};
 use super::shapes::{self, Noted};
 use super::start::{self, Ready, Started, Systems};
@@ -205,9 +206,10 @@ pub async fn attempt(
     let refreshing = refresh(copies.refresh_at, stop.clone());
     let _refreshing = AbortOnDropHandle::new(tokio::spawn(refreshing));
     let is_view = |plan: &MappingPlan| plan.view.is_some();
-    let gates = Gates::recall(&mut *open.sink, &systems.plans, |plan| !is_view(plan));
+    let had_one = |plan: &MappingPlan| copies.rows.get(&*plan.name).is_some_and(copies::was_gated);
+    let gates = Gates::recall(&mut *open.sink, &systems.plans, |plan| !is_view(plan), had_one);
     let gates = gates.await.map_err(Failed::early)?;
-    let of_views = Gates::recall(&mut *open.sink, &systems.plans, is_view);
+    let of_views = Gates::recall(&mut *open.sink, &systems.plans, is_view, had_one);
     let of_views = of_views.await.map_err(Failed::early)?;
     let put_off = put_off(&mut *open.sink, &systems.plans).await.map_err(Failed::early)?;
     let begin = Begin {

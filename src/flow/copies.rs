@@ -27,7 +27,7 @@ pub(super) use self::added::add_columns;
 use self::begin::{again, job, leave, unknown};
 pub use self::begin::{copy_row, try_copy};
 pub(super) use self::columns::owners;
-pub use self::columns::{goes_again, with_pending, with_shape};
+pub use self::columns::{goes_again, was_gated, with_pending, with_shape};
 use self::compare::{Compared, Found, compare};
 pub(super) use self::mirrors::mirrors;
 pub use self::mirrors::{Mirror, both_initial, mirrors_of, readers};
@@ -302,7 +302,10 @@ async fn admit(context: &FlowContext, spec: &SourceSpec, plan: &MappingPlan) -> 
 fn refresh_due(plan: &MappingPlan, row: &CopyRow) -> Option<i64> {
     let period = i64::try_from(plan.rows.refresh?.as_micros()).unwrap_or(i64::MAX);
     let from = match row.phase {
-        CopyPhase::Done => row.finished_micros.max(row.started_micros),
+        // A clock that was set back since keeps it from nothing.
+        CopyPhase::Done => {
+            row.finished_micros.max(row.started_micros).min(crate::apply::now_micros())
+        }
         // What is being read is looked at again when it has ended.
         CopyPhase::Held | CopyPhase::Rows | CopyPhase::Sweep | CopyPhase::Left => {
             crate::apply::now_micros()

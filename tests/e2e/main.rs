@@ -15,6 +15,7 @@ mod explain;
 mod exposure;
 mod folder;
 mod handed;
+mod held;
 mod hostile;
 mod init;
 mod joined;

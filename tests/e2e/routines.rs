@@ -178,6 +178,57 @@ async fn a_routine_that_goes_away_stops_its_mapping_alone_at_mariadb() {
     replaced(false).await;
 }
 
+/// Deletes that the log tells while a mapping of a table to a routine stands still are told to the operator.
+async fn told(postgres_source: bool) {
+    let source = [
+        "CREATE TABLE p (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)",
+        "CREATE TABLE q (id int NOT NULL PRIMARY KEY)",
+    ];
+    let target = match postgres_source {
+        true => [
+            "CREATE PROCEDURE put_o(p_id int, p_name varchar(20)) INSERT INTO o VALUES (p_id, p_name) ON DUPLICATE KEY UPDATE name = p_name",
+            "CREATE PROCEDURE remove_o(p_id int) DELETE FROM o WHERE id = p_id",
+        ],
+        false => [
+            "CREATE PROCEDURE put_o(p_id int, p_name varchar) LANGUAGE sql AS $$ INSERT INTO public.o VALUES (p_id, p_name) ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name $$",
+            "CREATE PROCEDURE remove_o(p_id int) LANGUAGE sql AS $$ DELETE FROM public.o WHERE id = p_id $$",
+        ],
+    };
+    let target = [
+        "CREATE TABLE o (id int NOT NULL PRIMARY KEY, name varchar(20) NOT NULL)",
+        "CREATE TABLE q (id int NOT NULL PRIMARY KEY)",
+        target[0],
+        target[1],
+    ];
+    let world = World::new(postgres_source, &source, &target, MAPPED).await;
+    world.a.sql("INSERT INTO p VALUES (1, 'a'), (2, 'b')").await;
+    world.equal(THINGS, GOT).await;
+    assert_eq!(world.daemon.command(&["pause", "p"]).0, 0);
+    world.a.sql("DELETE FROM p WHERE id = 1").await;
+    world.a.sql("INSERT INTO q VALUES (1)").await;
+    world.equal(OTHERS, OTHERS).await;
+    assert_eq!(world.daemon.command(&["resume", "p"]).0, 0);
+    world.a.sql("INSERT INTO p VALUES (3, 'c')").await;
+    let last = |table: &str| format!("SELECT id, name FROM {table} WHERE id = 3");
+    world.equal(&last("p"), &last("o")).await;
+    world.state("p", "streaming").await;
+    let said = world.daemon.command(&["status"]).1;
+    let flows = world.daemon.flows();
+    let notes = flows[0]["mappings"][0]["notes"].to_string();
+    assert!(notes.contains("deleted at the source"), "{said}\n{flows:#?}");
+    world.daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_routine_may_have_missed_is_told_at_mariadb() {
+    told(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_routine_may_have_missed_is_told_at_postgres() {
+    told(false).await;
+}
+
 /// What a routine raises names no value of a row, in whatever way it is raised.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_procedure_raises_anew_keeps_its_words_and_tells_no_value() {

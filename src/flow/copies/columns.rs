@@ -41,6 +41,12 @@ pub(super) struct Columns {
     /// The target table.
     #[serde(default)]
     pub(super) to: Option<String>,
+    /// The edge that it has.
+    #[serde(default)]
+    pub(super) edge: Option<String>,
+    /// Whether it has kept changes back, now or before: some may be owed.
+    #[serde(default)]
+    pub(super) gated: bool,
     /// What a person should know.
     #[serde(default)]
     pub(super) notes: Vec<String>,
@@ -69,6 +75,8 @@ impl Columns {
             pending: None,
             again: before.is_some_and(|b| b.again),
             to: Some(plan.target.name.to_string()),
+            edge: plan.rows.edge.as_ref().map(|edge| edge.text()),
+            gated: plan.rows.is_gated() || before.is_some_and(|b| b.gated),
             notes: before.map(|b| b.notes.clone()).unwrap_or_default(),
         }
     }
@@ -98,6 +106,11 @@ pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
 pub fn goes_again(row: &CopyRow) -> bool {
     row.phase == CopyPhase::Done
         && serde_json::from_str::<Columns>(&row.columns).is_ok_and(|columns| columns.again)
+}
+
+/// Whether a mapping has kept changes back, as far as the row of its copy tells: some may be owed.
+pub fn was_gated(row: &CopyRow) -> bool {
+    serde_json::from_str::<Columns>(&row.columns).is_ok_and(|columns| columns.gated)
 }
 
 /// A row with what its table is by now; `None` if the row knows nothing of tables.

@@ -11,7 +11,8 @@ use crate::config::SnapshotMode;
 use crate::flow::FlowContext;
 use crate::flow::attempt::MappingStop;
 use crate::flow::shapes::{self, Answer};
-use crate::mapping::MappingPlan;
+use crate::mapping::plan::EndPlan;
+use crate::mapping::{MappingPlan, row};
 
 /// What was found of a mapping besides its plan.
 pub(super) struct Found<'a> {
@@ -52,6 +53,9 @@ pub(super) async fn compare(
 ) -> Result<Compared> {
     let before: Option<Columns> = serde_json::from_str(&row.columns).ok();
     let mut now = Columns::of(plan, &found, before.as_ref());
+    if before.is_none() && row.reason == CopyReason::Resync {
+        now.notes.extend(unseen_deletes(plan));
+    }
     let anew = row.phase == CopyPhase::Rows && row.cursor.is_empty() && row.rows_done == 0;
     let is_stored = row.phase != CopyPhase::Done || row.started_micros != 0;
     row.columns = now.encode();
@@ -135,6 +139,8 @@ pub(super) async fn compare(
                 tracing::warn!(flow = %context.config.name, mapping = %plan.name,
                     "{}: {why}; the log does not tell the rows, so they are compared with the source", plan.source);
                 now.notes.clear();
+                now.notes.extend(unseen_deletes(plan));
+                context.shared.set_notes(&plan.name, notes(context, plan, &now).await?);
                 *row = CopyRow {
                     columns: now.encode(),
                     sweep,
@@ -146,7 +152,8 @@ pub(super) async fn compare(
             Answer::Nothing => {}
         }
     }
-    if before.rule != now.rule && !anew && is_stored {
+    let other_edge = before.gated && before.edge != now.edge;
+    if (before.rule != now.rule || other_edge) && !anew && is_stored {
         let note = format!(
             "the mapping's columns or conditions changed: rows from before are as they were; `tidelock resync {}` makes them what it says now",
             plan.name
@@ -185,6 +192,23 @@ pub(super) async fn compare(
         context.target.write_copy(row).await?;
     }
     Ok(GOES)
+}
+
+/// What to say where a comparison does not find what the source has deleted unseen: of a table's rows that went to a routine, or that
+/// are marked by what the source's row says, nothing is remembered.
+fn unseen_deletes(plan: &MappingPlan) -> Option<String> {
+    let lost = match plan.rows.end {
+        EndPlan::Ignore => false,
+        EndPlan::Delete => plan.call.is_some(),
+        EndPlan::Set(_) => !row::marks_alone(plan),
+    };
+    (lost && plan.view.is_none()).then(|| {
+        format!(
+            "what was deleted at the source while the mapping stood still, until it was compared last, may still be at the target: {} takes \
+             away only what the log tells; look for it by hand, or put a view over the table; `tidelock backfill {}` takes this note away",
+            plan.target.name, plan.name
+        )
+    })
 }
 
 /// What became of a mapping's table since it was last planned, and whether that explains the error for
