@@ -2,8 +2,8 @@
 //!
 //! **Back.** Where the target's keys tell the source's, they are asked for at the source, some at a time.
 //!
-//! **Forth** ([`forth`]). Where they do not (a text made of a number, an expression), the keys that all rows of the source come to are compared with all keys of
-//! the target.
+//! **Forth** ([`forth`]). Where they do not (a text made of a number, an expression), or where several rows may have one key and a filter takes some of
+//! them, the keys that the rows of the source come to are compared with all keys of the target.
 //!
 //! Either way the applier takes note of what is written from before the first look on, and what it meets since is spared.
 
@@ -46,7 +46,17 @@ impl Worker {
             let why = "what another table has may be a part of them";
             return self.leave(job, why).await;
         }
-        if !leads_back {
+        // Where a row outside the filter may have the key of one inside, a key that is at the source need not be one of
+        // those that go.
+        let alone = constants.iter().any(Option::is_some)
+            || !self
+                .copying()
+                .plans
+                .iter()
+                .any(|other| other.name != plan.name && other.target.name == plan.target.name);
+        let by_rows =
+            plan.shares_keys && plan.rows.filter.is_some() && plan.view.is_none() && alone;
+        if !leads_back || by_rows {
             return self.sweep_forth(job, &plan, &theirs, &constants).await;
         }
         let mut target = self.copying().target.copier().await?;

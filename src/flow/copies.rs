@@ -185,10 +185,11 @@ pub(super) async fn copies(
             let now = crate::apply::now_micros();
             let mut next = due;
             if due <= now {
-                // Of a view the keys that are there are read, and so what left it must be looked for at the target.
-                let reason = match plan.view {
-                    Some(_) => CopyReason::Resync,
-                    None => CopyReason::Backfill,
+                // Of a view the keys that are there are read, and so what left it must be looked for at the target. So must
+                // what left a window whose rows may share their keys: the end of one row is not the end of its key.
+                let reason = match plan.view.is_some() || plan.shares_keys {
+                    true => CopyReason::Resync,
+                    false => CopyReason::Backfill,
                 };
                 let columns = std::mem::take(&mut row.columns);
                 let begun = copy_row(context, &plan.name, reason);

@@ -19,6 +19,7 @@ mod held;
 mod hostile;
 mod init;
 mod joined;
+mod keys;
 mod lag;
 mod lanes;
 mod lookups;

@@ -142,6 +142,10 @@ impl Worker {
             for row in &piece.rows {
                 // One that does not meet the filter is not there, or is on its way out, and its key may be none.
                 let need_not = !bound.takes(row)?;
+                if need_not && plan.shares_keys {
+                    // What becomes of its key, the rows that meet the filter say.
+                    continue;
+                }
                 let key = match bound.key_of(row) {
                     Ok(key) => key,
                     Err(_) if need_not => continue,

@@ -8,7 +8,7 @@ use tidelock_core::{Column, CopyTable, Generated, Table, TableName, TargetColumn
 
 use super::aside::asides;
 use super::foreign::{loosable, pointers, pointing};
-use super::key::other_uniques;
+use super::key::{is_kept_unique, may_be_shared, other_uniques};
 use super::pairs::{Pair, json_form, unmapped};
 use super::{Catalogs, ColumnPlan, MappingPlan, NEXT_PLAN, RowPlan, ViewPlan};
 use crate::config::{MappingConfig, OnUnrepresentable, Values};
@@ -80,12 +80,6 @@ pub(super) fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     reads.extend(rows.reads.iter().cloned());
     let mut seen = HashSet::new();
     reads.retain(|c| seen.insert(c.clone()));
-    let kept_unique = |not_null: bool| {
-        source.unique_indexes.iter().any(|index| {
-            let feeds = |name: &String| key.iter().any(|&i| pairs[i].plain() == Some(name));
-            index.immediate && (index.not_null || !not_null) && index.columns.iter().all(feeds)
-        })
-    };
     let loosable = loosable(target, &columns);
     let pointers = pointers(target, &columns, catalogs.target);
     let asides = asides(target, pairs, key, &columns);
@@ -119,8 +113,8 @@ pub(super) fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             })
             .collect(),
         rule: rule_of(mapping),
-        keyed: kept_unique(true),
-        shares_keys: key.iter().all(|&i| pairs[i].is_plain()) && !kept_unique(false),
+        keyed: is_kept_unique(source, pairs, key),
+        shares_keys: may_be_shared(source, pairs, key),
         unmapped: unmapped(mapping, source, target, pairs),
         columns: pairs
             .iter()

@@ -89,6 +89,53 @@ pub(super) fn key_of(
     indexes
 }
 
+/// Whether a unique index of the source keeps apart what feeds the mapping's key as it is, without NULLs.
+pub(super) fn is_kept_unique(source: &Table, pairs: &[Pair<'_>], key: &[usize]) -> bool {
+    let fed: Vec<&str> = key.iter().filter_map(|&i| pairs.get(i)?.plain()).collect();
+    source.unique_indexes.iter().any(|index| {
+        index.immediate && index.not_null && index.columns.iter().all(|c| fed.contains(&c.as_str()))
+    })
+}
+
+/// Whether two rows of the source may come to one key: no unique index is over columns that it is made of. What an
+/// expression makes of a row that has values of its own is taken for its own, too.
+pub(super) fn may_be_shared(source: &Table, pairs: &[Pair<'_>], key: &[usize]) -> bool {
+    let reads: Vec<&String> =
+        key.iter().filter_map(|&i| pairs.get(i)).flat_map(|pair| pair.feed.reads()).collect();
+    !source
+        .unique_indexes
+        .iter()
+        .any(|index| index.immediate && index.columns.iter().all(|c| reads.contains(&c)))
+}
+
+/// Warns where two rows of the source may come to one row of the target.
+pub(super) fn shared_key(
+    mapping: &MappingConfig,
+    source: &Table,
+    pairs: &[Pair<'_>],
+    key: &[usize],
+    problems: &mut Vec<Finding>,
+) {
+    if source.kind == TableKind::View || key.is_empty() || !may_be_shared(source, pairs, key) {
+        return;
+    }
+    let mut reads: Vec<&str> = Vec::new();
+    for name in key.iter().filter_map(|&i| pairs.get(i)).flat_map(|pair| pair.feed.reads()) {
+        if !reads.contains(&name.as_str()) {
+            reads.push(name);
+        }
+    }
+    problems.push(
+        Finding::warning(format!(
+            "nothing keeps ({}) unique in {}: of rows that have the same, the one that was changed last is the target's, and when one ends, the target's ends",
+            reads.join(", "),
+            source.name
+        ))
+        .hint("make these columns unique there, or choose a key that the source keeps unique")
+        .place(place_of_key(mapping, 0)),
+    );
+}
+
 /// Whether the mapping's list names a column, rightly or not.
 fn lists(mapping: &MappingConfig, column: &str) -> bool {
     mapping.columns.iter().flat_map(|c| &c.columns).any(|c| c.target == column)

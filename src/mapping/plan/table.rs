@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tidelock_core::{Finding, Severity, TableKind, TableName, TargetTable};
 
 use super::build::{Parts, build};
-use super::key::{copy_table, key_of, unfilled};
+use super::key::{copy_table, key_of, shared_key, unfilled};
 use super::pairs::pair_columns;
 use super::push::pushes;
 use super::seen::{find, not_seen, refused, routines, usable};
@@ -92,6 +92,9 @@ pub(super) fn plan_table(
         }
         let columns = pair_columns(&keyed, &origin, target_table, &mut problems);
         let key = key_of(&keyed, source_table, target_table, &columns, catalogs, &mut problems);
+        if mapping.tracks.is_empty() {
+            shared_key(&keyed, source_table, &columns, &key, &mut problems);
+        }
         let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
         let others: Vec<&MappingConfig> = flow
             .mappings
