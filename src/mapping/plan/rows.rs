@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tidelock_core::{DataType, Finding, Generated, RowIdentity, Table, TableName};
+use tidelock_core::{
+    Connector, DataType, Finding, Generated, RowIdentity, Table, TableKind, TableName,
+};
 
 use super::Computed;
 use super::pairs::{Pair, no_column};
@@ -94,6 +96,7 @@ pub(super) fn plan_rows(
     origin: &Origin<'_>,
     target: &Table,
     pairs: &[Pair<'_>],
+    source_system: &dyn Connector,
     problems: &mut Vec<Finding>,
 ) -> RowPlan {
     let mut rows = RowPlan { refresh: mapping.refresh, ..RowPlan::default() };
@@ -181,6 +184,9 @@ pub(super) fn plan_rows(
                         &column.target.place,
                     ));
                 }
+                if let Some(finding) = untold(origin.table, &computed.reads, &what, source_system) {
+                    problems.push(placed(finding, &column.value.place));
+                }
                 rows.reads.extend(computed.reads.iter().cloned());
                 set.push((to.name.clone(), computed));
             }
@@ -188,6 +194,29 @@ pub(super) fn plan_rows(
         }
     };
     rows
+}
+
+/// A row that is deleted is told by what its log carries of it alone: what else is looked at would stop the mapping at the first delete.
+fn untold(
+    source: &Table,
+    reads: &[String],
+    what: &str,
+    source_system: &dyn Connector,
+) -> Option<Finding> {
+    let RowIdentity::Columns(identity) = &source.identity else { return None };
+    if source.kind == TableKind::View {
+        return None;
+    }
+    let lacking: Vec<String> = reads.iter().filter(|c| !identity.contains(c)).cloned().collect();
+    if lacking.is_empty() {
+        return None;
+    }
+    let finding = Finding::problem(format!(
+        "{what}: the log of {} does not carry {} of a row that is deleted",
+        source.name,
+        lacking.join(", ")
+    ));
+    Some(source_system.mend_identity(source, &lacking, finding))
 }
 
 /// A finding with the place in the file that it is about.

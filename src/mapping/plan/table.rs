@@ -95,7 +95,9 @@ pub(super) fn plan_table(
         if mapping.tracks.is_empty() {
             shared_key(&keyed, source_table, &columns, &key, &mut problems);
         }
-        let mut rows = rows::plan_rows(mapping, &origin, target_table, &columns, &mut problems);
+        let system = catalogs.source_system;
+        let mut rows =
+            rows::plan_rows(mapping, &origin, target_table, &columns, system, &mut problems);
         let others: Vec<&MappingConfig> = flow
             .mappings
             .iter()
