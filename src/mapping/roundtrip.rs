@@ -44,11 +44,12 @@ pub struct Judged {
 pub fn judge(ours: &Arc<MappingPlan>, theirs: &Arc<MappingPlan>) -> Result<Vec<Judged>> {
     let trip = Trip::new(ours, theirs)?;
     let mut judged = Vec::new();
+    let base = trip.base();
     for at in trip.both_ways() {
         let Some(column) = ours.reads.get(at).cloned() else { continue };
         let verdict = match trip.is_plain(at) {
             true => Verdict::Proved,
-            false => trip.try_column(at),
+            false => trip.try_column(at, &base),
         };
         judged.push(Judged { column, verdict });
     }
@@ -82,6 +83,9 @@ pub fn shape_of(plan: &MappingPlan) -> TableSchema {
             .collect(),
     }
 }
+
+/// Made rows that are tried for one that goes.
+const ROWS_TRIED: usize = 500;
 
 struct Trip<'a> {
     ours: &'a Arc<MappingPlan>,
@@ -155,18 +159,37 @@ impl<'a> Trip<'a> {
         }
     }
 
-    fn try_column(&self, at: usize) -> Verdict {
-        let base: Vec<Value> = self
-            .ours
-            .read_types
-            .iter()
-            .map(|data_type| samples(data_type).into_iter().next().unwrap_or(Value::Null))
-            .collect();
+    /// A made row that goes there, if one is found: values that each are harmless may not meet the filter together.
+    fn base(&self) -> Vec<Value> {
+        let samples: Vec<Vec<Value>> = self.ours.read_types.iter().map(samples).collect();
+        let row = |turn: usize| -> Vec<Value> {
+            let value = |(at, samples): (usize, &Vec<Value>)| {
+                // Each column goes through its values at a pace of its own.
+                let nth = (turn * (2 * at + 1) + turn / 7) % samples.len().max(1);
+                samples.get(nth).cloned().unwrap_or(Value::Null)
+            };
+            samples.iter().enumerate().map(value).collect()
+        };
+        let goes = |row: &Vec<Value>| self.written(&self.there, &Row(row.clone().into())).is_some();
+        (0..ROWS_TRIED).map(row).find(goes).unwrap_or_else(|| row(0))
+    }
+
+    /// Whether a column of ours takes NULL, as far as their mapping tells.
+    fn takes_null(&self, at: usize) -> bool {
+        let name = self.ours.reads.get(at);
+        let mut columns = self.theirs.columns.iter().zip(&self.theirs.target.columns);
+        columns.any(|(column, to)| Some(&to.name) == name && column.nullable)
+    }
+
+    fn try_column(&self, at: usize, base: &[Value]) -> Verdict {
         let mut tried = self.ours.read_types.get(at).map(samples).unwrap_or_default();
         // Codes are what a dictionary changes.
         tried.extend(self.ours.values.codes().into_iter().map(|code| Value::Text(code.into())));
+        if self.takes_null(at) {
+            tried.push(Value::Null);
+        }
         for value in tried {
-            let mut cells = base.clone();
+            let mut cells = base.to_vec();
             let Some(cell) = cells.get_mut(at) else { break };
             *cell = value.clone();
             let Some(back) = self.back(&Row(cells.into())) else { continue };
@@ -217,19 +240,35 @@ fn samples(data_type: &DataType) -> Vec<Value> {
     let text = |t: &str| Value::Text(t.to_owned().into());
     match data_type {
         T::Bool => vec![Value::Bool(true), Value::Bool(false)],
-        T::Int { unsigned: true, .. } => [1, 0, 2, 99, 100].map(Value::UInt).to_vec(),
-        T::Int { .. } => [1, 0, 2, -1, 7, 99, 100].map(Value::Int).to_vec(),
-        T::Decimal { scale, .. } => {
+        T::Int { bits, unsigned: true } => {
+            let most = u64::MAX >> (64 - u32::from((*bits).clamp(1, 64)));
+            [1, 0, 2, 99, 100, most - 1].map(Value::UInt).to_vec()
+        }
+        T::Int { bits, .. } => {
+            let most = i64::MAX >> (64 - u32::from((*bits).clamp(1, 64)));
+            [1, 0, 2, -1, 7, 99, 100, most - 1, -most].map(Value::Int).to_vec()
+        }
+        T::Decimal { precision, scale } => {
             let digits = usize::from(scale.unwrap_or(4).min(12));
+            let whole = usize::from(precision.unwrap_or(24)).saturating_sub(digits).min(20);
             let last = format!("0.{}1", "0".repeat(digits.saturating_sub(1)));
-            let all = ["1", "0", "-2", "12.5", "0.07", "33.33", &last];
-            let fits = |t: &&&str| t.split_once('.').is_none_or(|(_, f)| f.len() <= digits);
+            // All its digits, of which a float keeps some.
+            let full = match digits {
+                0 => "8".repeat(whole.max(1)),
+                _ => format!("{}.{}7", "8".repeat(whole.max(1)), "6".repeat(digits - 1)),
+            };
+            let all = ["1", "0", "-2", "12.5", "0.07", "33.33", &last, &full];
+            let fits = |t: &&&str| {
+                let (before, after) = t.split_once('.').unwrap_or((t, ""));
+                after.len() <= digits && before.trim_start_matches('-').len() <= whole.max(1)
+            };
             all.iter().filter(fits).map(|t| Value::Decimal((*t).to_owned().into())).collect()
         }
-        T::Float32 => vec![Value::Float32(1.0), Value::Float32(0.1)],
-        T::Float64 => vec![Value::Float64(1.0), Value::Float64(0.1)],
+        T::Float32 => [1.0, 0.1, 1.0 / 3.0, 16_777_215.0].map(Value::Float32).to_vec(),
+        T::Float64 => [1.0, 0.1, 1.0 / 3.0, 1e15 + 0.5].map(Value::Float64).to_vec(),
         T::Text { chars_max, .. } => {
-            let all = ["a", "Ab", " x ", "", "007", "é", "a-b", "A B"];
+            let long = "abcdefghij".repeat(chars_max.map_or(10, |most| most / 10).min(10) as usize);
+            let all = ["a", "Ab", " x ", "", "007", "é", "a-b", "A B", "中文", "1,5", &long];
             let most = chars_max.unwrap_or(u64::MAX);
             let fits = |t: &&&str| t.chars().count() as u64 <= most;
             all.iter().filter(fits).map(|t| text(t)).collect()
@@ -237,8 +276,12 @@ fn samples(data_type: &DataType) -> Vec<Value> {
         T::Bytes { fixed: None, .. } => {
             vec![Value::Bytes(vec![1].into()), Value::Bytes(vec![0, 255].into())]
         }
-        T::Date => [20_000, 19_782].map(|d| Value::Date(Date(d))).to_vec(),
-        T::Time { .. } => [0, 3_600_000_000].map(|t| Value::Time(Time(t))).to_vec(),
+        // The second is a 29th of February, the third before 1970.
+        T::Date => [20_000, 19_782, -1_400].map(|d| Value::Date(Date(d))).to_vec(),
+        T::Time { fsp, .. } => {
+            let part = if *fsp > 0 { 100_000 } else { 0 };
+            [0, 3_600_000_000, 86_399_000_000 + part].map(|t| Value::Time(Time(t))).to_vec()
+        }
         T::Timestamp { fsp } => {
             let part = if *fsp > 0 { 100_000 } else { 0 };
             [1_700_000_000_000_000, 1_711_846_800_000_000 + part]
