@@ -231,7 +231,8 @@ impl Lookups for NoLookups {
         Err(LookupFault {
             part: LookupPart::Table,
             message: "lookups are not possible here".to_owned(),
-            hint: "a lookup may stand in [mappings.columns]: it is answered when a row is written"
+            hint: "a lookup is answered when a row is written, so it may stand in [mappings.columns]; here the answer would have to stay the same \
+                   without a change of the row. What the source itself knows comes by a view, or by a dictionary that is a table of the source"
                 .to_owned(),
         })
     }
