@@ -66,6 +66,11 @@ impl Applier {
         for (name, users) in &followed.dictionaries {
             let user = users.iter().find(|user| !self.is_stopped(&user.plan.name));
             let (Some(user), Some(keeper)) = (user, self.keepers.get_mut(name)) else { continue };
+            if let Some(ahead) = keeper.ahead()
+                && self.regions.is_past(&self.reached, ahead)?
+            {
+                keeper.caught_up();
+            }
             if let Err(error) = keep(keeper) {
                 self.blame = Some(user.plan.name.clone());
                 return Err(error);

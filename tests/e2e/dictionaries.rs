@@ -157,6 +157,55 @@ async fn dictionaries_that_are_tables_are_current_from_mariadb_to_postgres() {
     translated(false, true).await;
 }
 
+/// A code that went from one row to another while nobody looked stood for something all the time.
+async fn handed_on(postgres_source: bool) {
+    let (a, b) = (Side::new(postgres_source).await, Side::new(!postgres_source).await);
+    a.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(8))").await;
+    a.sql("CREATE TABLE words (id int NOT NULL PRIMARY KEY, code varchar(8), meaning varchar(20))")
+        .await;
+    b.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, state varchar(20))").await;
+    a.sql("INSERT INTO words VALUES (1, 'won', 'first'), (2, 'twice', 'a'), (3, 'twice', 'b')")
+        .await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = head(folder.path(), &a, &b)
+        + "[[mappings]]\nfrom = \"a.orders\"\nto = \"b.orders\"\n\
+           columns = { id = \"id\", state = \"dictionary('words', status, 'none')\" }\n\
+           [dictionaries.words]\ntable = \"a.words\"\nkey = \"code\"\nvalue = \"meaning\"\n";
+    let mut daemon = started(folder.path(), &text).await;
+    daemon.kill();
+    for sql in [
+        "UPDATE words SET meaning = 'second' WHERE id = 1",
+        "INSERT INTO orders VALUES (1, 'won')",
+        "UPDATE words SET meaning = 'aa' WHERE id = 2",
+        "INSERT INTO orders VALUES (2, 'twice')",
+        "DELETE FROM words WHERE id = 1",
+        "INSERT INTO words VALUES (9, 'won', 'third')",
+        "INSERT INTO orders VALUES (3, 'won')",
+    ] {
+        a.sql(sql).await;
+    }
+    daemon.start_again();
+    let found = "SELECT id, state FROM orders ORDER BY id";
+    let caught_up = "SELECT 1, 'second' UNION ALL SELECT 2, 'none' UNION ALL SELECT 3, 'third'";
+    equal(&daemon, (&a, caught_up), (&b, found)).await;
+    // From here on, two rows with one code are two again.
+    a.sql("INSERT INTO words VALUES (10, 'won', 'fourth')").await;
+    a.sql("INSERT INTO orders VALUES (4, 'won')").await;
+    let after = format!("{caught_up} UNION ALL SELECT 4, 'none'");
+    equal(&daemon, (&a, &after), (&b, found)).await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_another_row_took_meanwhile_is_not_missing_from_postgres() {
+    handed_on(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_another_row_took_meanwhile_is_not_missing_from_mariadb() {
+    handed_on(false).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_table_of_codes_is_told_before_a_row_moves() {
     let (a, b) = (Side::new(true).await, Side::new(false).await);

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidelock_core::{Delete, Insert, Repertoire, StreamColumn, Update};
+use tidelock_core::{
+    Change, Code, Delete, Insert, OldRow, Op, Repertoire, Row, StreamColumn, TableSchema, Update,
+    Value,
+};
 
 use super::*;
 
