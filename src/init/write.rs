@@ -171,7 +171,22 @@ fn key(name: &str) -> String {
 
 /// A text of the file.
 pub fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    let plain = toml::Value::String(text.to_owned()).to_string();
+    // A text of several lines can be no key, and nobody looks for one here.
+    match plain.starts_with("\'\'\'") || plain.starts_with("\"\"\"") {
+        true => escaped(text),
+        false => plain,
+    }
+}
+
+/// A text on one line, whatever signs it has.
+fn escaped(text: &str) -> String {
+    let sign = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(sign).collect::<String>())
 }
 
 /// A name in a comment must not end it.

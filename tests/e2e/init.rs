@@ -169,3 +169,63 @@ async fn what_is_written_runs_and_no_password_is_in_it() {
     .expect("b");
     daemon.stop();
 }
+
+/// The same names on both sides, each in its server's own kinds of columns and tables.
+const ODD_PG: &str = r##"
+CREATE TYPE mood AS ENUM ('sad', 'o''k', 'a,b');
+CREATE DOMAIN short AS varchar(5) CHECK (value <> '');
+CREATE TABLE kinds (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, list int[], doc jsonb, raw bytea, feel mood, small short NOT NULL,
+    span interval, price money, words tsvector, place point, twice int GENERATED ALWAYS AS (1 + 1) STORED, at timestamptz NOT NULL, "until" timestamp,
+    day date, clock time, id_of uuid, bits bit(3), net inet, flag boolean NOT NULL, amount numeric, "user" text, "order" text, "select" text);
+CREATE TABLE parts (id int, region text NOT NULL, qty int, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+CREATE TABLE parts_eu PARTITION OF parts FOR VALUES IN ('eu');
+CREATE TABLE late (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, name text);
+CREATE UNLOGGED TABLE volatile (id int PRIMARY KEY, name text);
+CREATE TABLE keyless (name text);
+CREATE TABLE nullable (id int UNIQUE, name text);
+CREATE TABLE by_code (code char(3) PRIMARY KEY, name text);
+CREATE TABLE "a#b = ""c"" \ 'd'" (id int PRIMARY KEY, "x#y = ""z"" \ 'w'" text, "tab	tab" text);
+CREATE TABLE "表" (id int PRIMARY KEY, "名" text, "Ä" int);
+CREATE TABLE "Case" (id int PRIMARY KEY, "Name" text, name text);
+CREATE TABLE "case" (id int PRIMARY KEY, name text);
+CREATE TABLE big (id bigint PRIMARY KEY, total numeric(30,10), count bigint, ratio double precision);
+CREATE TABLE "table" (id int PRIMARY KEY, "key" text, "where" text, "columns" text);
+"##;
+const ODD_MY: &str = r##"
+CREATE TABLE kinds (id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, list json, doc json, raw blob, feel enum('sad','o''k','a,b'), small varchar(3) NOT NULL,
+    span time, price decimal(10,2), words text, place point, twice int AS (1 + 1), at datetime NOT NULL, `until` timestamp NULL,
+    day date, clock time(3), id_of uuid, bits bit(3), net inet6, flag tinyint(1) NOT NULL, amount double, `user` varchar(20), `order` set('a','b'), `select` text);
+CREATE TABLE parts (id int NOT NULL, region varchar(20) NOT NULL, qty int unsigned, PRIMARY KEY (id, region));
+CREATE TABLE late (id int NOT NULL PRIMARY KEY, name text);
+CREATE TABLE volatile (id int NOT NULL PRIMARY KEY, name text) ENGINE=MyISAM;
+CREATE TABLE keyless (name text);
+CREATE TABLE nullable (id int UNIQUE, name text);
+CREATE TABLE by_code (code varchar(3) COLLATE utf8mb4_general_ci NOT NULL PRIMARY KEY, name text);
+CREATE TABLE `a#b = "c" \ 'd'` (id int NOT NULL PRIMARY KEY, `x#y = "z" \ 'w'` text, `tab	tab` text);
+CREATE TABLE `表` (id int NOT NULL PRIMARY KEY, `名` text, `Ä` int);
+CREATE TABLE `Case` (id int NOT NULL PRIMARY KEY, `Name` text);
+CREATE TABLE big (id bigint unsigned NOT NULL PRIMARY KEY, total decimal(12,2), count int, ratio float);
+CREATE TABLE `table` (id int NOT NULL PRIMARY KEY, `key` text, `where` text, `columns` text)
+"##;
+
+async fn odd(from_postgres: bool) {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    fill(&a, &ODD_PG.replace("\\t", "\t")).await;
+    fill(&b, &ODD_MY.replace("\\t", "\t")).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let (source, target) = if from_postgres { (&a, &b) } else { (&b, &a) };
+    let text = accepted(folder.path(), &["--source", &source.url(), "--target", &target.url()]);
+    for words in ["'表'", "big", "by_code"] {
+        assert!(text.contains(words) || text.contains("表"), "{words} not in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_and_kinds_are_proposed_or_left_out_from_postgres() {
+    odd(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_names_and_kinds_are_proposed_or_left_out_from_mariadb() {
+    odd(false).await;
+}
