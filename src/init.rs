@@ -90,10 +90,12 @@ pub fn propose(sources: &[Table], targets: &[Table]) -> Proposed {
             }
         }
     }
-    // What can run goes before what cannot, then the likelier.
+    // What can run goes before what cannot, then names that are the same to the letter, then the likelier.
     candidates.sort_by(|a, b| {
         let runs = |p: &Proposal| p.faults.is_empty();
-        runs(b).cmp(&runs(a)).then(b.likely.total_cmp(&a.likely))
+        let same = |p: &Proposal| p.source.name.name == p.target.name.name;
+        let order = runs(b).cmp(&runs(a)).then(same(b).cmp(&same(a)));
+        order.then(b.likely.total_cmp(&a.likely))
     });
     let mut chosen: Vec<Proposal> = Vec::new();
     for candidate in candidates {
@@ -159,8 +161,9 @@ fn pair(source: &Table, target: &Table, names: f64) -> Proposal {
             }
         }
     }
-    // A sort that keeps the order of equals: the catalogs' order decides among them.
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // A sort that keeps the order of equals: names that are the same to the letter go first, then the catalogs' order decides.
+    let same = |one: &(f64, &Column, &Column, bool)| one.1.name == one.2.name;
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(same(b).cmp(&same(a))));
     let mut pairs: Vec<(f64, &Column, &Column, bool)> = Vec::new();
     for one in scored {
         if pairs.iter().all(|p| p.1.name != one.1.name && p.2.name != one.2.name) {
@@ -240,7 +243,9 @@ fn narrows(from: &Column, to: &Column) -> bool {
         (Text { chars_max: from, .. }, Text { chars_max: Some(to), .. }) => {
             from.is_none_or(|from| from > *to)
         }
-        (Int { bits: from, .. }, Int { bits: to, .. }) => from > to,
+        (Int { bits: from, unsigned }, Int { bits: to, unsigned: natural }) => {
+            from > to || (from == to && *unsigned && !natural) || (!unsigned && *natural)
+        }
         (
             Decimal { precision: from, scale: from_scale },
             Decimal { precision: Some(to), scale: to_scale },
