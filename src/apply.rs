@@ -77,7 +77,7 @@ const CHANGES_A_TRANSACTION: usize = 64_000;
 /// Keys that are read again at most with one target transaction, unless one source transaction touches more.
 const KEYS_A_TRANSACTION: usize = 20_000;
 /// Keys of one transaction that are kept here at most.
-const KEYS_MAX: usize = 100_000;
+pub(crate) const KEYS_MAX: usize = 100_000;
 /// How often a position without changes may be written.
 const IDLE_SAVE: Duration = Duration::from_secs(10);
 /// How often an idle session says that it lives; the server ends it after 30 seconds.

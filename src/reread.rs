@@ -40,5 +40,8 @@ mod read;
 mod touched;
 
 pub use late::Late;
-pub use read::{Blamed, Left, PutOff, Reread, Rereads, Waiting, all_but_refused, put_off, waiting};
+pub use read::{
+    Blamed, Left, PutOff, Reread, Rereads, Waiting, all_but_refused, put_off, put_off_values,
+    waiting,
+};
 pub use touched::{Refused, Touched, TouchedBy, Trace};

@@ -19,7 +19,7 @@ use crate::mapping::call::calls;
 use crate::mapping::dictionaries::Keeper;
 use crate::mapping::row::Signed;
 use crate::mapping::{Becomes, MappingPlan, Write};
-use crate::reread::{Refused, put_off};
+use crate::reread::{Refused, put_off, put_off_values};
 
 impl Applier {
     pub(super) async fn change(&mut self, change: Change) -> Result<()> {
@@ -314,6 +314,9 @@ impl Applier {
     /// Leaves the keys touched so far to the target's memory, in the open transaction.
     async fn put_off(&mut self) -> Result<()> {
         self.direct().await?;
+        for (plan, values) in self.touched.take_values()? {
+            put_off_values(self.session.sink()?, &plan, &values).await?;
+        }
         for (number, plan, keys) in self.touched.take_keys() {
             put_off(self.session.sink()?, &plan, keys).await?;
             // Those of a view are taken up before this transaction is committed.

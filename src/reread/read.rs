@@ -1,5 +1,6 @@
 //! Reading the rows of touched keys and writing what they are now, in the target session's own task.
 
+mod asked;
 mod found;
 mod gone;
 mod ready;
@@ -19,7 +20,7 @@ use tidelock_core::{
 };
 
 use self::wait::keep;
-pub use self::wait::{put_off, waiting};
+pub use self::wait::{put_off, put_off_values, waiting};
 use self::write::remove;
 pub use self::write::{Left, all_but_refused};
 use super::late::Late;
@@ -194,6 +195,9 @@ impl Rereads {
             work.owed = std::mem::take(&mut by.owed);
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
+                    self.ask(sink, &view, &mut by)
+                        .await
+                        .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
                     let spilled = by.spilled.then(|| by.plan.clone());
                     let mut read = Box::pin(self.view(sink, &view, by, &mut work)).await;
                     if let (Ok(removal), Some(plan)) = (&mut read, spilled) {

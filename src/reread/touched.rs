@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tidelock_core::{
-    Code, DataType, Error, Key, OldRow, Op, Result, Row, TableName, TableSchema, TransactionId,
-    Value, alike,
+    Code, DataType, Error, Key, OldRow, Op, Remembered, Result, Row, TableName, TableSchema,
+    TransactionId, Value, alike,
 };
 
-use super::memory::{Hash, Pending, hash};
+use super::memory::{Hash, Pending, encode_key, hash};
 use crate::expr::{Expr, Input, Truth};
 use crate::mapping::MappingPlan;
 use crate::mapping::computed::{self, Wanted};
@@ -51,6 +51,8 @@ pub struct TouchedBy {
     pub waited: Vec<Bytes>,
     /// Whether there were too many keys of a view, which are in the target's memory since.
     pub spilled: bool,
+    /// Whether values of its queries are there, too.
+    pub asked: bool,
 }
 
 /// What becomes of rows that the target refuses for what they point to; the later counts where several are asked for.
@@ -63,6 +65,16 @@ pub enum Refused {
     PutOff,
     /// The same, and meanwhile they are written without what they point to, where that may be NULL: rows may point to each other in a circle.
     Loosened,
+}
+
+/// Under what the values of a query's parameter are remembered.
+pub fn asked_with(query: usize, parameter: usize) -> [u8; 8] {
+    // No file has as many.
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
+    let mut at = [0; 8];
+    at[..4].copy_from_slice(&number(query));
+    at[4..].copy_from_slice(&number(parameter));
+    at
 }
 
 /// The values of one parameter, each once.
@@ -106,7 +118,13 @@ impl Touched {
         self.mappings.values().map(|by| by.plan.target.name.clone()).collect()
     }
 
-    /// Takes the keys out, to be put off. What queries are asked with stays.
+    /// Takes out what queries are asked with, to be put off.
+    pub fn take_values(&mut self) -> Result<Vec<(Arc<MappingPlan>, Vec<Remembered>)>> {
+        let asked = self.mappings.values_mut().filter(|by| !by.queries.is_empty());
+        asked.map(|by| Ok((by.plan.clone(), by.take_values()?))).collect()
+    }
+
+    /// Takes the keys out, to be put off.
     pub fn take_keys(&mut self) -> Vec<(usize, Arc<MappingPlan>, Vec<Pending>)> {
         self.weight = 0;
         let taken = self.mappings.iter_mut().map(|(number, by)| {
@@ -147,7 +165,23 @@ impl TouchedBy {
             refused: Refused::Told,
             waited: Vec::new(),
             spilled: false,
+            asked: false,
         }
+    }
+
+    /// Takes out what its queries are asked with, as it is remembered: under the numbers of query and parameter, and a hash.
+    pub fn take_values(&mut self) -> Result<Vec<Remembered>> {
+        self.asked = true;
+        let mut all = Vec::new();
+        for (&query, lists) in &mut self.queries {
+            for (parameter, list) in lists.iter_mut().enumerate() {
+                for (hash, value) in std::mem::take(&mut list.values) {
+                    let at = [&asked_with(query, parameter)[..], &hash].concat();
+                    all.push((at.into(), encode_key(&[value])?));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// A key whose row is sent whatever gate the mapping has.

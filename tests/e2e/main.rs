@@ -2,6 +2,7 @@
 //!
 //! Short rounds run in `make test`; with `TIDELOCK_SOAK=1` (`make soak`) the long figures.
 
+mod broken;
 mod check;
 mod compact;
 mod company;

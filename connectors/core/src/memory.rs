@@ -37,17 +37,20 @@ pub enum MemoryKind {
     Held,
     /// Rows that are inside a window of time.
     Window,
+    /// Values that the queries of tracks are asked with; forgotten before the commit.
+    Asked,
 }
 
 impl MemoryKind {
     /// Every kind.
-    pub const ALL: [MemoryKind; 6] = [
+    pub const ALL: [MemoryKind; 7] = [
         MemoryKind::View,
         MemoryKind::Owner,
         MemoryKind::Pending,
         MemoryKind::Edge,
         MemoryKind::Held,
         MemoryKind::Window,
+        MemoryKind::Asked,
     ];
 
     /// The byte that stands for it in a key. Never given to another kind.
@@ -59,6 +62,7 @@ impl MemoryKind {
             MemoryKind::Edge => b'e',
             MemoryKind::Held => b'h',
             MemoryKind::Window => b'w',
+            MemoryKind::Asked => b'q',
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use tidelock_core::{Error, Key, MemoryKind, MemoryScope, Result, Side, Sink};
+use tidelock_core::{Error, Key, MemoryKind, MemoryScope, Result, Sink};
 
 use super::found::{Found, likeness, recall};
 use super::write::{call_groups, instead};
-use super::{Gone, KEYS_A_READ, Removal, Rereads, Work, pinging};
+use super::{Gone, KEYS_A_READ, Removal, Rereads, Work};
 use crate::apply::gate::{KeyState, Pass};
 use crate::mapping::Write;
 use crate::mapping::plan::ViewPlan;
@@ -58,28 +58,7 @@ impl Rereads {
         by: TouchedBy,
         work: &mut Work<'_>,
     ) -> Result<Option<Removal>> {
-        let TouchedBy { plan, mut keys, queries, waited_since: waited, force, .. } = by;
-        for (number, values) in queries {
-            let Some(query) = view.queries.get(number) else {
-                return Err(Error::bug("a track's query is not in the plan"));
-            };
-            let values: Vec<_> = values
-                .into_iter()
-                .map(|v| (v.column, v.data_type, v.values.into_values().collect()))
-                .collect();
-            let asking = self.copier().await?.track_keys(query, &values);
-            let found = match pinging(sink, asking).await? {
-                Ok(found) => found,
-                Err(error) => {
-                    self.copier = None;
-                    return Err(error.of(Side::Source));
-                }
-            };
-            for key in found {
-                let Some(key) = view.key(&key)? else { continue };
-                keys.entry(hash(&[], key.iter())).or_insert(key);
-            }
-        }
+        let TouchedBy { plan, keys, waited_since: waited, force, .. } = by;
         let Some(table) = plan.copy.clone() else {
             return Err(Error::bug("a view without its key"));
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelock_core::{MemoryKind, MemoryScope, Result, Sink};
+use tidelock_core::{MemoryKind, MemoryScope, Remembered, Result, Sink};
 
 use super::{KEYS_A_READ, Reread};
 use crate::mapping::MappingPlan;
@@ -54,6 +54,20 @@ pub async fn waiting(
     }
     let keys = stored.iter().filter_map(|(_, key)| Pending::decode(key)).collect();
     Ok((keys, stored.len() == limit))
+}
+
+/// Puts what the queries of a mapping's tracks are asked with into the target's memory, inside the open transaction: there is too much to be
+/// kept here.
+pub async fn put_off_values(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    values: &[Remembered],
+) -> Result<()> {
+    let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Asked };
+    for some in values.chunks(KEYS_A_READ) {
+        sink.remember(&scope, some, &[]).await?;
+    }
+    Ok(())
 }
 
 /// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
