@@ -2,8 +2,8 @@
 
 use tidelock_scratch::wait_for;
 
-use super::SOON;
 use super::tracks::World;
+use super::{SOON, soaking};
 
 const OTHERS: &str = "SELECT id FROM q ORDER BY id";
 const Q: &str = "CREATE TABLE q (id int NOT NULL PRIMARY KEY)";
@@ -331,77 +331,87 @@ async fn what_becomes_of_a_row_while_it_rests_is_what_counts_from_mariadb() {
     meanwhile(false).await;
 }
 
-/// One transaction asks a track's query with more values than a statement may hold, and a single value leads to more keys than are kept.
-async fn asked(postgres_source: bool) {
-    let words = 120_000;
-    let numbers = |to: u32| match postgres_source {
-        true => format!("(SELECT generate_series(1, {to}) AS n) s"),
-        false => format!("(SELECT seq AS n FROM seq_1_to_{to}) s"),
-    };
-    let common = format!("INSERT INTO thing SELECT 9 + n, 'common' FROM {}", numbers(101_000));
-    let source = [
-        "CREATE TABLE tag (id int NOT NULL PRIMARY KEY, name varchar(160) NOT NULL, worth int NOT NULL)",
-        "CREATE INDEX tag_name ON tag (name)",
-        "ALTER TABLE tag REPLICA IDENTITY FULL",
-        "CREATE TABLE thing (id int NOT NULL PRIMARY KEY, name varchar(160) NOT NULL)",
-        "CREATE INDEX thing_name ON thing (name)",
-        "CREATE VIEW v AS SELECT t.id, (SELECT sum(g.worth) FROM tag g WHERE g.name = t.name) AS worth FROM thing t",
-        &common,
-        Q,
-    ];
+const TAGGED: [&str; 7] = [
+    "CREATE TABLE tag (id int NOT NULL PRIMARY KEY, name varchar(700) NOT NULL, worth int NOT NULL)",
+    "CREATE INDEX tag_name ON tag (name)",
+    "ALTER TABLE tag REPLICA IDENTITY FULL",
+    "CREATE TABLE thing (id int NOT NULL PRIMARY KEY, name varchar(700) NOT NULL)",
+    "CREATE INDEX thing_name ON thing (name)",
+    "CREATE VIEW v AS SELECT t.id, (SELECT sum(g.worth) FROM tag g WHERE g.name = t.name) AS worth FROM thing t",
+    Q,
+];
+
+async fn tagged(postgres_source: bool) -> World {
     let target = ["CREATE TABLE v (id int NOT NULL PRIMARY KEY, worth decimal(20,0))", Q];
     let mapped = format!(
         "[[mappings]]\nfrom = \"a.v\"\nto = \"b.v\"\n[mappings.tracks]\n'a.thing' = \"id\"\n\
          'a.tag' = {{ keys = \"SELECT id FROM {}.thing WHERE name IN (:name)\" }}\n{MAPPED_Q}",
         if postgres_source { "public" } else { "db" }
     );
-    let mut world = World::new(postgres_source, &source, &target, &mapped).await;
-    let name = |n: &str| format!("concat(repeat('x', 150), {n})");
-    world
-        .a
-        .sql(&format!(
-            "INSERT INTO thing VALUES (1, {}), (2, {}), (3, 'rare')",
-            name("7"),
-            name(&words.to_string())
-        ))
-        .await;
-    let all = "SELECT id, worth FROM v WHERE id < 10 ORDER BY id";
+    World::new(postgres_source, &TAGGED, &target, &mapped).await
+}
+
+/// One transaction asks a track's query with more than a statement may hold.
+async fn asked(postgres_source: bool) {
+    let mut world = tagged(postgres_source).await;
+    let words = 30_000;
+    let numbers = match postgres_source {
+        true => format!("(SELECT generate_series(1, {words}) AS n) s"),
+        false => format!("(SELECT seq AS n FROM seq_1_to_{words}) s"),
+    };
+    let name = |n: &str| format!("concat(repeat('x', 690), {n})");
+    let (first, last) = (name("7"), name(&words.to_string()));
+    let things = format!("INSERT INTO thing VALUES (1, {first}), (2, {last}), (3, 'rare')");
+    world.a.sql(&things).await;
+    let all = "SELECT id, worth FROM v ORDER BY id";
     world.equal(all, all).await;
-    world
-        .a
-        .sql(&format!("INSERT INTO tag SELECT n, {}, n FROM {}", name("n"), numbers(words)))
-        .await;
+    world.a.sql(&format!("INSERT INTO tag SELECT n, {}, n FROM {numbers}", name("n"))).await;
     world.equal(all, all).await;
-    world.a.sql(&format!("UPDATE tag SET worth = worth + 1 WHERE id <= {words}")).await;
+    world.a.sql("UPDATE tag SET worth = worth + 1").await;
     world.daemon.kill_and_start();
     world.equal(all, all).await;
-    // One value, and very many keys.
-    world.a.sql("INSERT INTO tag VALUES (0, 'common', 5)").await;
-    let sum = "SELECT concat(count(*), ' ', sum(worth)) FROM v WHERE id >= 10";
-    let have = async || world.b.one(sum).await;
-    let want = "101000 505000".to_owned();
-    wait_for("all of them", 4 * SOON, want, have).await.expect("all of them");
-    let left = match &world.b {
-        super::snapshot::Side::Pg(_) => {
-            "SELECT count(*) FROM tidelock.memory WHERE chr(get_byte(key, 15)) IN ('p', 'q')"
-        }
-        super::snapshot::Side::My(_) => {
-            "SELECT count(*) FROM tidelock.memory WHERE substr(`key`, 16, 1) IN ('p', 'q')"
-        }
-    };
-    assert_eq!(world.b.one(left).await, "0");
     world.state("v", "streaming").await;
     world.daemon.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_is_asked_with_very_many_values_and_gives_very_many_keys_of_postgres() {
+async fn a_query_is_asked_with_very_many_values_of_postgres() {
     asked(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_is_asked_with_very_many_values_and_gives_very_many_keys_of_mariadb() {
+async fn a_query_is_asked_with_very_many_values_of_mariadb() {
     asked(false).await;
+}
+
+/// One transaction touches more than is kept here, by keys and by a query, and one value of a query leads to more keys than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_query_is_asked_with_and_gives_beyond_what_is_kept_takes_effect_at_once() {
+    let world = tagged(true).await;
+    let rows = if soaking() { 101_000 } else { 51_000 };
+    world
+        .a
+        .sql(&format!(
+            "BEGIN; INSERT INTO thing SELECT n, 'n' || n % 25000 FROM generate_series(1, {rows}) n; \
+             INSERT INTO tag SELECT n, 'n' || n % 25000, n % 7 FROM generate_series(1, {rows}) n; COMMIT"
+        ))
+        .await;
+    let sum = "SELECT concat(count(*), ' ', sum(worth), ' ', sum(id % 1009)) FROM v";
+    let arrives = async || {
+        let want = world.a.one(sum).await;
+        wait_for("all of it", 4 * SOON, want, async || world.b.one(sum).await).await.expect("all");
+    };
+    arrives().await;
+    if soaking() {
+        world.a.sql("UPDATE thing SET name = 'common'").await;
+        arrives().await;
+        world.a.sql("INSERT INTO tag VALUES (0, 'common', 5)").await;
+        arrives().await;
+    }
+    let left = "SELECT count(*) FROM tidelock.memory WHERE substr(`key`, 16, 1) IN ('p', 'q')";
+    assert_eq!(world.b.one(left).await, "0");
+    world.state("v", "streaming").await;
+    world.daemon.stop();
 }
 
 /// A tracked table gives its name to another one with other rows, as tools that alter a table beside the work do.
