@@ -44,9 +44,21 @@ pub struct Scene {
     pub transactions: u64,
 }
 
-/// The one decision.
-pub fn dispose(error: &Error, scene: &Scene) -> Disposition {
+/// Tries in a row of what a trigger or routine wants tried again, until it is taken for a refusal of its row.
+pub const RAISED_TRIES: u32 = 5;
+
+/// Whether somebody's own code raised it as a conflict with another transaction, where the server met none.
+pub fn is_raised(error: &Error) -> bool {
+    error.kind() == ErrorKind::Transient && error.code() == Code::Rejected
+}
+
+/// The one decision; `raised` is how often in a row it was asked for another try, this time included.
+pub fn dispose(error: &Error, scene: &Scene, raised: u32) -> Disposition {
     match error.kind() {
+        ErrorKind::Transient if is_raised(error) && raised > RAISED_TRIES => {
+            let refused = Error::data(error.code(), error.message());
+            dispose(&refused, scene, 0)
+        }
         ErrorKind::Transient => Disposition::Retry,
         ErrorKind::Fenced => Disposition::Retry,
         // Whatever was called is committed without the position: nothing may be called again.
@@ -78,20 +90,29 @@ mod tests {
     fn a_data_error_is_looked_at_closely_before_a_mapping_stops() {
         let error = Error::data(Code::Constraint, "refused");
         assert!(matches!(
-            dispose(&error, &scene(Some("orders"), false)),
+            dispose(&error, &scene(Some("orders"), false), 0),
             Disposition::Again(Care::Careful { transactions: 4, suspect: Some(m) }) if m == "orders"
         ));
         assert!(
-            matches!(dispose(&error, &scene(Some("orders"), true)), Disposition::StopMapping(m) if m == "orders")
+            matches!(dispose(&error, &scene(Some("orders"), true), 0), Disposition::StopMapping(m) if m == "orders")
         );
-        assert!(matches!(dispose(&error, &scene(None, true)), Disposition::Halt));
+        assert!(matches!(dispose(&error, &scene(None, true), 0), Disposition::Halt));
+    }
+
+    #[test]
+    fn a_conflict_that_is_raised_again_and_again_is_a_refusal() {
+        let error = Error::new(ErrorKind::Transient, Code::Rejected, "raised");
+        let of = |careful, raised| dispose(&error, &scene(Some("orders"), careful), raised);
+        assert!(matches!(of(false, RAISED_TRIES), Disposition::Retry));
+        assert!(matches!(of(false, RAISED_TRIES + 1), Disposition::Again(_)));
+        assert!(matches!(of(true, RAISED_TRIES + 2), Disposition::StopMapping(m) if m == "orders"));
     }
 
     #[test]
     fn doubt_about_the_history_halts_and_the_world_is_retried() {
         let lost = Error::continuity(Code::SlotMissing, "gone");
-        assert!(matches!(dispose(&lost, &scene(None, false)), Disposition::Halt));
+        assert!(matches!(dispose(&lost, &scene(None, false), 0), Disposition::Halt));
         let down = Error::transient(Code::Unreachable, "down");
-        assert!(matches!(dispose(&down, &scene(None, true)), Disposition::Retry));
+        assert!(matches!(dispose(&down, &scene(None, true), 0), Disposition::Retry));
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Ended, Failed, MappingStop, attempt};
-use super::disposition::{Care, Disposition, dispose};
+use super::disposition::{Care, Disposition, dispose, is_raised};
 use super::shared::ShownError;
 use super::{FlowContext, FlowState};
 
@@ -34,6 +34,7 @@ pub async fn supervise(
     let mut care = Care::Normal;
     let mut mapping_stop: Option<MappingStop> = None;
     let mut looked_closer = 0;
+    let mut raised = 0;
     while !stop.is_cancelled() {
         let at_work = context.shared.attempt.lock().await;
         if wake.has_changed().unwrap_or(false) {
@@ -91,11 +92,12 @@ pub async fn supervise(
             Err(failed) => {
                 if failed.made_progress {
                     delay = DELAY_FIRST;
-                    looked_closer = 0;
+                    (looked_closer, raised) = (0, 0);
                 }
                 let Failed { error, scene, .. } = failed;
                 care = Care::Normal;
-                match dispose(&error, &scene) {
+                raised = if is_raised(&error) { raised + 1 } else { 0 };
+                match dispose(&error, &scene, raised) {
                     Disposition::Retry => {
                         retrying(&context, &error, delay);
                         wait(&mut wake, &stop, Some(jitter(delay))).await;

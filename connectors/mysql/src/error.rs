@@ -83,6 +83,22 @@ pub(crate) fn of_rows(error: Error, table: &TableName) -> Error {
     refused.with_hint("mend the trigger or the rights of its definer")
 }
 
+/// Whether the server says that it has ended a deadlock.
+pub(crate) fn is_deadlock(error: &Error) -> bool {
+    error.code() == Code::ServerBusy && error.detail() == Some("error 1213")
+}
+
+/// The error of a trigger or procedure that raises the number of a deadlock where there was none. It asks for another try.
+pub(crate) fn raised_deadlock(place: &str) -> Error {
+    Error::new(
+        ErrorKind::Transient,
+        Code::Rejected,
+        format!("{place}: a trigger or procedure raised a deadlock that is none"),
+    )
+    .with_detail("error 1213, and the transaction is still open")
+    .with_hint("let it raise another number, and see why it refuses the row")
+}
+
 /// The error of a call of a procedure: as [`map`] says, and with what the procedure raised, without values.
 pub(crate) fn map_call(place: &str, error: mysql_async::Error, call: &Call) -> Error {
     let E::Server(server) = &error else { return map(place, error) };

@@ -164,11 +164,15 @@ impl Sink for MySqlSink {
     async fn write(&mut self, batches: &[WriteBatch]) -> Result<()> {
         self.ready(true)?;
         for (i, batch) in batches.iter().enumerate() {
-            let result = self.batch(batch).await.map_err(|e| {
-                let e = error::of_rows(e, &batch.table.name);
-                let e = if e.kind() == ErrorKind::Data { e.with_batch(i) } else { e };
-                e.at(format_args!("mapping {}, table {}", batch.mapping, batch.table.name))
-            });
+            let result = match self.batch(batch).await {
+                Ok(()) => Ok(()),
+                Err(e) => {
+                    let e = error::of_rows(self.looked_into(e).await, &batch.table.name);
+                    let rows = e.kind() == ErrorKind::Data || e.code() == Code::Rejected;
+                    let e = if rows { e.with_batch(i) } else { e };
+                    Err(e.at(format_args!("mapping {}, table {}", batch.mapping, batch.table.name)))
+                }
+            };
             self.guarded(result).await?;
         }
         Ok(())

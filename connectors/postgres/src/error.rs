@@ -89,13 +89,14 @@ impl Fault {
     /// The error it is, met while `doing` something.
     pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
         let (mut kind, mut code) = classify(&self.sqlstate, &self.message, stage, self.inside);
-        // A person's own code may raise any SQLSTATE. Only that of a conflict with another transaction asks for another try.
-        if self.raised
-            && stage == Stage::Write
-            && kind != ErrorKind::Data
-            && !self.sqlstate.starts_with("40")
-        {
-            (kind, code) = (ErrorKind::Data, Code::Rejected);
+        // A person's own code may raise any SQLSTATE. Only that of a conflict with another transaction asks for another try,
+        // and not for ever.
+        if self.raised && stage == Stage::Write && kind != ErrorKind::Data {
+            kind = match self.sqlstate.starts_with("40") {
+                true => ErrorKind::Transient,
+                false => ErrorKind::Data,
+            };
+            code = Code::Rejected;
         }
         let text = self.text(stage);
         let mut error = Error::new(kind, code, format!("{doing}: {text}"));

@@ -52,8 +52,9 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::future::MaybeDone;
 use tidelock_core::{
-    Call, CopyRow, Error, Key, Lines, Load, LookupTarget, Mark, MemoryScope, Position, Progress,
-    Remembered, Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch, WriteOp,
+    Call, Code, CopyRow, Error, ErrorKind, Key, Lines, Load, LookupTarget, Mark, MemoryScope,
+    Position, Progress, Remembered, Result, Sink, SinkSpec, StateRow, TargetTable, Value,
+    WriteBatch, WriteOp,
 };
 
 use crate::error::Stage;
@@ -208,9 +209,12 @@ fn keeps_documents(batch: &WriteBatch) -> Result<()> {
     Ok(())
 }
 
-/// Only what is about the data is about a batch.
+/// Only what is about the data, or raised by what rows lead to, is about a batch.
 fn attribute(error: Error, batch: usize) -> Error {
-    if error.kind() == tidelock_core::ErrorKind::Data { error.with_batch(batch) } else { error }
+    match error.kind() == ErrorKind::Data || error.code() == Code::Rejected {
+        true => error.with_batch(batch),
+        false => error,
+    }
 }
 
 #[async_trait]

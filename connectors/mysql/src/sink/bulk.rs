@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
-use tidelock_core::{ErrorKind, Load, Result, Value};
+use tidelock_core::{Code, ErrorKind, Load, Result, Value};
 use tokio::sync::mpsc;
 
 use super::{MySqlSink, WRITE};
@@ -34,14 +34,18 @@ impl MySqlSink {
         let counted = self.counted(load).await?;
         self.session.run("SAVEPOINT tidelock_load").await?;
         let sent = self.send_load(&sql, load, counted).await;
-        match sent.map_err(|e| error::of_rows(e, &load.table.name)) {
+        match sent {
             Ok(true) => {
                 self.session.run("RELEASE SAVEPOINT tidelock_load").await?;
                 return Ok(true);
             }
             Ok(false) => {}
-            Err(error) if error.kind() == ErrorKind::Data => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                let error = error::of_rows(self.looked_into(error).await, &load.table.name);
+                if error.kind() != ErrorKind::Data && error.code() != Code::Rejected {
+                    return Err(error);
+                }
+            }
         }
         self.session.run("ROLLBACK TO SAVEPOINT tidelock_load").await?;
         self.refused.insert(id, REFUSED_PIECES);

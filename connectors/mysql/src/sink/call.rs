@@ -62,8 +62,8 @@ impl MySqlSink {
         let place = self.session.place.clone();
         let mut before: Option<&Call> = None;
         for (i, call) in calls.iter().enumerate() {
-            let at = |error: Error| match error.kind() {
-                ErrorKind::Data => error.with_batch(i),
+            let at = |error: Error| match (error.kind(), error.code()) {
+                (ErrorKind::Data, _) | (_, Code::Rejected) => error.with_batch(i),
                 _ => error,
             };
             let released = before.map(|_| format!("RELEASE SAVEPOINT {SAVEPOINT}; {JUDGES}; "));
@@ -105,7 +105,11 @@ impl MySqlSink {
         let told = error::map_call(&doing(&place, call), error, call);
         // After a deadlock the savepoint is gone through no fault of the procedure's.
         if told.kind() != ErrorKind::Data {
-            return told;
+            let called = format!("mapping {}: calling {}", call.mapping, call.routine.name);
+            return match self.looked_into(told).await {
+                error if error.code() == Code::Rejected => error.at(called),
+                error => error,
+            };
         }
         match self.trip(&format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}; {JUDGES}")).await {
             Err(error) if error::lost_savepoint(&error, SAVEPOINT) => commits(&place, call),

@@ -3,7 +3,7 @@
 use tidelock_core::{Code, Error, Mark, Position, Result};
 
 use super::{MySqlSink, flow_row, plain};
-use crate::upsert;
+use crate::{error, upsert};
 
 /// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
 fn one_row() -> String {
@@ -105,6 +105,19 @@ impl MySqlSink {
             )),
             _ => e,
         })
+    }
+
+    /// A deadlock that the server has ended has undone the transaction, our mark with it. Where the mark is still there, the number was
+    /// raised by somebody (`SIGNAL`).
+    pub(super) async fn looked_into(&mut self, error: Error) -> Error {
+        if !error::is_deadlock(&error) {
+            return error;
+        }
+        let sql = format!("SELECT seq FROM {}.`progress` WHERE {}", self.meta, self.ours);
+        match self.session.query::<u64>(&sql).await {
+            Ok(found) if found == [self.seq] => error::raised_deadlock(&self.session.place),
+            Ok(_) | Err(_) => error,
+        }
     }
 
     /// Mark and position in one statement, which is a transaction by itself.
