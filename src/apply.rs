@@ -465,7 +465,8 @@ fn numbered(plans: &[Arc<MappingPlan>]) -> Vec<Mapped> {
     plans.iter().enumerate().map(|(number, plan)| Mapped { plan: plan.clone(), number }).collect()
 }
 
-fn shown(row: &StateRow) -> ShownError {
+/// What others are shown of a stop.
+pub fn shown(row: &StateRow) -> ShownError {
     ShownError {
         code: row.code.map(|c| c.as_str().to_owned()).unwrap_or_default(),
         message: row.message.clone(),
@@ -488,9 +489,15 @@ pub fn stop_row(
         state: StoredState::Stopped,
         code: Some(error.code()),
         message: error.to_string(),
-        hint: error.hint().unwrap_or_default().to_owned(),
+        hint: whole_command(error.hint().unwrap_or_default(), flow, mapping),
         position: position.to_string(),
     }
+}
+
+/// A text whose commands name the mapping with its flow: another flow may have one of the same name.
+pub fn whole_command(text: &str, flow: &str, mapping: &str) -> String {
+    let bare = format!("`tidelock resync {mapping}`");
+    text.replace(&bare, &format!("`tidelock resync {flow}/{mapping}`"))
 }
 
 /// Microseconds since 1970 on our clock.

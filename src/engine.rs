@@ -337,7 +337,7 @@ impl Engine {
             let stopped = context.target.read_states(&context.pipeline).await?;
             if stopped.iter().any(|s| s.flow == *flow && s.mapping == *mapping) {
                 return refuse(format!(
-                    "mapping {mapping} is stopped: `tidelock resync {mapping}` brings it back"
+                    "mapping {mapping} is stopped: `tidelock resync {flow}/{mapping}` brings it back"
                 ));
             }
             let copies = context.target.read_copies(&context.pipeline).await?;

@@ -18,7 +18,7 @@ use super::start::{self, Ready, Started, Systems};
 use super::{FlowContext, FlowState};
 use crate::apply::gate::Gates;
 use crate::apply::loaders::Loaders;
-use crate::apply::{Applier, Begin, Committed, Scope, stop_row};
+use crate::apply::{Applier, Begin, Committed, Scope, shown, stop_row};
 use crate::copy::{CopyFailed, Copying, Job, Regions, Reverse, copy};
 use crate::flow::shared::ShownError;
 use crate::mapping::MappingPlan;
@@ -140,7 +140,7 @@ pub async fn attempt(
         context.target.write_state(&row).await.map_err(Failed::early)?;
         tracing::error!(%flow, %mapping, code = %error.code(), %error,
             hint = error.hint().unwrap_or_default(), "mapping stopped; others go on");
-        context.shared.set_stopped(&mapping, Some(ShownError::from(&error)), false);
+        context.shared.set_stopped(&mapping, Some(shown(&row)), false);
         stopped.insert(mapping);
     }
     let source = tokio::select! {

@@ -150,7 +150,7 @@ pub struct MappingShared {
     pub copy: Mutex<Option<CopyRow>>,
     /// What a person should know of it.
     pub notes: Mutex<Vec<String>>,
-    /// What the end of its copy waits for.
+    /// What its copy waits for.
     pub waits: Mutex<Option<String>>,
     /// The shape of its table at which the log was last found to hold rows of an older one.
     drift: Mutex<Option<String>>,
@@ -347,6 +347,8 @@ impl FlowShared {
     /// Sets what a person should know of a mapping; what is new is logged.
     pub fn set_notes(&self, mapping: &str, notes: Vec<String>) {
         let Some(entry) = lock(&self.mappings).get(mapping).cloned() else { return };
+        let whole = |note: &String| crate::apply::whole_command(note, &self.name, mapping);
+        let notes: Vec<String> = notes.iter().map(whole).collect();
         let mut known = lock(&entry.notes);
         for note in notes.iter().filter(|n| !known.contains(n)) {
             tracing::warn!(flow = %self.name, %mapping, "{note}");
@@ -354,7 +356,7 @@ impl FlowShared {
         *known = notes;
     }
 
-    /// Sets what the end of a mapping's copy waits for.
+    /// Sets what a mapping's copy waits for.
     pub fn set_waits(&self, mapping: &str, why: Option<String>) {
         if let Some(entry) = lock(&self.mappings).get(mapping) {
             *lock(&entry.waits) = why;

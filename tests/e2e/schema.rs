@@ -374,7 +374,10 @@ async fn a_table_made_again_or_swapped_is_compared_and_a_drop_alone_empties_noth
             assert!(began.elapsed() < SOON, "{flows:#?}\n{}", pair.daemon.log());
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
-        assert!(said.contains("it is empty") && said.contains("tidelock resync item"), "{said}");
+        assert!(
+            said.contains("it is empty") && said.contains("`tidelock resync a:b/item`"),
+            "{said}"
+        );
         assert_eq!(pair.target.one(SUM).await, "1 50 6");
         pair.resync("item");
         pair.target_has("SELECT count(*) FROM item", "0").await;
@@ -554,7 +557,7 @@ async fn partitions_that_come_or_go_with_their_rows_are_followed() {
             .sql(if postgres { "DROP TABLE p3" } else { "ALTER TABLE part DROP PARTITION p3" })
             .await;
         let said = pair.stops("part", "TL0205").await;
-        assert!(said.contains("tidelock resync part"), "{said}");
+        assert!(said.contains("`tidelock resync a:b/part`"), "{said}");
         assert_eq!(pair.target.one(sum).await, if postgres { "3 804" } else { "2 405" });
         pair.resync("part");
         pair.equal(sum, if postgres { "2 603" } else { "0 0" }).await;
@@ -634,7 +637,7 @@ async fn in_a_two_way_pipeline_ddl_stays_on_its_side_and_is_noted() {
     daemon
         .wait("noted", SOON, |flows| {
             let notes = Pair::mapping(flows, "item")["notes"].to_string();
-            notes.contains("came") && notes.contains("tidelock resync item")
+            notes.contains("came") && notes.contains("`tidelock resync a:b/item`")
         })
         .await;
     let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'item'";
