@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// The table that holds it, in each target's meta schema.
 pub const MEMORY_TABLE: &str = "memory";
@@ -39,6 +39,26 @@ pub enum MemoryKind {
     Window,
     /// Values that the queries of tracks are asked with; forgotten before the commit.
     Asked,
+}
+
+/// What the tables of a meta schema mean, as this binary writes them: more where an older one would misread them (a cursor of a copy in
+/// parts, keys that wait). It stands in the memory table under [`FORMAT_KEY`], which is shorter than any key of a mapping.
+pub const FORMAT: u32 = 1;
+/// The key of the format.
+pub const FORMAT_KEY: &[u8] = b"format";
+
+/// Whether the format is to be written; fails where a newer binary has written its own. `meta`: the meta schema, for messages.
+pub fn format_is_due(meta: &str, stored: Option<&[u8]>) -> Result<bool> {
+    let Some(stored) = stored else { return Ok(true) };
+    let known = std::str::from_utf8(stored).ok().and_then(|text| text.parse::<u32>().ok());
+    match known {
+        Some(format) if format <= FORMAT => Ok(format < FORMAT),
+        Some(_) | None => Err(Error::setup(
+            Code::Catalog,
+            format!("{meta}: a newer tidelock has written here, in a form that this one does not know"),
+        )
+        .with_hint("start the newer binary again; to go back for good, `tidelock drop` with it and begin anew")),
+    }
 }
 
 impl MemoryKind {

@@ -1,7 +1,7 @@
 //! tidelock's own tables: the system's id, progress rows, lasting states, copies and memory.
 
 use mysql_async::Row;
-use tidelock_core::memory::{MEMORY_KEY_MAX, MEMORY_PREFIX};
+use tidelock_core::memory::{FORMAT, FORMAT_KEY, MEMORY_KEY_MAX, MEMORY_PREFIX, format_is_due};
 use tidelock_core::{
     Code, CopyPhase, CopyReason, CopyRow, Error, FLOW_CHARS_MAX, MAPPING_CHARS_MAX, MEMORY_TABLE,
     MemoryPrefix, MemoryRange, PIPELINE_CHARS_MAX, PROGRESS_TABLE, Position, Progress, Result,
@@ -102,6 +102,7 @@ pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId
             session.run(&sql).await?;
         }
     }
+    keep_format(session, meta).await?;
     if let Some(id) = system_id(session, meta).await? {
         return Ok(id);
     }
@@ -111,6 +112,21 @@ pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId
     system_id(session, meta)
         .await?
         .ok_or_else(|| Error::bug(format!("{}: the system's id vanished", session.place)))
+}
+
+/// Refuses what a newer binary has written; says what this one writes.
+async fn keep_format(session: &mut Session, meta: &str) -> Result<()> {
+    let (memory, key) = (format!("{}.`{MEMORY_TABLE}`", quote(meta)), hex(FORMAT_KEY));
+    let stored: Vec<Vec<u8>> =
+        session.query(&format!("SELECT value FROM {memory} WHERE `key` = {key}")).await?;
+    if format_is_due(meta, stored.first().map(Vec::as_slice))? {
+        let format = hex(FORMAT.to_string().as_bytes());
+        let sql = format!(
+            "INSERT INTO {memory} (`key`, value) VALUES ({key}, {format}) ON DUPLICATE KEY UPDATE value = {format}"
+        );
+        session.run(&sql).await?;
+    }
+    Ok(())
 }
 
 fn column<T: mysql_async::prelude::FromValue>(row: &Row, name: &str) -> Result<T> {

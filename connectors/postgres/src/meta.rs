@@ -1,5 +1,6 @@
 //! tidelock's own tables in a database: the system's id, progress, lasting states, copies and memory.
 
+use tidelock_core::memory::{FORMAT, FORMAT_KEY, format_is_due};
 use tidelock_core::{
     Code, CopyPhase, CopyReason, CopyRow, Error, MEMORY_TABLE, MemoryPrefix, MemoryRange, Position,
     Progress, Result, StateRow, StoredState, SystemId, TableName,
@@ -90,6 +91,7 @@ pub(crate) async fn ensure(session: &Session, schema: &str) -> Result<SystemId> 
     if !missing(session, schema).await?.is_empty() {
         make(session, schema).await?;
     }
+    keep_format(session, schema).await?;
     if let Some(id) = system_id(session, schema).await? {
         return Ok(id);
     }
@@ -103,6 +105,22 @@ pub(crate) async fn ensure(session: &Session, schema: &str) -> Result<SystemId> 
     system_id(session, schema).await?.ok_or_else(|| {
         Error::setup(Code::Catalog, format!("{schema}.system holds no id after one was written"))
     })
+}
+
+/// Refuses what a newer binary has written; says what this one writes.
+async fn keep_format(session: &Session, schema: &str) -> Result<()> {
+    let memory = format!("{}.{MEMORY_TABLE}", ident(schema));
+    let sql = format!("SELECT value FROM {memory} WHERE key = $1");
+    let row = session.query_opt("reading the format", &sql, &[&FORMAT_KEY]).await?;
+    let stored: Option<Vec<u8>> = row.as_ref().map(|row| get(row, 0)).transpose()?;
+    if format_is_due(schema, stored.as_deref())? {
+        let sql = format!(
+            "INSERT INTO {memory} (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        );
+        let format = FORMAT.to_string();
+        session.execute("writing the format", &sql, &[&FORMAT_KEY, &format.as_bytes()]).await?;
+    }
+    Ok(())
 }
 
 async fn make(session: &Session, schema: &str) -> Result<()> {
