@@ -1,9 +1,15 @@
 //! How a row gives a unique value up for a moment, so that another can take it.
 
+use tidelock_core::value::{Date, Instant, Timestamp};
 use tidelock_core::{ByteString, Bytes, DataType, Table, TargetColumn, Value};
 
 use super::key::all_uniques;
 use super::pairs::Pair;
+
+/// The last day, and the last second, that every server has (9999-12-31), since 1970; and of a `timestamp` of MariaDB and MySQL.
+const DAY_LAST: i32 = 2_932_896;
+const SECOND_LAST: i64 = 253_402_300_799;
+const SECOND_LAST_NARROW: i64 = 2_147_483_647;
 
 /// A column of a unique index beside the mapping's key, and that it may hold NULL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +90,25 @@ fn stand_in(data_type: &DataType, number: u64) -> Option<Value> {
             bytes.resize(fixed.map_or(bytes.len(), |fixed| fixed as usize), b'~');
             Some(Value::Bytes(Bytes::from(bytes)))
         }
+        DataType::Date => {
+            let days = DAY_LAST.checked_sub(i32::try_from(number).ok()?)?;
+            Some(Value::Date(Date(days)))
+        }
+        DataType::Timestamp { .. } => {
+            Some(Value::Timestamp(Timestamp(before(SECOND_LAST, number)?)))
+        }
+        DataType::Instant { narrow, .. } => {
+            let last = if *narrow { SECOND_LAST_NARROW } else { SECOND_LAST };
+            Some(Value::Instant(Instant(before(last, number)?)))
+        }
         DataType::Uuid => Some(Value::Uuid((u128::MAX - u128::from(number)).to_be_bytes())),
         _ => None,
     }
+}
+
+/// So many seconds before a second since 1970, in microseconds.
+fn before(last: i64, number: u64) -> Option<i64> {
+    last.checked_sub(i64::try_from(number).ok()?)?.checked_mul(1_000_000)
 }
 
 /// A word that begins as hardly any value of a table does, as far as the column is wide enough for that.
@@ -110,6 +132,13 @@ mod tests {
         assert_eq!(stand_in(&DataType::Int { bits: 8, unsigned: false }, 200), None);
         let decimal = DataType::Decimal { precision: Some(6), scale: Some(2) };
         assert_eq!(stand_in(&decimal, 1), Some(Value::Decimal("9998".into())));
+        assert_eq!(stand_in(&DataType::Date, 1), Some(Value::Date(Date(2_932_895))));
+        let narrow = DataType::Instant { fsp: 0, narrow: true };
+        assert_eq!(
+            stand_in(&narrow, 7),
+            Some(Value::Instant(Instant(2_147_483_640_000_000))),
+            "whole seconds"
+        );
         assert_eq!(word(7, 300).as_deref(), Some("~tidelock~000007"));
         assert_eq!(word(1234567, 5).as_deref(), Some("34567"));
         assert_eq!(word(7, 0), None);
