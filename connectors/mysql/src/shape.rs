@@ -36,10 +36,13 @@ struct Column {
     collation: Option<String>,
     expression: Option<String>,
     nullable: bool,
+    /// Whether it is `AUTO_INCREMENT`; those of before did not write it down.
+    #[serde(default)]
+    numbered: Option<bool>,
 }
 
 type ColumnRow =
-    (String, String, String, String, Option<String>, Option<String>, Option<String>, bool);
+    (String, String, String, String, Option<String>, Option<String>, Option<String>, bool, bool);
 
 /// Looks at tables.
 pub(crate) async fn look(session: &mut Session, scope: Scope<'_>) -> Result<Look> {
@@ -73,7 +76,8 @@ pub(crate) async fn shapes(
     let columns: Vec<ColumnRow> = session
         .query(&format!(
             "SELECT table_schema, table_name, column_name, column_type, character_set_name, \
-             collation_name, generation_expression, is_nullable = 'YES' \
+             collation_name, generation_expression, is_nullable = 'YES', \
+             extra LIKE '%auto_increment%' \
              FROM information_schema.columns WHERE {chosen} ORDER BY 1, 2, ordinal_position"
         ))
         .await?;
@@ -86,14 +90,24 @@ pub(crate) async fn shapes(
         ))
         .await?;
     let mut found: HashMap<TableName, Shape> = HashMap::new();
-    for (schema, table, name, native, charset, collation, expression, nullable) in columns {
+    for (schema, table, name, native, charset, collation, expression, nullable, numbered) in columns
+    {
         let shape = found.entry(TableName::new(schema, table)).or_insert_with(|| Shape {
             columns: Vec::new(),
             key: Vec::new(),
             uniques: None,
         });
         let expression = expression.filter(|e| !e.is_empty());
-        shape.columns.push(Column { name, native, charset, collation, expression, nullable });
+        let numbered = Some(numbered);
+        shape.columns.push(Column {
+            name,
+            native,
+            charset,
+            collation,
+            expression,
+            nullable,
+            numbered,
+        });
     }
     let mut uniques: HashMap<TableName, BTreeMap<String, Vec<String>>> = HashMap::new();
     for (schema, table, index, column, primary) in keys {
@@ -148,6 +162,8 @@ pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange 
         } else if b.nullable && !n.nullable {
             // Without a strict sql_mode the server writes zeros and empty texts in the place of NULL.
             format!("column {} took NULL, and does not any more", b.name)
+        } else if b.numbered == Some(false) && n.numbered == Some(true) {
+            format!("column {} is AUTO_INCREMENT now, and a 0 in it got a number", b.name)
         } else {
             continue;
         };
@@ -160,6 +176,14 @@ pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange 
 pub(crate) fn has(shape: &str, column: &str) -> bool {
     serde_json::from_str::<Shape>(shape)
         .is_ok_and(|s| s.columns.iter().any(|c| c.name.eq_ignore_ascii_case(column)))
+}
+
+/// Whether a table has a unique index, or a key, that it did not have before.
+pub(crate) fn has_more_unique(before: &str, now: &str) -> bool {
+    let parsed = |text: &str| serde_json::from_str::<Shape>(text).ok();
+    let (Some(before), Some(now)) = (parsed(before), parsed(now)) else { return false };
+    let (Some(known), Some(uniques)) = (&before.uniques, &now.uniques) else { return false };
+    uniques.iter().chain([&now.key]).any(|unique| *unique != before.key && !known.contains(unique))
 }
 
 /// Whether every value of the one type stays as it is in the other.
@@ -255,6 +279,7 @@ mod tests {
                 collation: None,
                 expression: None,
                 nullable: true,
+                numbered: None,
             };
             let columns = vec![column("a", a), column("x", x)];
             serde_json::to_string(&Shape { columns, key: vec![], uniques: None }).unwrap()

@@ -84,6 +84,8 @@ enum Touch {
     Rows(&'static str),
     /// Rows of a partition went away.
     Partition,
+    /// The copy that an online schema changer has filled took its name.
+    Shadowed,
     /// Its columns may be others; those that the statement took away.
     Altered(Vec<String>),
 }

@@ -141,7 +141,7 @@ impl Assembler {
         for (old, new) in from.iter().zip(&to) {
             if let Some(table) = self.named(query, *new) {
                 let touch = if ddl::is_shadow(old.table, &table.name) {
-                    Touch::Altered(Vec::new())
+                    Touch::Shadowed
                 } else {
                     Touch::Replaced("another table was given its name")
                 };

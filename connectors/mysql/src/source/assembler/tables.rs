@@ -120,6 +120,11 @@ fn what_became(known: &Known, now: &str, touch: Touch) -> ShapeChange {
         Touch::Partition => {
             ShapeChange::Vanished("a partition was dropped or truncated".to_owned())
         }
+        // They copy by INSERT IGNORE.
+        Touch::Shadowed if shape::has_more_unique(&known.shape, now) => ShapeChange::Rows(
+            "the copy that took its name has a unique index more, and rows that break it were left out".to_owned(),
+        ),
+        Touch::Shadowed => ShapeChange::Same,
         // A mapped column that was taken away and is there.
         Touch::Altered(taken) => {
             match taken.into_iter().find(|t| {
