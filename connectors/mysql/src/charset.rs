@@ -108,6 +108,15 @@ impl Charset {
         Ok(Charset::known(name, &version))
     }
 
+    /// Reads the tables of all sets that need one: a client may name things in any of them.
+    pub async fn load_all(session: &mut Session) -> Result<()> {
+        let sql = "SELECT character_set_name FROM information_schema.character_sets";
+        for name in session.query::<String>(sql).await? {
+            Charset::load(session, &name).await?;
+        }
+        Ok(())
+    }
+
     /// Whether the bytes of a text are its UTF-8.
     pub fn is_utf8(&self) -> bool {
         matches!(self, Charset::Utf8 | Charset::Utf8mb3 | Charset::Ascii)

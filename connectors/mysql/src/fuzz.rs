@@ -127,9 +127,10 @@ fn decode(event: &Event, layouts: &[Layout]) {
     for compressed in [false, true] {
         if let Ok(query) = binlog::query(data, compressed) {
             // A byte that is not UTF-8 becomes three.
-            assert!(query.sql.len() <= 3 * INFLATED_MAX * data.len());
-            let words = ddl::words(&query.sql);
-            assert!(words.len() <= query.sql.len());
+            let sql = query.text(&charsets());
+            assert!(sql.len() <= 3 * INFLATED_MAX * data.len());
+            let words = ddl::words(&sql, query.mode);
+            assert!(words.len() <= sql.len());
             let _ = (ddl::classify(&words), ddl::subject(&words), ddl::renames(&words));
         }
     }

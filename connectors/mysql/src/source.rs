@@ -246,6 +246,11 @@ async fn dump(
     let mut request =
         BinlogStreamRequest::new(replica_id(spec, endpoint)).with_hostname(b"tidelock");
     session
+    let foreign = |t: &TableName| !t.name.is_ascii() || !t.schema.is_ascii();
+    if spec.tables.iter().any(|t| foreign(&t.name)) {
+        // A statement names them in the set of whoever sent it.
+        Charset::load_all(&mut session).await?;
+    }
         .run(
             "SET @master_heartbeat_period = 5000000000, @source_heartbeat_period = 5000000000, \
               @master_binlog_checksum = @@global.binlog_checksum, \

@@ -52,8 +52,9 @@ pub(crate) struct Named<'a> {
 
 /// The words of a statement: identifiers and keywords, without comments and strings. Executable comments
 /// (`/*!50100 … */`) count as text. What MariaDB lets stand before a statement (`SET STATEMENT … FOR`) is left out.
-pub(crate) fn words(sql: &str) -> Vec<Word> {
-    let mut words = all_words(sql);
+/// Without the `sql_mode` a backslash escapes, and what stands in double quotes counts as a name.
+pub(crate) fn words(sql: &str, mode: Option<u64>) -> Vec<Word> {
+    let mut words = all_words(sql, mode);
     while let [first, second, ..] = words.as_slice()
         && first.is("SET")
         && second.is("STATEMENT")
@@ -66,7 +67,13 @@ pub(crate) fn words(sql: &str) -> Vec<Word> {
     words
 }
 
-fn all_words(sql: &str) -> Vec<Word> {
+/// `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES`.
+const ANSI_QUOTES: u64 = 1 << 2;
+const NO_ESCAPES: u64 = 1 << 20;
+
+fn all_words(sql: &str, mode: Option<u64>) -> Vec<Word> {
+    let ansi = mode.is_none_or(|mode| mode & ANSI_QUOTES != 0);
+    let escapes = mode.is_none_or(|mode| mode & NO_ESCAPES == 0);
     let mut words: Vec<Word> = Vec::new();
     let (mut dotted, mut depth) = (false, 0usize);
     let mut chars = sql.chars().peekable();
@@ -75,7 +82,7 @@ fn all_words(sql: &str) -> Vec<Word> {
             words.push(Word { text, quoted, dotted: std::mem::take(&mut dotted), depth });
         };
         match c {
-            '`' | '"' => {
+            '`' | '"' if c == '`' || ansi => {
                 let mut word = String::new();
                 while let Some(x) = chars.next() {
                     if x == c {
@@ -88,18 +95,23 @@ fn all_words(sql: &str) -> Vec<Word> {
                 }
                 push(word, true);
             }
-            '\'' => {
+            '\'' | '"' => {
                 while let Some(x) = chars.next() {
                     match x {
-                        '\\' => drop(chars.next()),
-                        '\'' if chars.peek() == Some(&'\'') => drop(chars.next()),
-                        '\'' => break,
+                        '\\' if escapes => drop(chars.next()),
+                        x if x == c && chars.peek() == Some(&c) => drop(chars.next()),
+                        x if x == c => break,
                         _ => {}
                     }
                 }
             }
             '#' => while chars.next().is_some_and(|x| x != '\n') {},
-            '-' if chars.peek() == Some(&'-') => while chars.next().is_some_and(|x| x != '\n') {},
+            // A number may have two signs: a comment has a blank behind them.
+            '-' if chars.peek() == Some(&'-')
+                && chars.clone().nth(1).is_none_or(|x| x.is_whitespace() || x.is_control()) =>
+            {
+                while chars.next().is_some_and(|x| x != '\n') {}
+            }
             '/' if chars.peek() == Some(&'*') => {
                 chars.next();
                 let run = match chars.peek() {
@@ -203,6 +215,20 @@ pub(crate) fn subject(words: &[Word]) -> Option<Named<'_>> {
             }
         }
         _ => words.iter().position(|w| w.is("TABLE"))? + 1,
+    };
+    name_at(words, at).map(|(name, _)| name)
+}
+
+/// The one table that `INSERT`, `REPLACE` or `LOAD DATA` writes; `None` where it may be any that is mentioned.
+pub(crate) fn written(words: &[Word]) -> Option<Named<'_>> {
+    const BETWEEN: [&str; 5] = ["LOW_PRIORITY", "DELAYED", "HIGH_PRIORITY", "IGNORE", "INTO"];
+    let is = |at: usize, keyword: &str| words.get(at).is_some_and(|w| w.is(keyword));
+    let at = if is(0, "INSERT") || is(0, "REPLACE") {
+        (1..words.len()).find(|at| BETWEEN.iter().all(|word| !is(*at, word)))?
+    } else if is(0, "LOAD") {
+        (1..words.len()).find(|at| is(*at, "INTO") && is(at + 1, "TABLE"))? + 2
+    } else {
+        return None;
     };
     name_at(words, at).map(|(name, _)| name)
 }
@@ -353,6 +379,25 @@ pub(crate) fn renames(words: &[Word]) -> Option<(Vec<Named<'_>>, Vec<Named<'_>>)
 mod tests {
     use super::*;
 
+    fn words(sql: &str) -> Vec<Word> {
+        super::words(sql, None)
+    }
+
+    #[test]
+    fn what_a_quotation_mark_is_depends_on_the_mode() {
+        let taken = |sql: &str, mode: u64| {
+            let words = super::words(sql, Some(mode));
+            columns_taken(&words).join(",")
+        };
+        assert_eq!(taken(r"ALTER TABLE t COMMENT 'x\', DROP a", NO_ESCAPES), "a");
+        assert_eq!(taken(r"ALTER TABLE t COMMENT 'x\', DROP a'", 0), "");
+        assert_eq!(taken(r#"ALTER TABLE t COMMENT "it's", DROP a"#, 0), "a");
+        assert_eq!(taken(r#"ALTER TABLE t DROP "a b""#, ANSI_QUOTES), "a b");
+        assert_eq!(taken("ALTER TABLE t ADD CHECK (b --1 > 0), DROP a", 0), "a");
+        let named = super::words(r#"ALTER TABLE t COMMENT "u""#, Some(0));
+        assert!(named.iter().all(|word| word.text != "u"));
+    }
+
     fn texts(sql: &str) -> Vec<String> {
         words(sql).into_iter().map(|w| w.text).collect()
     }
@@ -435,6 +480,20 @@ mod tests {
         assert!(matches!(lost(convert), Loss::Rows(_)));
         assert!(matches!(lost("ALTER TABLE t EXCHANGE PARTITION p WITH TABLE x"), Loss::Rows(_)));
         assert!(matches!(lost("ALTER IGNORE TABLE t ADD UNIQUE (a)"), Loss::Rows(_)));
+    }
+
+    #[test]
+    fn what_a_statement_only_reads_is_not_written() {
+        let of = |s: &str| {
+            let words = words(s);
+            written(&words).map(|n| (n.schema.map(str::to_owned), n.table.to_owned()))
+        };
+        let sums = Some((Some("p".to_owned()), "sums".to_owned()));
+        assert_eq!(of("REPLACE INTO p.sums (a) SELECT count(*) FROM t"), sums);
+        assert_eq!(of("INSERT LOW_PRIORITY IGNORE `t` VALUES (1)"), Some((None, "t".to_owned())));
+        assert_eq!(of("LOAD DATA INFILE 'x' IGNORE INTO TABLE p.sums"), sums);
+        assert_eq!(of("UPDATE a, t SET t.b = a.b"), None);
+        assert_eq!(of("INSERT"), None);
     }
 
     #[test]

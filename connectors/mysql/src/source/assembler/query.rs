@@ -39,7 +39,7 @@ impl Assembler {
             // Dummies that stand for events this replica is not sent.
             return Ok(());
         }
-        let words = ddl::words(&query.sql);
+        let words = ddl::words(&query.text(&self.charsets), query.mode);
         let statement = ddl::classify(&words);
         let tables = self.mentioned(&query, &words);
         match statement {
