@@ -26,6 +26,11 @@ impl MariaGtidSet {
         self.0.get(&domain).copied()
     }
 
+    /// Whether the last transaction of every domain is of this server's.
+    pub fn is_by(&self, server: u32) -> bool {
+        !self.0.is_empty() && self.0.values().all(|(last, _)| *last == server)
+    }
+
     /// Whether some domain has come to the same GTID in both.
     pub fn meets(&self, other: &MariaGtidSet) -> bool {
         self.0.iter().any(|(domain, last)| other.0.get(domain) == Some(last))

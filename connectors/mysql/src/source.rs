@@ -135,6 +135,7 @@ pub(crate) async fn prove(
             session.place
         );
     }
+    prove_length(session, from, same, resync).await?;
     if session.maria() {
         return prove_file(session, from, resync).await;
     }
@@ -149,6 +150,47 @@ pub(crate) async fn prove(
         format!("{}: the binary log that is still needed was removed", session.place),
     )
     .with_hint(resync))
+}
+
+/// A log that begins anew (`RESET MASTER`, a server filled from a dump) counts its GTIDs from the start, and so comes to ours again with other
+/// transactions. Files only grow in number: the server that wrote our last transaction has our file or newer ones. Another
+/// server, after a failover, has files of its own.
+async fn prove_length(
+    session: &mut Session,
+    from: &BinlogPosition,
+    same: bool,
+    hint: &str,
+) -> Result<()> {
+    let Some(at) = &from.at else { return Ok(()) };
+    let wrote_ours = match &from.gtids {
+        GtidSet::MariaDb(set) => {
+            let own: u32 = session.one("SELECT @@server_id").await?;
+            set.is_by(own)
+        }
+        GtidSet::MySql(_) => same,
+    };
+    let (newest, _) = session.log_end().await?;
+    if !wrote_ours || !is_behind(&newest, &at.file) {
+        return Ok(());
+    }
+    Err(Error::continuity(
+        Code::GtidDiverged,
+        format!("{}: the log ends before our place in it: it was begun anew", session.place),
+    )
+    .with_detail(format!("position {from}, newest file {newest}"))
+    .with_hint(hint))
+}
+
+/// Whether a file of a log comes before another one of the same name.
+fn is_behind(file: &str, other: &str) -> bool {
+    let parts = |file: &str| {
+        let (base, number) = file.rsplit_once('.')?;
+        Some((base.to_owned(), number.parse::<u64>().ok()?))
+    };
+    match (parts(file), parts(other)) {
+        (Some((base, number)), Some((other, than))) => base == other && number < than,
+        _ => false,
+    }
 }
 
 /// On MariaDB a rewritten history can hold the same GTIDs: where our file still exists, the server's
@@ -205,6 +247,11 @@ pub(crate) async fn open(
     schemas.sort();
     schemas.dedup();
     let found = catalog::read(&mut session, &schemas, None).await?;
+    let foreign = |t: &TableName| !t.name.is_ascii() || !t.schema.is_ascii();
+    if spec.tables.iter().any(|t| foreign(&t.name)) {
+        // A statement names them in the set of whoever sent it.
+        Charset::load_all(&mut session).await?;
+    }
     let charsets = catalog::collations(&mut session).await?;
     let full = session
         .setting("binlog_row_metadata")
@@ -246,11 +293,6 @@ async fn dump(
     let mut request =
         BinlogStreamRequest::new(replica_id(spec, endpoint)).with_hostname(b"tidelock");
     session
-    let foreign = |t: &TableName| !t.name.is_ascii() || !t.schema.is_ascii();
-    if spec.tables.iter().any(|t| foreign(&t.name)) {
-        // A statement names them in the set of whoever sent it.
-        Charset::load_all(&mut session).await?;
-    }
         .run(
             "SET @master_heartbeat_period = 5000000000, @source_heartbeat_period = 5000000000, \
               @master_binlog_checksum = @@global.binlog_checksum, \
