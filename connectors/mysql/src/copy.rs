@@ -47,6 +47,9 @@ use compare::{conditions, present, up_to};
 const SILENCE: Duration = Duration::from_secs(300);
 /// Opens a snapshot.
 const SNAPSHOT: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+/// Bytes of a key that a sort compares, and how many such keys its buffer holds at least.
+const SORT_BYTES: usize = 16_384;
+const SORTED_AT_ONCE: usize = 256;
 /// Keys asked for in one statement.
 const KEYS_A_QUERY: usize = 500;
 
@@ -203,6 +206,15 @@ impl MySqlCopier {
                 )
                 .await?;
         }
+        // Keys that are no index's are sorted, and all of each counts: by default its first 1,024 bytes do. Some such keys must fit
+        // into the buffer.
+        session
+            .run(&format!(
+                "SET SESSION max_sort_length = {SORT_BYTES}, \
+                 SESSION sort_buffer_size = GREATEST(@@sort_buffer_size, {})",
+                SORT_BYTES * SORTED_AT_ONCE
+            ))
+            .await?;
         keys::settle(&mut session).await?;
         Ok(MySqlCopier {
             session,

@@ -747,3 +747,32 @@ async fn speed() {
         }
     }
 }
+
+/// A piece that is cut goes on behind its last key: sorted by the beginnings of its keys alone, it would pass over some.
+#[tokio::test]
+async fn keys_that_begin_alike_are_read_in_their_order() {
+    let field = Field::new(
+        "CREATE TABLE long_named (id int PRIMARY KEY, name text CHARACTER SET utf8mb4 COLLATE utf8mb4_bin); \
+         CREATE VIEW names AS SELECT name, max(id) AS id FROM long_named GROUP BY name",
+    )
+    .await;
+    for id in 1..=40 {
+        let end = (id * 17) % 41;
+        field
+            .sql(&format!(
+                "INSERT INTO long_named VALUES ({id}, concat(repeat('x', 1500), {}))",
+                end + 100
+            ))
+            .await;
+    }
+    let mut copier = field.opened().await;
+    let wanted = view("names", "name id", "name");
+    let range = KeyRange { after: None, upto: None };
+    let piece = copier.read(&wanted, &range, usize::MAX).await.expect("read");
+    let ends: Vec<String> =
+        piece.rows.iter().map(|row| shown(row)[1500..1503].to_owned()).collect();
+    let mut sorted = ends.clone();
+    sorted.sort();
+    assert_eq!(ends.len(), 40);
+    assert_eq!(ends, sorted);
+}
