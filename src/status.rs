@@ -124,7 +124,7 @@ pub struct MappingStatus {
     /// How far its copy has come; absent if there was none.
     #[serde(default)]
     pub snapshot: Option<SnapshotStatus>,
-    /// What a person should know of it, such as columns that came at the source, or what the end of its copy waits for.
+    /// What a person should know of it, such as columns that came at the source, or what its copy waits for.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -247,8 +247,10 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
             let paused = mapping.paused.load(Ordering::Relaxed);
             let copied = copy.as_ref().is_none_or(|row| row.phase == CopyPhase::Done);
             let mut notes = mapping.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let sweeps = copy.as_ref().is_some_and(|row| row.phase == CopyPhase::Sweep);
-            if sweeps && state == FlowState::Snapshotting && stopped.is_none() {
+            let copies = copy
+                .as_ref()
+                .is_some_and(|row| matches!(row.phase, CopyPhase::Rows | CopyPhase::Sweep));
+            if copies && state == FlowState::Snapshotting && stopped.is_none() {
                 notes.extend(mapping.waits.lock().unwrap_or_else(PoisonError::into_inner).clone());
             }
             let shown = match state {

@@ -128,8 +128,18 @@ async fn all(copying: Copying, jobs: Vec<Job>) -> std::result::Result<(), CopyFa
     let early = |error| CopyFailed { error, mapping: None };
     let mut reader = copying.source.copier().await.map_err(early)?;
     let flow = copying.flow.clone();
-    let notice = move |words: String| tracing::warn!(%flow, "{words}");
-    reader.settle(&notice).await.map_err(early)?;
+    let waits = |why: Option<String>| {
+        for job in &jobs {
+            copying.shared.set_waits(&job.mapping, why.clone());
+        }
+    };
+    let notice = |words: String| {
+        tracing::warn!(%flow, "{words}");
+        waits(Some(words));
+    };
+    let settled = reader.settle(&notice).await;
+    waits(None);
+    settled.map_err(early)?;
     let shared = Arc::new(Shared {
         schedule: Mutex::new(Schedule::new(&jobs, &copying.plans)),
         changed: Notify::new(),

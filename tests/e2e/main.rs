@@ -46,6 +46,7 @@ mod values;
 mod views;
 mod visibility;
 mod waits;
+mod writers;
 
 use std::path::Path;
 use std::time::Duration;

@@ -28,8 +28,8 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
-    Code, Copier, CopyTable, DataType, Error, Instant, Key, KeyRange, Piece, Position, Result, Row,
-    StreamColumn, TableName, TableSchema, Timestamp, TrackQuery, TransactionId, Value,
+    Code, Copier, CopyTable, DataType, Error, ErrorKind, Instant, Key, KeyRange, Piece, Position,
+    Result, Row, StreamColumn, TableName, TableSchema, Timestamp, TrackQuery, TransactionId, Value,
 };
 
 use crate::catalog::{self, CatalogTable};
@@ -50,6 +50,11 @@ const SNAPSHOT: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 /// Bytes of a key that a sort compares, and how many such keys its buffer holds at least.
 const SORT_BYTES: usize = 16_384;
 const SORTED_AT_ONCE: usize = 256;
+/// Between two looks at what is prepared, and how long it is waited for before that is told.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
+const NOTICE_AFTER: Duration = Duration::from_secs(2);
+/// A prepared transaction as the server lists it: format, lengths and bytes of its name.
+type Prepared = (i64, u32, u32, Vec<u8>);
 /// Keys asked for in one statement.
 const KEYS_A_QUERY: usize = 500;
 
@@ -363,9 +368,37 @@ async fn next<T>(rows: &mut (impl Stream<Item = T> + Unpin), place: &str) -> Res
 
 #[async_trait]
 impl Copier for MySqlCopier {
-    /// GTIDs are remembered by the server itself, so there is nothing to wait for.
-    async fn settle(&mut self, _notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
-        Ok(())
+    /// GTIDs are remembered by the server itself, so running transactions need not be waited for. One that is prepared
+    /// (XA) is: its rows are logged and no snapshot shows them, and when they come to be seen, no row is logged.
+    async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
+        let began = std::time::Instant::now();
+        let mut open: Option<HashSet<Prepared>> = None;
+        let mut told = false;
+        loop {
+            let now = match self.session.query::<Prepared>("XA RECOVER").await {
+                Ok(now) => now.into_iter().collect::<HashSet<_>>(),
+                // MySQL tells it only with XA_RECOVER_ADMIN.
+                Err(error) if error.kind() != ErrorKind::Transient => {
+                    tracing::debug!(%error, "prepared transactions are not told");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            let still: HashSet<Prepared> = match open {
+                Some(before) => before.intersection(&now).cloned().collect(),
+                None => now,
+            };
+            if still.is_empty() {
+                return Ok(());
+            }
+            if !told && began.elapsed() > NOTICE_AFTER {
+                let count = still.len();
+                notice(format!("copying waits for {count} prepared transactions (XA RECOVER)"));
+                told = true;
+            }
+            open = Some(still);
+            tokio::time::sleep(SETTLE_EVERY).await;
+        }
     }
 
     async fn estimate(&mut self, wanted: &CopyTable) -> Result<u64> {

@@ -1,6 +1,6 @@
 //! Statements of the log: what begins and ends transactions, and what is done to tables.
 
-use tidelock_core::{LogEvent, Result, TableName, Truncate};
+use tidelock_core::{Code, Error, LogEvent, Result, TableName, Truncate};
 
 use super::ddl::{self, Loss, Named, Statement, Word};
 use super::{Assembler, Frame, Touch};
@@ -57,12 +57,7 @@ impl Assembler {
                 self.end(frame, frame.seconds)?;
             }
             Statement::Write => {
-                if let Some(table) = tables.first() {
-                    return Err(self.unsupported(
-                        frame,
-                        &format!("a write to table {table} logged as a statement, not as rows"),
-                    ));
-                }
+                self.written(frame, &query, &words, tables)?;
                 self.end_standalone(frame)?;
             }
             Statement::Truncate => {
@@ -116,6 +111,31 @@ impl Assembler {
                 self.stale |= !tables.is_empty();
                 self.end_standalone(frame)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives up the mapped tables that a statement may have written; what it has only read is as it was.
+    fn written(
+        &mut self,
+        frame: &Frame<'_>,
+        query: &Query,
+        words: &[Word],
+        mentioned: Vec<TableName>,
+    ) -> Result<()> {
+        let tables = match ddl::written(words) {
+            Some(subject) => self.named(query, subject).into_iter().collect(),
+            None => mentioned,
+        };
+        for table in tables {
+            let what = format!("a write to table {table} was logged as a statement, not as rows");
+            if !self.known.contains_key(&table) {
+                return Err(self.unsupported(frame, &what));
+            }
+            let error = Error::data(Code::UnsupportedEvent, what).with_hint(
+                "set binlog_format = ROW in the session that writes so, then `tidelock resync` the mapping",
+            );
+            self.give_up(table, error);
         }
         Ok(())
     }

@@ -86,6 +86,10 @@ impl Assembler {
         match self.meaning(id) {
             None => return Err(self.damaged(frame, Damage("rows without a table map"))),
             Some(Mapped::Other) => {}
+            Some(Mapped::Ours(layout)) if self.undecided(layout) => {
+                let error = undecided(&layout.schema.name);
+                self.give_up(layout.schema.name.clone(), error);
+            }
             Some(Mapped::Ours(_)) => {
                 self.tell(frame)?;
                 let Some(Map { mapped: Mapped::Ours(layout), .. }) = self.maps.get(&id) else {
@@ -105,6 +109,12 @@ impl Assembler {
             self.end(frame, frame.seconds)?;
         }
         Ok(())
+    }
+
+    /// Whether rows of a mapped table belong to an XA transaction. They are logged when it is prepared; that it was committed
+    /// or rolled back is logged elsewhere, without rows, or never.
+    fn undecided(&self, layout: &Layout) -> bool {
+        self.group.as_ref().is_some_and(|g| g.xa) && self.known.contains_key(&layout.schema.name)
     }
 
     /// An update that holds documents as changes of the ones before.
@@ -127,4 +137,14 @@ impl Assembler {
         }
         Ok(())
     }
+}
+
+fn undecided(table: &TableName) -> Error {
+    Error::data(
+        Code::UnsupportedEvent,
+        format!("table {table}: an XA transaction wrote it, whose outcome is not known here"),
+    )
+    .with_hint(
+        "`tidelock resync` the mapping: it waits until the transactions that XA RECOVER lists are committed or rolled back",
+    )
 }
