@@ -222,3 +222,34 @@ async fn a_value_that_somebody_elses_row_has_stops_the_mapping() {
         daemon.stop();
     }
 }
+
+/// A date that may not be NULL is given up for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn dates_that_rows_have_swapped_unseen_are_compared() {
+    for to in [true, false] {
+        let (source, target) = (Side::new(!to).await, Side::new(to).await);
+        for side in [&source, &target] {
+            side.sql(
+                "CREATE TABLE turn (id int NOT NULL PRIMARY KEY, day date NOT NULL, UNIQUE (day))",
+            )
+            .await;
+        }
+        let folder = tempfile::tempdir().expect("folder");
+        let text = super::config(folder.path(), &[("a", source.url()), ("b", target.url())], &[])
+            + "[[mappings]]\nfrom = \"a.turn\"\nto = \"b.turn\"\n";
+        let daemon = Daemon::start(folder.path(), &text);
+        daemon.streaming().await;
+        source.sql("INSERT INTO turn VALUES (1, '2026-01-01'), (2, '2026-01-02')").await;
+        let days = "SELECT concat(count(*), ' ', min(day), ' ', max(day), ' ', coalesce(max(CASE WHEN id = 1 THEN day END), '2000-01-01')) FROM turn";
+        level(&daemon, &source, &target, days).await;
+        assert_eq!(daemon.command(&["pause", "turn"]).0, 0);
+        for (id, day) in [(1, "2026-02-01"), (2, "2026-01-01"), (1, "2026-01-02")] {
+            source.sql(&format!("UPDATE turn SET day = '{day}' WHERE id = {id}")).await;
+        }
+        assert_eq!(daemon.command(&["resume", "turn"]).0, 0);
+        compared(&daemon, "turn").await;
+        level(&daemon, &source, &target, days).await;
+        assert_eq!(target.one(days).await, "2 2026-01-01 2026-01-02 2026-01-02");
+        daemon.stop();
+    }
+}
