@@ -375,6 +375,37 @@ async fn a_table_that_leaves_the_publication_is_compared_or_stops_alone() {
     pair.daemon.stop();
 }
 
+/// What a publication leaves out for a while is not in the log, whatever it says afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_left_changes_out_for_a_while_is_noticed() {
+    let mut pair = Pair::start(true, &[], "", &mapping("item", "")).await;
+    pair.equal(SUM, "3 6 6").await;
+    let publication = pair.source.one("SELECT pubname FROM pg_publication").await;
+    // What it says is on record from the second look on.
+    let known = "SELECT count(*) FROM tidelock.snapshot WHERE mapping = 'item' \
+                 AND `columns` REGEXP 'options[^0-9a-z]*[0-9]'";
+    pair.target_has(known, "1").await;
+    let publishes =
+        |what: &str| format!("ALTER PUBLICATION {publication} SET (publish = '{what}')");
+    let all = publishes("insert, update, delete, truncate");
+    pair.source.sql(&publishes("insert")).await;
+    pair.source.sql("UPDATE item SET qty = 11 WHERE id = 1").await;
+    pair.source.sql(&all).await;
+    pair.equal(SUM, "3 6 16").await;
+    pair.others_flow().await;
+    // And while we are down.
+    pair.daemon.kill();
+    pair.source.sql(&publishes("insert")).await;
+    pair.source.sql("DELETE FROM item WHERE id = 1").await;
+    pair.source.sql(&all).await;
+    pair.daemon.start_again();
+    pair.equal(SUM, "2 5 5").await;
+    pair.source.sql("INSERT INTO item VALUES (6, 6, 'followed')").await;
+    pair.equal(SUM, "3 11 11").await;
+    pair.others_flow().await;
+    pair.daemon.stop();
+}
+
 /// Goods in shelves, and a view of both.
 const SHELVES: [&str; 3] = [
     "CREATE TABLE shelf (id int NOT NULL PRIMARY KEY, label varchar(40) NOT NULL)",

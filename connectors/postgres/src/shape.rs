@@ -18,7 +18,9 @@
 //!   apart (a `TRUNCATE` of a single partition is not in the log of its root);
 //! - an enum's label that reads otherwise (`ALTER TYPE … RENAME VALUE`), also of one in an array, a domain, a range or a
 //!   composite type;
-//! - another place in the publication: the table was not in the log for a while.
+//! - another place in the publication: the table was not in the log for a while;
+//! - other options of the publication: kinds of changes, or those of partitions, were not in the log for a while. The row's
+//!   transaction tells whether they were set, and set back, between two looks.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +45,7 @@ SELECT n.nspname::text, c.relname::text, json_build_object(\
   'member', (\
      SELECT r.oid::int8 FROM pg_publication_rel r JOIN pg_publication u ON u.oid = r.prpubid \
      WHERE u.pubname = @ AND r.prrelid = c.oid), \
+  'options', (SELECT u.oid::text || ' ' || u.xmin::text FROM pg_publication u WHERE u.pubname = @), \
   'columns', coalesce((\
      SELECT json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8, \
               'modifier', a.atttypmod, 'generated', a.attgenerated <> '', 'missing', a.atthasmissing, \
@@ -90,6 +93,9 @@ struct Shape {
     /// Its place in the publication, if it is there by its name.
     #[serde(default)]
     member: Option<i64>,
+    /// The publication, and the transaction that set its options.
+    #[serde(default)]
+    options: Option<String>,
     columns: Vec<Column>,
     parts: Option<Vec<Part>>,
 }
@@ -179,6 +185,10 @@ pub(crate) fn change(before: &str, now: &str, mapped: &[String]) -> ShapeChange 
         return ShapeChange::Replaced(why.to_owned());
     }
     let mut change = columns(&before, &now, mapped).or(parts(&before, &now));
+    if differ(&before.options, &now.options) {
+        let why = "the publication was altered, and may have left changes out";
+        change = change.or(ShapeChange::Rows(why.to_owned()));
+    }
     if before.identity != now.identity
         || before.kind != now.kind
         || before.logged != now.logged
@@ -356,6 +366,10 @@ mod tests {
         assert_eq!(became(&member("null"), &member("5")), 0, "put in by us");
         assert_eq!(became(&member("5"), &member("6")), 4, "out and in again");
         assert_eq!(became(&member("5"), &member("null")), 4, "out");
+        let options = |options: &str| more("options", options);
+        assert_eq!(became(&base, &options("\"9 700\"")), 0, "an older shape does not know");
+        assert_eq!(became(&options("null"), &options("\"9 700\"")), 0, "made by us");
+        assert_eq!(became(&options("\"9 700\""), &options("\"9 701\"")), 2, "altered");
         let keys = |keys: &str| more("keys", keys);
         assert_eq!(became(&base, &keys("\"1\"")), 0);
         assert_eq!(became(&keys("\"1; 2\""), &keys("\"1\"")), 1, "a unique index less");
