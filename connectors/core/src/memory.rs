@@ -57,7 +57,7 @@ pub fn format_is_due(meta: &str, stored: Option<&[u8]>) -> Result<bool> {
             Code::Catalog,
             format!("{meta}: a newer tidelock has written here, in a form that this one does not know"),
         )
-        .with_hint("start the newer binary again; to go back for good, `tidelock drop` with it and begin anew")),
+        .with_hint("start the newer binary again; to go back for good, `tidelock drop` with it all flows to this system and begin anew")),
     }
 }
 

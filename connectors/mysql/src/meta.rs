@@ -102,7 +102,6 @@ pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId
             session.run(&sql).await?;
         }
     }
-    keep_format(session, meta).await?;
     if let Some(id) = system_id(session, meta).await? {
         return Ok(id);
     }
@@ -115,7 +114,7 @@ pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId
 }
 
 /// Refuses what a newer binary has written; says what this one writes.
-async fn keep_format(session: &mut Session, meta: &str) -> Result<()> {
+pub(crate) async fn keep_format(session: &mut Session, meta: &str) -> Result<()> {
     let (memory, key) = (format!("{}.`{MEMORY_TABLE}`", quote(meta)), hex(FORMAT_KEY));
     let stored: Vec<Vec<u8>> =
         session.query(&format!("SELECT value FROM {memory} WHERE `key` = {key}")).await?;
@@ -394,6 +393,15 @@ pub(crate) async fn forget(
             );
             removed += session.exec(sql, (pipeline, flow)).await?;
         }
+    }
+    if has(session, meta, MEMORY_TABLE).await? && has(session, meta, PROGRESS_TABLE).await? {
+        // With the last flow goes what an older binary must not begin anew on.
+        let meta = quote(meta);
+        let sql = format!(
+            "DELETE FROM {meta}.`{MEMORY_TABLE}` WHERE `key` = {} AND NOT EXISTS (SELECT 1 FROM {meta}.`{PROGRESS_TABLE}`)",
+            hex(FORMAT_KEY)
+        );
+        session.run(&sql).await?;
     }
     Ok(removed)
 }

@@ -91,7 +91,6 @@ pub(crate) async fn ensure(session: &Session, schema: &str) -> Result<SystemId> 
     if !missing(session, schema).await?.is_empty() {
         make(session, schema).await?;
     }
-    keep_format(session, schema).await?;
     if let Some(id) = system_id(session, schema).await? {
         return Ok(id);
     }
@@ -108,7 +107,7 @@ pub(crate) async fn ensure(session: &Session, schema: &str) -> Result<SystemId> 
 }
 
 /// Refuses what a newer binary has written; says what this one writes.
-async fn keep_format(session: &Session, schema: &str) -> Result<()> {
+pub(crate) async fn keep_format(session: &Session, schema: &str) -> Result<()> {
     let memory = format!("{}.{MEMORY_TABLE}", ident(schema));
     let sql = format!("SELECT value FROM {memory} WHERE key = $1");
     let row = session.query_opt("reading the format", &sql, &[&FORMAT_KEY]).await?;
@@ -435,6 +434,14 @@ pub(crate) async fn forget(
                 format!("DELETE FROM {}.{name} WHERE pipeline = $1 AND flow = $2", ident(schema));
             removed += session.execute("removing rows", &sql, &[&pipeline, &flow]).await?;
         }
+    }
+    if !missing.contains(&MEMORY_TABLE) && !missing.contains(&"progress") {
+        // With the last flow goes what an older binary must not begin anew on.
+        let schema = ident(schema);
+        let sql = format!(
+            "DELETE FROM {schema}.{MEMORY_TABLE} WHERE key = $1 AND NOT EXISTS (SELECT 1 FROM {schema}.progress)"
+        );
+        session.execute("removing the format", &sql, &[&FORMAT_KEY]).await?;
     }
     Ok(removed)
 }

@@ -22,6 +22,7 @@ pub(crate) async fn open(endpoint: &Endpoint, spec: &SinkSpec) -> Result<Lease> 
     if got != Some(1) {
         return busy(&mut session, endpoint, spec, &lock).await;
     }
+    meta::keep_format(&mut session, &endpoint.meta).await?;
     let mut sink = MySqlSink::new(session, endpoint, spec, 0).await?;
     sink.end_loaders(endpoint).await?;
     let progress = sink.raise_epoch().await?;

@@ -88,7 +88,10 @@ async fn what_is_remembered_is_found_by_keys_groups_and_in_order() {
     drop(held);
     // Five remembered rows and the progress row.
     assert_eq!(field.connector.forget("p", "erp:crm").await.expect("forget"), 6);
-    assert_eq!(field.one("SELECT count(*) FROM tidelock.memory").await, "0");
+    assert_eq!(
+        field.one("SELECT count(*) FROM tidelock.memory WHERE `key` <> 'format'").await,
+        "0"
+    );
 }
 
 #[tokio::test]
@@ -171,7 +174,10 @@ async fn many_keys_are_remembered_and_found_by_the_index() {
     held.begin().await;
     held.open.sink.remember(&view, &[], &keys[1..]).await.expect("gone");
     held.commit().await;
-    assert_eq!(field.one("SELECT count(*) FROM tidelock.memory").await, "1");
+    assert_eq!(
+        field.one("SELECT count(*) FROM tidelock.memory WHERE `key` <> 'format'").await,
+        "1"
+    );
     for some in keys.chunks(20_000) {
         let put: Vec<Remembered> = some.iter().map(|key| row(key, b"")).collect();
         remember(&mut held, &view, &put, &[]).await;
@@ -179,5 +185,8 @@ async fn many_keys_are_remembered_and_found_by_the_index() {
     drop(held);
     // More than one statement forgets.
     field.connector.forget_memory("p", "erp:crm", "m").await.expect("forget");
-    assert_eq!(field.one("SELECT count(*) FROM tidelock.memory").await, "0");
+    assert_eq!(
+        field.one("SELECT count(*) FROM tidelock.memory WHERE `key` <> 'format'").await,
+        "0"
+    );
 }

@@ -47,6 +47,7 @@ pub(crate) async fn open(
     if !get::<bool>(&row, 0)? {
         return busy(&session, schema, spec, key).await;
     }
+    meta::keep_format(&session, schema).await?;
     end_loaders(&session, spec).await;
     let progress = take_over(&session, schema, spec).await?;
     let sink = PgSink::new((session, again), spec.clone(), schema.clone(), 0).await?;

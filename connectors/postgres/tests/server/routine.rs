@@ -172,7 +172,11 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
     }
     let mut open = again(&field).await;
     let error = open.sink.call(&[call(&p, &[INT(1), text("lock")])]).await.expect_err("deadlock");
-    assert_eq!((error.kind(), error.batch()), (ErrorKind::Transient, None), "{error}");
+    assert_eq!(
+        (error.kind(), error.code(), error.batch()),
+        (ErrorKind::Transient, Code::Rejected, Some(0)),
+        "{error}"
+    );
     drop(open);
     let mut open = again(&field).await;
     field.sql("DROP PROCEDURE p").await;
