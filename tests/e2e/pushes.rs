@@ -530,7 +530,7 @@ async fn what_is_owed_of_a_row_that_waits_is_owed_by_whoever_comes_next() {
     lock.batch_execute(held).await.expect("lock");
     daemon.start_again();
     let waits = async || {
-        b.one("SELECT count(*) > 0 FROM tidelock.memory WHERE get_byte(key, 15) = ascii('p')").await
+        b.one("SELECT count(*) > 0 FROM tidelock.memory WHERE substr(key, 16, 1) = 'p'").await
     };
     let told = wait_for("it waits", SOON, "t".to_owned(), waits).await;
     assert!(told.is_ok(), "{told:?}\n{}", daemon.log());
