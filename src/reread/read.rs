@@ -192,12 +192,15 @@ impl Rereads {
                     .await
                     .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
             }
+            if let Some(view) = &by.plan.view.clone() {
+                // What is owed of keys goes with them where they do not stay here.
+                self.ask(sink, view, &mut by)
+                    .await
+                    .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
+            }
             work.owed = std::mem::take(&mut by.owed);
             let outcome = match by.plan.view.clone() {
                 Some(view) => {
-                    self.ask(sink, &view, &mut by)
-                        .await
-                        .map_err(|error| Blamed { mapping: Some(mapping.clone()), error })?;
                     let spilled = by.spilled.then(|| by.plan.clone());
                     let mut read = Box::pin(self.view(sink, &view, by, &mut work)).await;
                     if let (Ok(removal), Some(plan)) = (&mut read, spilled) {

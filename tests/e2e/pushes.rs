@@ -542,6 +542,42 @@ async fn what_is_owed_of_a_row_that_waits_is_owed_by_whoever_comes_next() {
     daemon.stop();
 }
 
+/// A row is asked for in a transaction whose other changes lead to more keys than are kept here: it is sent all the same, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_not_forgotten_among_more_keys_than_are_kept() {
+    let base = [
+        "CREATE TABLE base (id int NOT NULL PRIMARY KEY, grp int NOT NULL, qty int NOT NULL)",
+        "CREATE TABLE grp (id int NOT NULL PRIMARY KEY, name text NOT NULL)",
+        "CREATE VIEW stock AS SELECT b.id, g.name, b.qty FROM base b JOIN grp g ON g.id = b.grp",
+        "CREATE TABLE wish (id int NOT NULL PRIMARY KEY, stock int NOT NULL)",
+        "INSERT INTO grp VALUES (1, 'a')",
+        "INSERT INTO base SELECT n, 1, 50 FROM generate_series(1, 101000) n",
+    ];
+    let target = [
+        "CREATE TABLE stock (id int NOT NULL PRIMARY KEY, name text NOT NULL, qty int NOT NULL)",
+        "CREATE TABLE wish (id int NOT NULL PRIMARY KEY, stock int NOT NULL)",
+    ];
+    let (a, b) = (Side::new(true).await, Side::new(true).await);
+    for (side, statements) in [(&a, &base[..]), (&b, &target[..])] {
+        for sql in statements {
+            side.sql(sql).await;
+        }
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
+        + "[[mappings]]\nfrom = \"a.wish\"\nto = \"b.wish\"\n\
+           [[mappings]]\nfrom = \"a.stock\"\nto = \"b.stock\"\nsnapshot = \"never\"\nedge = \"qty < 10\"\npush_when = { \"a.wish\" = \"stock\" }\n\
+           tracks = { 'a.base' = \"id\", 'a.grp' = { keys = \"SELECT id FROM base WHERE grp IN (:id)\" } }\n";
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.streaming().await;
+    a.sql("BEGIN; UPDATE grp SET name = 'b'; INSERT INTO wish VALUES (1, 7); COMMIT").await;
+    let wishes = "SELECT id, stock FROM wish";
+    equal(&daemon, (&a, wishes), (&b, wishes)).await;
+    let sent = "SELECT string_agg(concat(id, name, qty), ' ') FROM stock";
+    assert_eq!(b.one(sent).await, "7b50");
+    daemon.stop();
+}
+
 /// A table that pushes may have columns of any name, and values that the log leaves out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_pushes_though_the_log_leaves_its_column_seq_out() {

@@ -70,16 +70,35 @@ pub async fn put_off_values(
     Ok(())
 }
 
-/// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here.
-pub async fn put_off(sink: &mut dyn Sink, plan: &MappingPlan, keys: Vec<Pending>) -> Result<()> {
+/// Lets keys wait in the target's memory, inside the open transaction: there are too many to be kept here. What is owed of those that
+/// wait there already stays owed.
+pub async fn put_off(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    mut keys: Vec<Pending>,
+) -> Result<()> {
     let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Pending };
-    for some in keys.chunks(KEYS_A_READ) {
-        let mut put = HashMap::new();
+    for some in keys.chunks_mut(KEYS_A_READ) {
+        let mut put: HashMap<Bytes, &mut Pending> = HashMap::new();
         for pending in some {
             let at = hash(&[], pending.key.iter());
-            put.insert(Bytes::copy_from_slice(&at), pending.encode()?);
+            put.insert(Bytes::copy_from_slice(&at), pending);
         }
-        sink.remember(&scope, &put.into_iter().collect::<Vec<_>>(), &[]).await?;
+        if plan.rows.is_gated() {
+            let asked: Vec<Bytes> = put.keys().cloned().collect();
+            for (at, before) in sink.recall(&scope, &asked).await? {
+                if let (Some(pending), Some(before)) = (put.get_mut(&at), Pending::decode(&before))
+                {
+                    pending.owed |= before.owed;
+                    pending.force |= before.force;
+                }
+            }
+        }
+        let put: Vec<Remembered> = put
+            .into_iter()
+            .map(|(at, pending)| Ok((at, pending.encode()?)))
+            .collect::<Result<_>>()?;
+        sink.remember(&scope, &put, &[]).await?;
     }
     Ok(())
 }
