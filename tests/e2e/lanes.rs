@@ -298,7 +298,8 @@ async fn what_triggers_share_is_met_by_going_alone() {
             _ => "1, 'n'".to_owned(),
         });
         rig.source.sql(&format!("BEGIN; {slow} COMMIT")).await;
-        for n in 1..40u64 {
+        // More rows than go into one target transaction, however fast they are read.
+        for n in 1..100u64 {
             let ids = n * 10_000..n * 10_000 + 1_000;
             rig.source
                 .sql(&inserts("item", ids, |id| match id % 10_000 {
@@ -309,7 +310,7 @@ async fn what_triggers_share_is_met_by_going_alone() {
         }
         rig.daemon.start_again();
         rig.equal(&DIGESTS[..1]).await;
-        assert_eq!(rig.target.one("SELECT n FROM counted").await, "40");
+        assert_eq!(rig.target.one("SELECT n FROM counted").await, "100");
         let log = rig.daemon.log();
         assert!(log.contains("batches are written one after the other for an hour"), "{log}");
         rig.daemon.stop();
