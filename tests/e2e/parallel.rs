@@ -377,7 +377,7 @@ async fn two_ways_with_parts_end_equal_and_echo_nothing() {
             a.sql(&format!("UPDATE item SET note = 'of a' WHERE id = {id}")).await;
             own += 1;
         }
-        assert!(own > 20, "{own}");
+        assert!(own > 0, "the copy ended before anything was written beside it");
         daemon.streaming().await;
         b.sql("UPDATE item SET qty = 5, note = 'of b' WHERE id = 20").await;
         a.sql("UPDATE item SET qty = 6 WHERE id = 30").await;

@@ -190,7 +190,24 @@ async fn window(postgres_source: bool) {
     let folder = tempfile::tempdir().expect("folder");
     let text = super::config(folder.path(), &[("a", a.url()), ("b", b.url())], &[])
         + "[[mappings]]\nfrom = \"a.shipment\"\nto = \"b.shipment\"\nrefresh = \"1s\"\n\
-           where = \"due > now() AND due < now() + interval '6 seconds'\"\n";
+           where = \"due > now() AND due < now() + interval '10 seconds'\"\n";
+    // What was there for a moment only is seen, too, however late we look.
+    b.sql("CREATE TABLE seen (what varchar(9) NOT NULL, id int NOT NULL)").await;
+    for (event, row) in [("INSERT", "NEW"), ("DELETE", "OLD")] {
+        let note = format!("INSERT INTO {{}} VALUES ('{event}', {row}.id)");
+        b.sql(&match &b {
+            Side::Pg(_) => format!(
+                "CREATE FUNCTION seen_{event}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NULL; END $$;
+                 CREATE TRIGGER seen_{event} AFTER {event} ON shipment FOR EACH ROW EXECUTE FUNCTION seen_{event}()",
+                note.replace("{}", "public.seen")
+            ),
+            Side::My(_) => format!(
+                "CREATE TRIGGER seen_{event} AFTER {event} ON shipment FOR EACH ROW {}",
+                note.replace("{}", "seen")
+            ),
+        })
+        .await;
+    }
     let mut daemon = Daemon::start(folder.path(), &text);
     daemon.streaming().await;
     let at = |seconds: i32| match &a {
@@ -199,18 +216,26 @@ async fn window(postgres_source: bool) {
     };
     a.sql(&format!(
         "INSERT INTO shipment VALUES (1, {}, 'past'), (2, {}, 'soon'), (3, {}, 'later'), (4, {}, 'far')",
-        at(-5), at(4), at(9), at(100)
+        at(-5), at(8), at(14), at(100)
     ))
     .await;
-    let ids = async || {
-        let rows = b.rows("SELECT id FROM shipment ORDER BY id").await;
+    let listed = async |sql: &str| {
+        let rows = b.rows(sql).await;
         rows.into_iter().flatten().flatten().collect::<Vec<_>>().join(",")
     };
-    wait_for("the first", SOON, "2".to_owned(), &ids).await.expect("2");
+    let seen = async |what: &str| {
+        listed(&format!("SELECT DISTINCT id FROM seen WHERE what = '{what}' ORDER BY id")).await
+    };
+    let first = async || seen("INSERT").await.starts_with('2');
+    wait_for("the first", SOON, true, first).await.expect("2");
     daemon.kill_and_start();
-    wait_for("it leaves, another enters", SOON, "3".to_owned(), &ids).await.expect("3");
+    let ids = async || listed("SELECT id FROM shipment ORDER BY id").await;
+    wait_for("another enters", SOON, "2,3".to_owned(), async || seen("INSERT").await)
+        .await
+        .expect("3");
     wait_for("all have left", SOON, String::new(), &ids).await.expect("none");
-    a.sql(&format!("UPDATE shipment SET due = {}", at(4))).await;
+    assert_eq!((seen("INSERT").await, seen("DELETE").await), ("2,3".to_owned(), "2,3".to_owned()));
+    a.sql(&format!("UPDATE shipment SET due = {}", at(8))).await;
     wait_for("all are moved into it", SOON, "1,2,3,4".to_owned(), &ids).await.expect("all");
     daemon.stop();
 }
@@ -259,8 +284,8 @@ async fn left_by_time(postgres_source: bool) {
     let daemon = Daemon::start(folder.path(), &text);
     daemon.streaming().await;
     let soon = match &a {
-        Side::Pg(_) => "now() + interval '4 seconds'",
-        Side::My(_) => "now(6) + interval 4 second",
+        Side::Pg(_) => "now() + interval '8 seconds'",
+        Side::My(_) => "now(6) + interval 8 second",
     };
     a.sql(&format!("INSERT INTO shipment VALUES (1, {soon}), (2, {soon}), (3, {soon})")).await;
     let count = async |sql: &str| b.one(sql).await;
