@@ -212,11 +212,11 @@ impl MySqlCopier {
                 .await?;
         }
         // Keys that are no index's are sorted, and all of each counts: by default its first 1,024 bytes do. Some such keys must fit
-        // into the buffer.
+        // into the buffer. (To MySQL the greater of an unsigned and a signed number is a decimal.)
         session
             .run(&format!(
                 "SET SESSION max_sort_length = {SORT_BYTES}, \
-                 SESSION sort_buffer_size = GREATEST(@@sort_buffer_size, {})",
+                 SESSION sort_buffer_size = CAST(GREATEST(@@sort_buffer_size, {}) AS UNSIGNED)",
                 SORT_BYTES * SORTED_AT_ONCE
             ))
             .await?;
