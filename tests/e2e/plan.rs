@@ -56,6 +56,13 @@ impl Side {
         rows.into_iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
+    async fn has_uuid(&self) -> bool {
+        match self {
+            Side::Pg(_) => true,
+            Side::My(server) => server.has_uuid().await.expect("version"),
+        }
+    }
+
     fn maria(&self) -> bool {
         matches!(self, Side::My(server) if server.flavour() == Flavour::MariaDb)
     }
@@ -181,9 +188,9 @@ async fn a_wide_table_of_postgres_is_planned_and_copied_to_another() {
     assert!(!printed.contains("CREATE TYPE"), "{printed}");
 }
 
-fn my_wide(maria: bool) -> String {
-    let uuid = if maria { "uuid" } else { "char(36)" };
-    let collation = if maria { "utf8mb4_unicode_ci" } else { "utf8mb4_0900_ai_ci" };
+async fn my_wide(side: &Side) -> String {
+    let uuid = if side.has_uuid().await { "uuid" } else { "char(36)" };
+    let collation = if side.maria() { "utf8mb4_unicode_ci" } else { "utf8mb4_0900_ai_ci" };
     format!(
         r#"CREATE TABLE wide (
     id int unsigned NOT NULL AUTO_INCREMENT, code varchar(40) COLLATE {collation} NOT NULL,
@@ -210,7 +217,7 @@ const MY_MORE: &str = "UPDATE wide SET en = 'B''c', tx = 'changed', me = 3 WHERE
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wide_table_of_mysql_is_planned_and_copied_to_postgres() {
     let (a, b) = (Side::my().await, Side::pg().await);
-    a.sql(&my_wide(a.maria())).await;
+    a.sql(&my_wide(&a).await).await;
     let ours = "id, code, t1, ti, sm, me, iu, bu, de, fl, dd, rf, ch, convert(la using utf8mb4), tt, tx, mt,  \
         lt, hex(bi), hex(vb), hex(bl), da, dt, ts, tn, tm, en, js, uu";
     let theirs = "id, code, t1, ti, sm, me, iu, bu, de, fl, dd, rf, rtrim(ch), la, tt, tx, mt, lt,  \
@@ -248,7 +255,7 @@ b', 'ö');"#,
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wide_table_of_mysql_is_planned_and_copied_to_another() {
     let (a, b) = (Side::my().await, Side::my().await);
-    a.sql(&my_wide(a.maria())).await;
+    a.sql(&my_wide(&a).await).await;
     let columns = "id, code, t1, ti, sm, me, iu, bu, de, fl, dd, rf, ch, convert(la using utf8mb4), tt, tx, mt,  \
         lt, hex(bi), hex(vb), hex(bl), da, dt, ts, tn, tm, en, js, uu";
     let printed = travel(&a, &b, MY_MORE, columns, columns).await;

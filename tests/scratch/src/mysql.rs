@@ -214,6 +214,14 @@ impl Mysql {
         self.flavour
     }
 
+    /// Whether the server has the type `uuid`: MariaDB has it from 10.7 on.
+    pub async fn has_uuid(&self) -> Result<bool> {
+        let version = self.one("", "SELECT VERSION()").await?;
+        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+        let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        Ok(self.flavour == Flavour::MariaDb && version >= (10, 7))
+    }
+
     fn scheme(&self) -> &'static str {
         match self.flavour {
             Flavour::MariaDb => "mariadb",

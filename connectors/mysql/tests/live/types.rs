@@ -6,12 +6,10 @@ use super::*;
 async fn every_type_is_read_exactly() {
     let server = server().await;
     let c = connector(&server);
-    let mysql = c.identify().await.unwrap().version.starts_with("MySQL");
-    let uuid = if mysql { "binary(16)" } else { "uuid" };
-    let uuid_value = if mysql {
-        "0x00112233445517778899aabbccddee00"
-    } else {
-        "'00112233-4455-1777-8899-aabbccddee00'"
+    let has_uuid = server.has_uuid().await.unwrap();
+    let (uuid, uuid_value) = match has_uuid {
+        true => ("uuid", "'00112233-4455-1777-8899-aabbccddee00'"),
+        false => ("binary(16)", "0x00112233445517778899aabbccddee00"),
     };
     server
         .sql(
@@ -80,11 +78,11 @@ async fn every_type_is_read_exactly() {
         0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x17, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee,
         0x00,
     ];
-    if mysql {
-        assert_eq!(at("u"), Value::Bytes(raw.to_vec().into()));
-    } else {
-        assert_eq!(at("u"), Value::Uuid(raw));
-    }
+    let expected = match has_uuid {
+        true => Value::Uuid(raw),
+        false => Value::Bytes(raw.to_vec().into()),
+    };
+    assert_eq!(at("u"), expected);
     assert_eq!(at("j"), Value::Json("{\"a\": [1, 2.5, null, \"x\"]}".into()));
     assert_eq!(at("ch"), text("ab"));
     assert_eq!(at("tail"), Value::Int(42));
