@@ -105,7 +105,8 @@ pub(crate) async fn ensure(session: &mut Session, meta: &str) -> Result<SystemId
     if let Some(id) = system_id(session, meta).await? {
         return Ok(id);
     }
-    let id: String = session.one("SELECT LOWER(HEX(RANDOM_BYTES(16)))").await?;
+    // MariaDB has random bytes of its own from 10.10 on.
+    let id = uuid::Uuid::new_v4().simple().to_string();
     let sql = format!("INSERT IGNORE INTO {}.`system` (one, id) VALUES (1, ?)", quote(meta));
     session.exec(sql, (id,)).await?;
     system_id(session, meta)

@@ -107,19 +107,20 @@ async fn log_settings(session: &mut Session, found: &mut Vec<Finding>) -> Result
             .sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1"),
         );
     }
-    let seconds = match session.setting("binlog_expire_logs_seconds").await? {
-        Some(text) => text.parse::<u64>().ok(),
-        None => session
-            .setting("expire_logs_days")
-            .await?
-            .and_then(|t| t.parse::<f64>().ok())
-            .map(|days| (days * 86_400.0) as u64),
+    let (seconds, mend) = match session.setting("binlog_expire_logs_seconds").await? {
+        Some(text) => (text.parse::<u64>().ok(), "SET GLOBAL binlog_expire_logs_seconds = 604800"),
+        // MariaDB before 10.6.1.
+        None => {
+            let days = session.setting("expire_logs_days").await?;
+            let days = days.and_then(|t| t.parse::<f64>().ok());
+            (days.map(|days| (days * 86_400.0) as u64), "SET GLOBAL expire_logs_days = 7")
+        }
     };
     if seconds.is_some_and(|s| s > 0 && s < RETENTION_SECONDS_MIN) {
         found.push(
             Finding::warning("the binary log is removed after less than two days")
                 .hint("a flow that stands still for longer must be copied anew")
-                .sql("SET GLOBAL binlog_expire_logs_seconds = 604800"),
+                .sql(mend),
         );
     }
     Ok(())
