@@ -50,7 +50,7 @@ use tidelock_core::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::copy::{Regions, Request};
+use crate::copy::{Regions, Request, Reverse};
 use crate::flow::FlowShared;
 use crate::flow::disposition::Care;
 use crate::flow::shared::ShownError;
@@ -112,6 +112,8 @@ pub struct Begin {
     pub regions: Regions,
     /// What the copier asks.
     pub requests: mpsc::Receiver<Request>,
+    /// The flow of the other direction, where there is one.
+    pub reverse: Option<Reverse>,
     /// How the copies that have ended stand at the target, by mapping.
     pub rows: HashMap<String, CopyRow>,
     /// The sessions that load pieces beside ours.
@@ -188,6 +190,7 @@ pub struct Applier {
     blame: Option<Arc<str>>,
     regions: Regions,
     requests: mpsc::Receiver<Request>,
+    reverse: Option<Reverse>,
     loaders: Loaders,
     /// A piece is being written: whatever fails is about its mapping.
     in_piece: bool,
@@ -289,6 +292,7 @@ impl Applier {
             blame: None,
             regions: begin.regions,
             requests: begin.requests,
+            reverse: begin.reverse,
             loaders: begin.loaders,
             in_piece: false,
             rows: begin.rows,

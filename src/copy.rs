@@ -36,7 +36,7 @@
 //! on at the cursor, which was committed with the rows. A mapping added later, one that had stopped and
 //! comes back, and a whole flow that lost its log go the same way; the last two end with a sweep, which
 //! looks for rows that only the target has. A backfill differs in one thing: the stream goes on being
-//! applied everywhere, and the pieces are laid over it.
+//! applied everywhere, and the pieces are laid over it. What is not a first copy, and is written both ways, goes by keys ([`reverse`]).
 //!
 //! **kill -9 anywhere**: pieces that were not committed are read again, from the cursors of their parts. Nothing is kept in memory or on
 //! disk that the target does not hold. The source keeps no long snapshot, and its log is freed meanwhile.
@@ -46,10 +46,12 @@ mod merge;
 mod order;
 pub mod region;
 pub mod request;
+pub mod reverse;
 pub mod schedule;
 mod sweep;
 
-pub use copier::{CopyFailed, Copying, Job, Reverse, copy};
+pub use copier::{CopyFailed, Copying, Job, copy};
 pub use region::Regions;
 pub use request::{Outcome, Request};
+pub use reverse::Reverse;
 pub(crate) use sweep::leads_back;

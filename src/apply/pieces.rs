@@ -13,10 +13,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tidelock_core::{
-    Change, Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, HopList, Op, OpKind, Piece,
-    Position, Result, Value,
+    Change, Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, HopList, Key, Op, OpKind,
+    Piece, Position, Result, Value,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -30,7 +31,10 @@ use crate::copy::{Outcome, Regions, Request};
 use crate::flow::{FlowState, copies};
 use crate::mapping::plan::EndPlan;
 use crate::mapping::{BoundPlan, MappingPlan};
-use crate::reread::Touched;
+use crate::reread::{Refused, Touched};
+
+/// How long rows of the target may be locked while the other direction is waited for.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// A piece that a loader has in hand.
 struct Shot {
@@ -125,9 +129,13 @@ impl Applier {
         self.blame = Some(mapping.clone());
         self.direct().await?;
         let mapped = self.plan_of(&mapping)?;
-        match mapped.plan.view.is_some() {
-            true => self.read_again(&mapped, &piece, &row).await?,
-            false => {
+        match (mapped.plan.view.is_some(), self.is_written_back(&mapping, &row)) {
+            (true, _) => self.read_again(&mapped, &piece, &row).await?,
+            (false, true) => {
+                self.settle_gates(&mapped, &piece, row.reason)?;
+                self.lay_over(&mapped, piece, &row).await?;
+            }
+            (false, false) => {
                 self.settle_gates(&mapped, &piece, row.reason)?;
                 if self.load(&mapped.plan, piece, &row).await? {
                     self.delayed.add(mapped.number);
@@ -139,11 +147,56 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether a piece is written by our own session, whatever others there are: of a view it only names keys, and what
+    /// Whether a piece is written by our own session, whatever others there are: of a view and of what is written back it only names keys, and what
     /// a gate knows of its rows is kept here.
     fn goes_alone(&self, ready: &RowsReady) -> Result<bool> {
         let Mapped { plan, number } = self.plan_of(&ready.mapping)?;
-        Ok(plan.view.is_some() || self.gates.has(number))
+        let row = self.regions.row(&ready.mapping);
+        let is_written_back = row.is_some_and(|row| self.is_written_back(&ready.mapping, row));
+        Ok(plan.view.is_some() || self.gates.has(number) || is_written_back)
+    }
+
+    /// Whether the other direction may have something to bring of rows of a copy ([`crate::copy::reverse`]).
+    fn is_written_back(&self, mapping: &str, row: &CopyRow) -> bool {
+        row.reason != CopyReason::Initial
+            && self.reverse.as_ref().is_some_and(|reverse| reverse.brings(mapping))
+    }
+
+    /// Writes the rows of a piece as they are when the other direction has brought what the target's users did to them.
+    async fn lay_over(&mut self, mapped: &Mapped, piece: Piece, row: &CopyRow) -> Result<()> {
+        let Mapped { plan, number } = mapped;
+        let Some(reverse) = self.reverse.clone() else {
+            return Err(Error::bug("a piece waits for a flow that is none"));
+        };
+        let Piece { table, mut rows, lines, .. } = piece;
+        if let Some(lines) = lines {
+            rows.extend(lines.rows()?);
+        }
+        let bound = BoundPlan::new(plan, &table)?;
+        let mut touched = Touched::default();
+        let by = touched.of(*number, plan);
+        // Some may wait for others of the copy.
+        by.refused = Refused::PutOff;
+        let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
+        for row in &rows {
+            by.row(bound.source_key(row)?);
+            if bound.has_key(row)? {
+                keys.push(bound.key_of(row)?.into());
+            }
+        }
+        let memories = self.gates.take();
+        let hands = self.session.hands()?;
+        for Memories { scope, put, gone } in &memories {
+            hands.sink.remember(scope, put, gone).await?;
+        }
+        hands.sink.lock_rows(&plan.target, &keys).await?;
+        reverse.pass(LOCKED_MAX).await?;
+        let run = hands.rereads.run(&mut *hands.sink, touched, &self.reached).await;
+        let mut reread = run.map_err(|blamed| blamed.error)?;
+        hands.sink.record_copy(row).await?;
+        hands.sink.commit(&self.reached, 0).await?;
+        self.take_reread(&mut reread);
+        Ok(())
     }
 
     /// Takes note on which side of their edges the rows of a piece are.

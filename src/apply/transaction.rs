@@ -63,14 +63,7 @@ impl Applier {
             }
         };
         self.tally.absorb(&mut reread.tally);
-        self.waiting.append(&mut reread.waiting);
-        self.put_off_again(&reread.put_off);
-        // A row that was read later than the sweep's own look is not to be swept away: it may be remembered as sent.
-        for (mapping, rows) in &reread.wrote {
-            for keys in rows {
-                self.regions.wrote(mapping, *keys);
-            }
-        }
+        self.take_reread(&mut reread);
         if !self.session.is_awaited() {
             self.last_write = Instant::now();
             self.lanes.end_own();
@@ -79,6 +72,18 @@ impl Applier {
             }
         }
         Ok(())
+    }
+
+    /// Takes up what became of rows that were read again.
+    pub(super) fn take_reread(&mut self, reread: &mut Reread) {
+        self.waiting.append(&mut reread.waiting);
+        self.put_off_again(&reread.put_off);
+        // A row that was read later than the sweep's own look is not to be swept away: it may be remembered as sent.
+        for (mapping, rows) in &reread.wrote {
+            for keys in rows {
+                self.regions.wrote(mapping, *keys);
+            }
+        }
     }
 
     /// What was to be told when that has been committed.

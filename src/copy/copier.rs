@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidelock_core::{
-    Code, Connector, Copier, CopyPhase, CopyRow, CopyTable, Error, ErrorKind, Key, KeyRange, Piece,
-    Position, Reach, Result, Side, SourceSpec, copy::key_order,
+    Code, Connector, Copier, CopyPhase, CopyReason, CopyRow, CopyTable, Error, ErrorKind, Key,
+    KeyRange, Piece, Position, Reach, Result, copy::key_order,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::Reverse;
 use super::region::parts_of;
 use super::request::{Outcome, Request, Watching};
 use super::schedule::{Schedule, Span, Work};
@@ -22,6 +23,8 @@ use crate::mapping::MappingPlan;
 const ROWS_FIRST: usize = 1_000;
 /// Rows of a piece at most: what the log brings waits while a piece is written.
 const ROWS_MAX: usize = 100_000;
+/// Rows of a piece at most whose rows at the target are locked while it is written.
+const ROWS_LOCKED_MAX: usize = 5_000;
 /// Memory that the pieces of all workers should take, each counted once. Of each worker three are about at most: one
 /// written, one waiting, one being read.
 const PIECE_BYTES: usize = 16 << 20;
@@ -87,14 +90,6 @@ pub struct Copying {
     pub context: FlowContext,
     /// Its place in the log.
     pub look_at: Position,
-}
-
-/// The flow that reads the target.
-pub struct Reverse {
-    /// What it shows.
-    pub shared: Arc<FlowShared>,
-    /// What it reads.
-    pub spec: SourceSpec,
 }
 
 /// Why copying cannot go on.
@@ -221,27 +216,47 @@ impl Copying {
 
     /// A row that only the target has may be one that the other direction is still bringing: waits
     /// until that has applied everything that the target's log holds now.
-    pub(super) async fn reverse_has_passed(&self, mapping: &str) -> Result<()> {
+    pub(super) async fn reverse_has_passed(&self, mapping: &str, what: &str) -> Result<()> {
         let Some(reverse) = &self.reverse else { return Ok(()) };
-        let probed = self.target.probe(&reverse.spec, None).await;
-        let end = probed.map_err(|error| error.of(Side::Target))?.end;
+        let end = reverse.end().await?;
         let began = Instant::now();
         let mut told = false;
         loop {
-            let applied = reverse.shared.applied.borrow().clone();
-            if let Some(applied) = applied
-                && self.target.compare(&applied, &end)?.reached()
-            {
+            if reverse.has_passed(&end)? {
                 self.shared.set_waits(mapping, None);
                 return Ok(());
             }
+            reverse.shared.nudge.notify_one();
             if !told && began.elapsed() > NOTICE_AFTER {
                 told = true;
-                let said = "looking for rows that only the target has waits until the other direction has caught up";
+                let said = format!("{what} waits until the other direction has caught up");
                 tracing::warn!(flow = %self.flow, reverse = %reverse.shared.name, "{said}");
-                self.shared.set_waits(mapping, Some(said.to_owned()));
+                self.shared.set_waits(mapping, Some(said));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Whether the other direction may have something to bring of rows that are copied.
+    fn is_written_back(&self, job: &Job) -> bool {
+        let reverse = self.reverse.as_ref().filter(|_| job.row.reason != CopyReason::Initial);
+        reverse.is_some_and(|reverse| reverse.mirrors_any(&job.mapping))
+    }
+
+    /// Where the other direction writes the same columns, waits until it has caught up: the applier waits for it once more, with rows locked.
+    async fn let_reverse_go(&self, job: &Job) -> Result<()> {
+        let Some(reverse) = self.reverse.as_ref().filter(|_| self.is_written_back(job)) else {
+            return Ok(());
+        };
+        while reverse.goes_before(&job.mapping, &self.flow) {
+            let said = format!("copying waits for flow {}, which goes first", reverse.shared.name);
+            self.shared.set_waits(&job.mapping, Some(said));
+            tokio::time::sleep(STANDS_LOOK).await;
+        }
+        self.shared.set_waits(&job.mapping, None);
+        match reverse.brings(&job.mapping) {
+            true => self.reverse_has_passed(&job.mapping, "copying").await,
+            false => Ok(()),
         }
     }
 }
@@ -486,10 +501,12 @@ impl Worker {
         let mut size = ROWS_FIRST;
         // All workers together read no more than a second's worth at a time.
         let rate = self.copying().rows_per_second.filter(|rate| *rate > 0);
+        let most = if self.copying().is_written_back(job) { ROWS_LOCKED_MAX } else { ROWS_MAX };
         let rows_max =
-            rate.map_or(ROWS_MAX, |rate| self.copying().share(rate.min(ROWS_MAX as u64) as usize));
+            rate.map_or(most, |rate| self.copying().share(rate.min(most as u64) as usize));
         let mut sent: Option<Sent> = None;
         loop {
+            self.copying().let_reverse_go(job).await?;
             let read = match &sent {
                 // Nothing is left to be read.
                 Some(before) if before.last => None,

@@ -23,6 +23,8 @@ use crate::mapping::{MappingPlan, row};
 
 /// Keys of the target asked for at the source at a time.
 const SWEEP_KEYS: usize = 5_000;
+/// What waits for the other direction.
+const SWEEPING: &str = "looking for rows that only the target has";
 
 impl Worker {
     /// Looks for rows that only the target has, key by key of the target.
@@ -72,7 +74,7 @@ impl Worker {
                 .into_iter()
                 .map(|row| row.0)
                 .collect();
-            self.copying().reverse_has_passed(&job.mapping).await?;
+            self.copying().reverse_has_passed(&job.mapping, SWEEPING).await?;
             let watching = self.watch_keys(job).await?;
             let covered = self.snapshot(watching).await?;
             // Rows whose constant is another's are other mappings' rows.

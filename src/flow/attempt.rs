@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::copies;
+use super::copies::{self, Mirror};
 use super::disposition::{Care, Scene};
 use super::shapes::{self, Noted};
 use super::start::{self, Ready, Started, Systems};
@@ -171,6 +171,7 @@ pub async fn attempt(
     let workers = if alone { 1 } else { context.copy_workers };
     let (committed, commits) = watch::channel(None);
     let (requests, requested) = mpsc::channel(8);
+    let reverse = reverse(context, &systems.mirrors);
     let copying = Copying {
         flow: context.config.name.clone(),
         source: context.source.clone(),
@@ -179,7 +180,7 @@ pub async fn attempt(
         workers,
         rows_per_second: context.copy_rows_per_second,
         shared: context.shared.clone(),
-        reverse: reverse(context),
+        reverse: reverse.clone(),
         requests,
         context: context.clone(),
         look_at: systems.look.at.clone(),
@@ -230,6 +231,7 @@ pub async fn attempt(
             progress.epoch,
             (workers, context.lanes),
         ),
+        reverse,
         rows: copies.rows,
         epoch: progress.epoch,
         seq: progress.seq,
@@ -295,10 +297,11 @@ async fn refresh(at: Option<i64>, end: CancellationToken) {
 }
 
 /// The flow of the other direction, as the copier asks for it.
-fn reverse(context: &FlowContext) -> Option<Reverse> {
+fn reverse(context: &FlowContext, mirrors: &[Mirror]) -> Option<Reverse> {
     let shared = context.reverse.as_ref()?;
     let spec = start::source_spec(&context.pipeline, &*shared.config()?, &[], "");
-    Some(Reverse { shared: shared.clone(), spec })
+    let system = context.target.clone();
+    Some(Reverse { shared: shared.clone(), spec, system, mirrors: mirrors.into() })
 }
 
 /// A log that does not reach back to a rewound target's position is the rewind's fault, not the slot's.

@@ -162,6 +162,11 @@ impl MappingShared {
         lock(&self.stopped).is_some()
     }
 
+    /// Whether its copy is bringing rows.
+    pub fn is_copied(&self) -> bool {
+        lock(&self.copy).as_ref().is_some_and(|c| c.phase == CopyPhase::Rows)
+    }
+
     /// Whether its copy has not brought all rows yet.
     pub fn lacks_rows(&self) -> bool {
         let copy = lock(&self.copy);

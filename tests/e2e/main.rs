@@ -25,6 +25,7 @@ mod lag;
 mod lanes;
 mod lookups;
 mod mappings;
+mod mirrored;
 mod mixed;
 mod parallel;
 mod plan;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! open_sink ─> [create_progress] ─> { begin ─> { write | load | call | attempt | venture | mark_place | back_to_place | attempt_load | lookup | lookup_or_insert
-//!                                                | remember | forget_memory | record | record_copy } ─> commit | save_position | ping }
+//!                                                | lock_rows | remember | forget_memory | record | record_copy } ─> commit | save_position | ping }
 //! ```
 //!
 //! `recall`, `recall_prefix`, `recall_all` and `lookup` may be called at any time; inside a transaction they see what it
@@ -302,6 +302,10 @@ pub trait Sink: Send {
         after: Option<&Bytes>,
         limit: usize,
     ) -> Result<Vec<Remembered>>;
+
+    /// Locks the rows of these keys inside the open transaction: until it ends nobody else changes or removes them, and whoever has
+    /// done so before has committed. Keys that are not there are passed over; rows that others hold equal to a key may be locked with it.
+    async fn lock_rows(&mut self, table: &Arc<TargetTable>, keys: &[Key]) -> Result<()>;
 
     /// Remembers values and forgets keys inside the open transaction. No key may stand there twice.
     async fn remember(

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use mysql_async::Statement;
 use tidelock_core::{
     Call, Code, CopyRow, Error, ErrorKind, Key, Load, LookupTarget, Mark, MemoryScope, Position,
-    Progress, Remembered, Result, Sink, SinkSpec, StateRow, Value, WriteBatch,
+    Progress, Remembered, Result, Sink, SinkSpec, StateRow, TargetTable, Value, WriteBatch,
 };
 
 use crate::session::{Session, literal};
@@ -268,6 +268,12 @@ impl Sink for MySqlSink {
     ) -> Result<Vec<Remembered>> {
         self.ready(self.open)?;
         let result = self.recalled_after(scope, after, limit).await;
+        self.guarded(result).await
+    }
+
+    async fn lock_rows(&mut self, table: &Arc<TargetTable>, keys: &[Key]) -> Result<()> {
+        self.ready(true)?;
+        let result = self.locked(table, keys).await;
         self.guarded(result).await
     }
 

@@ -169,6 +169,12 @@ pub(crate) fn present(table: &TargetTable, keys: usize) -> Result<String> {
     Ok(format!("SELECT {}", vec![one; keys].join(", ")))
 }
 
+/// A query that locks the rows of so many keys.
+pub(crate) fn lock(table: &TargetTable, keys: usize) -> Result<String> {
+    let tests = vec![format!("({})", by_key(table)?); keys].join(" OR ");
+    Ok(format!("SELECT 1 FROM {} WHERE {tests} FOR UPDATE", name(table)))
+}
+
 /// How many parameters [`by_key`] takes.
 pub(crate) fn key_width(table: &TargetTable) -> Result<usize> {
     table.key.iter().try_fold(0, |n, &i| Ok(n + 1 + usize::from(is_text(column(table, i)?))))

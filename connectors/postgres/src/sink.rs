@@ -387,6 +387,10 @@ impl Sink for PgSink {
         self.recalled_after(scope, after, limit).await
     }
 
+    async fn lock_rows(&mut self, table: &Arc<TargetTable>, keys: &[Key]) -> Result<()> {
+        self.locked(table, keys).await
+    }
+
     async fn remember(
         &mut self,
         scope: &MemoryScope,

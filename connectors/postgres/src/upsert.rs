@@ -238,6 +238,21 @@ pub(crate) fn present(target: &TargetTable) -> Result<Statement> {
     Ok(Statement { sql, types: rows.types, counts: true })
 }
 
+/// The statement that locks the rows of these keys.
+pub(crate) fn lock(target: &TargetTable) -> Result<Statement> {
+    let all = cells(target, WriteOp::Delete, &target.key)?;
+    let rows = rows(&all);
+    let on: Vec<String> =
+        all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
+    let sql = format!(
+        "SELECT FROM {} JOIN {} AS t ON {} FOR UPDATE OF t",
+        rows.from,
+        table(&target.name),
+        on.join(" AND ")
+    );
+    Ok(Statement { sql, types: rows.types, counts: false })
+}
+
 /// The statement that loads such rows from the client.
 pub(crate) fn copy(target: &TargetTable, columns: &[usize], binary: bool) -> Result<String> {
     let names = cells(target, WriteOp::Upsert, columns)?;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tidelock_core::{CopyTable, Cursor, Key, KeyRange, Position, Result, Value};
 use tokio::sync::oneshot;
 
-use super::{SWEEP_KEYS, is_ours};
+use super::{SWEEP_KEYS, SWEEPING, is_ours};
 use crate::copy::Job;
 use crate::copy::copier::Worker;
 use crate::copy::request::{Request, Watching};
@@ -64,7 +64,7 @@ impl Worker {
         let turns = target.estimate(theirs).await? / KEYS_AT_ONCE + 1;
         let mut turn = 0;
         loop {
-            self.copying().reverse_has_passed(&job.mapping).await?;
+            self.copying().reverse_has_passed(&job.mapping, SWEEPING).await?;
             let watching = self.watch_keys(job).await?;
             let is_of_turn = |hash: &Hash| u64::from_le_bytes(first(hash)) % turns == turn;
             let (mut come, upto) = self.come(job, plan, watching, is_of_turn).await?;

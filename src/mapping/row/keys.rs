@@ -24,7 +24,7 @@ impl BoundPlan {
         Ok((!target.iter().any(Value::is_unchanged)).then(|| target.into()))
     }
     /// Whether the target can have the key that a row comes to. The key of a row outside the filter may be none.
-    pub(super) fn has_key(&self, row: &Row) -> Result<bool> {
+    pub fn has_key(&self, row: &Row) -> Result<bool> {
         match self.key_of(row) {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Code::IdentityMissing => Err(error),

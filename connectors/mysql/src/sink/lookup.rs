@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mysql_async::Value as Param;
 use mysql_async::prelude::Queryable;
 use tidelock_core::{
-    Code, DataType, Error, ErrorKind, Key, LookupTarget, Result, TargetColumn, Value,
+    Code, DataType, Error, ErrorKind, Key, LookupTarget, Result, TargetColumn, TargetTable, Value,
 };
 
 use super::{MySqlSink, WRITE};
@@ -134,6 +134,22 @@ impl MySqlSink {
             found.extend(some.into_iter().map(|one| one.map(|(_, value)| value)));
         }
         Ok(found)
+    }
+
+    pub(super) async fn locked(&mut self, table: &TargetTable, keys: &[Key]) -> Result<()> {
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let size = KEYS.into_iter().find(|n| *n <= rest.len()).unwrap_or(1);
+            let (now, later) = rest.split_at(size);
+            rest = later;
+            let mut params = Vec::new();
+            for key in now {
+                upsert::key_cells(table, key, &mut params)?;
+            }
+            let locked = self.session.conn.exec_drop(upsert::lock(table, size)?, params);
+            within(WRITE, &self.session.place, locked).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn looked_up_or_inserted(

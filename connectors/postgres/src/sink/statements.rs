@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::maybe_done;
-use tidelock_core::{Code, DataType, Error, Result, TargetTable, WriteBatch, WriteOp};
+use tidelock_core::{Code, DataType, Error, Key, Result, TargetTable, WriteBatch, WriteOp};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{PgSink, STATEMENTS_MAX, WRITE_TIMEOUT, attribute, doing, send_in_order};
@@ -13,6 +13,8 @@ use crate::upsert::{self, Encoded};
 
 /// Rows put into an empty table until the plans of its statements are made anew.
 const REPLAN_ROWS: u64 = 1_000;
+/// Keys of one statement that locks rows.
+const KEYS_A_LOCK: usize = 5_000;
 
 pub(super) struct Prepared {
     statement: tokio_postgres::Statement,
@@ -109,6 +111,21 @@ impl PgSink {
         let loose: Arc<[String]> = loose.into();
         self.loose.insert(table.id, loose.clone());
         Ok(loose)
+    }
+
+    pub(super) async fn locked(&mut self, table: &Arc<TargetTable>, keys: &[Key]) -> Result<()> {
+        self.start().await?;
+        let doing = format!("locking rows of {}", table.name);
+        let statement = upsert::lock(table)?;
+        let cells = upsert::cells(table, WriteOp::Delete, &table.key)?;
+        for some in keys.chunks(KEYS_A_LOCK) {
+            let params = upsert::arrays(some.iter().map(|key| &**key), &cells)?;
+            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as _).collect();
+            let prepared = self.kept(&doing, statement.sql.clone(), &statement.types).await?;
+            let locked = self.session.client.execute(&prepared, &params);
+            self.session.call(&doing, Stage::Write, WRITE_TIMEOUT, locked).await?;
+        }
+        Ok(())
     }
 
     /// The statement of this text, prepared once.

@@ -1,0 +1,111 @@
+//! The flow of the other direction, as copies see it: rows of the target may be on their way to the source.
+//!
+//! **Pieces that are looked at twice.** Where the other direction writes the same columns, the target's own users may have changed a row of which the source
+//! does not know yet. A backfill or a resync that wrote the row as it was read would take that change back; and since what we write is an echo to the
+//! other direction, the two sides would differ from then on. So a piece of such a mapping is only a list of keys:
+//!
+//! 1. the rows of these keys are locked at the target: whoever changed them has committed, and whoever will waits;
+//! 2. the other direction passes the end that the target's log has now (it has been waited for before, with nothing locked);
+//! 3. the rows are read at the source once more, as keys that are read again are, and written in the transaction that holds the locks.
+//!
+//! A row that only the source has cannot be locked. If users of the target insert it between the second step and the third, both sides have made a row of one
+//! key, and the source's is what stays.
+//!
+//! While the other direction's mapping is stopped or paused, nothing can be waited for, and rows are written as they were read: what the target's users changed meanwhile is
+//! the source's again. Where both directions are compared or filled anew at once, the flow whose name comes first goes first.
+//!
+//! A first copy needs none of this: the other direction waits for its end and follows it ([`super::region`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelock_core::{Connector, Error, Position, Result, Side, SourceSpec};
+
+use crate::flow::copies::Mirror;
+use crate::flow::{FlowShared, FlowState};
+
+/// Between two looks how far it has come.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The flow that reads the target.
+#[derive(Clone)]
+pub struct Reverse {
+    /// What it shows.
+    pub shared: Arc<FlowShared>,
+    /// What it reads.
+    pub spec: SourceSpec,
+    /// The system it reads: our target.
+    pub system: Arc<dyn Connector>,
+    /// Our mappings of whose columns it writes some.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+impl Reverse {
+    fn mirrors_of(&self, mapping: &str) -> impl Iterator<Item = &Mirror> {
+        self.mirrors.iter().filter(move |mirror| *mirror.ours == *mapping)
+    }
+
+    /// Whether it writes columns of a mapping of ours.
+    pub fn mirrors_any(&self, mapping: &str) -> bool {
+        self.mirrors_of(mapping).next().is_some()
+    }
+
+    /// Whether it brings what the target's users do to the rows of a mapping of ours, so that it can be waited for.
+    pub fn brings(&self, mapping: &str) -> bool {
+        let known = self.shared.mappings();
+        matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting)
+            && self.mirrors_of(mapping).any(|mirror| {
+                known.get(&*mirror.theirs).is_some_and(|m| !m.is_stopped() && !m.lacks_rows())
+            })
+    }
+
+    /// Whether it will, if it is waited for: it is about to start, or its own copy of the same rows goes before ours.
+    pub fn goes_before(&self, mapping: &str, flow: &str) -> bool {
+        let known = self.shared.mappings();
+        let copies = |mirror: &Mirror| {
+            known.get(&*mirror.theirs).is_some_and(|m| !m.is_stopped() && m.is_copied())
+        };
+        match self.shared.state().0 {
+            FlowState::Starting | FlowState::Retrying => true,
+            FlowState::Streaming | FlowState::Snapshotting => {
+                *self.shared.name < *flow && self.mirrors_of(mapping).any(copies)
+            }
+            FlowState::Paused | FlowState::Halted | FlowState::Stopped => false,
+        }
+    }
+
+    /// Where the target's log ends.
+    pub async fn end(&self) -> Result<Position> {
+        Ok(self.system.probe(&self.spec, None).await.map_err(|e| e.of(Side::Target))?.end)
+    }
+
+    /// Whether it has applied everything up to a place.
+    pub fn has_passed(&self, end: &Position) -> Result<bool> {
+        let applied = self.shared.applied.borrow().clone();
+        let Some(applied) = applied else { return Ok(false) };
+        Ok(self.system.compare(&applied, end)?.reached())
+    }
+
+    /// Waits until it has applied everything that the target's log holds now; an error if that takes longer.
+    pub async fn pass(&self, most: Duration) -> Result<()> {
+        let passing = async {
+            let end = self.end().await?;
+            while !self.has_passed(&end)? {
+                // A log at rest is asked for its end.
+                self.shared.nudge.notify_one();
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(most, passing).await.unwrap_or_else(|_| {
+            Err(Error::transient(
+                tidelock_core::Code::ServerBusy,
+                format!(
+                    "rows of the target wait for flow {} to bring what was changed there, and it takes longer than {} s",
+                    self.shared.name,
+                    most.as_secs()
+                ),
+            ))
+        })
+    }
+}
