@@ -91,14 +91,26 @@ fn by_key(table: &TargetTable) -> Result<String> {
     Ok(tests.join(" AND "))
 }
 
+/// What keeps mapped times that an update does not write as they are: of one that is declared `ON UPDATE CURRENT_TIMESTAMP` the server
+/// would make another.
+fn kept(batch: &WriteBatch) -> impl Iterator<Item = String> {
+    let columns = batch.table.columns.iter().enumerate();
+    let times = columns.filter(|(i, c)| {
+        matches!(c.data_type, DataType::Timestamp { .. } | DataType::Instant { .. })
+            && !batch.columns.contains(i)
+    });
+    times.map(|(_, c)| format!("{0} = {0}", quote(&c.name)))
+}
+
 /// An update of one row by its old key.
 pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
     let table = &batch.table;
-    let sets = batch
+    let mut sets = batch
         .columns
         .iter()
         .map(|&i| Ok(format!("{} = ?", quote(&column(table, i)?.name))))
         .collect::<Result<Vec<_>>>()?;
+    sets.extend(kept(batch));
     Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
 }
 
@@ -118,6 +130,10 @@ pub(crate) fn put_update(batch: &WriteBatch, row: &[Value], out: &mut String) ->
         out.push_str(&quote(&c.name));
         out.push_str(" = ");
         put_literal(c, value, out)?;
+    }
+    for kept in kept(batch) {
+        out.push_str(", ");
+        out.push_str(&kept);
     }
     for (n, (&i, value)) in table.key.iter().zip(key).enumerate() {
         let c = column(table, i)?;

@@ -77,6 +77,37 @@ async fn rows_are_written_guarded_and_exactly() {
 }
 
 #[tokio::test]
+async fn an_update_leaves_a_time_that_the_server_would_set() {
+    let server = server().await;
+    let c = connector(&server);
+    c.ensure_meta().await.unwrap();
+    let auto = "DEFAULT current_timestamp(3) ON UPDATE current_timestamp(3)";
+    let sql = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, n int, at timestamp(3) NOT NULL {auto}, civil datetime(3) NOT NULL {auto}, \
+         theirs timestamp(3) NOT NULL {auto})"
+    );
+    server.sql("crm", &sql).await.unwrap();
+    let (civil, instant) =
+        (DataType::Timestamp { fsp: 3 }, DataType::Instant { fsp: 3, narrow: true });
+    let t = target(&[("id", int()), ("n", int()), ("at", instant), ("civil", civil)], &[0]);
+    let row = |id: i64| {
+        let (at, civil) = (Instant(1_700_000_000_000_000), Timestamp(1_600_000_000_000_000));
+        vec![Value::Int(id), Value::Int(0), Value::Instant(at), Value::Timestamp(civil)]
+    };
+    write(&*c, &[batch(&t, WriteOp::Upsert, &[0, 1, 2, 3], vec![row(1), row(2), row(3)])])
+        .await
+        .unwrap();
+    server.sql("crm", "UPDATE t SET at = at, civil = civil, theirs = '2020-01-01'").await.unwrap();
+    // One by itself, and several at once.
+    let patch = |id: i64| vec![Value::Int(7), Value::Int(id)];
+    write(&*c, &[batch(&t, WriteOp::Update, &[1], vec![patch(1)])]).await.unwrap();
+    write(&*c, &[batch(&t, WriteOp::Update, &[1], vec![patch(2), patch(3)])]).await.unwrap();
+    let found = "SELECT COUNT(*) FROM t WHERE n = 7 AND at = FROM_UNIXTIME(1700000000) AND civil = '2020-09-13 12:26:40' \
+                 AND theirs > '2020-01-02'";
+    assert_eq!(server.one("crm", found).await.unwrap(), "3");
+}
+
+#[tokio::test]
 async fn rows_are_found_by_a_time_in_their_key_with_or_without_a_day() {
     let server = server().await;
     let c = connector(&server);
