@@ -55,9 +55,9 @@ fn holder() -> String {
     format!("{host} pid {}", std::process::id())
 }
 
-/// Opens the checkpoint and says so if it had to be begun anew.
-pub fn open_checkpoint(state_dir: &Path) -> Result<Arc<Checkpoint>> {
-    let (checkpoint, aside) = Checkpoint::open(state_dir)?;
+/// Opens the checkpoint and says so if it had to be begun anew. One that another process has is waited for so long.
+pub fn open_checkpoint(state_dir: &Path, patience: Duration) -> Result<Arc<Checkpoint>> {
+    let (checkpoint, aside) = Checkpoint::open_within(state_dir, patience)?;
     if let Some(aside) = aside {
         tracing::error!(moved_to = %aside.display(), "the checkpoint store was damaged and is begun anew; positions come back from the targets");
     }

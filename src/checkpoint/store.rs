@@ -11,10 +11,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tidelock_core::{Code, Error, Position, Result};
 
 use super::codec::{FlowRecord, Kind, LagRecord, decode, encode};
+
+/// Between two looks at a store that another process has.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The local checkpoint. All calls block for a disk write at most.
 pub struct Checkpoint {
@@ -46,9 +50,25 @@ impl Checkpoint {
     /// Opens the store below `state_dir`, or makes it. A store that cannot be read is moved aside; the
     /// second answer then says where to.
     pub fn open(state_dir: &Path) -> Result<(Checkpoint, Option<PathBuf>)> {
+        Checkpoint::open_within(state_dir, Duration::ZERO)
+    }
+
+    /// The same, and if another process has it, waits so long for that to end.
+    pub fn open_within(
+        state_dir: &Path,
+        patience: Duration,
+    ) -> Result<(Checkpoint, Option<PathBuf>)> {
         let folder = state_dir.join("checkpoint");
+        let began = Instant::now();
         let opened = match own_folder(state_dir) {
-            Ok(()) => try_open(&folder),
+            Ok(()) => loop {
+                match try_open(&folder) {
+                    Err(Fault::Busy) if began.elapsed() < patience => {
+                        std::thread::sleep(LOOK_AGAIN)
+                    }
+                    opened => break opened,
+                }
+            },
             Err(error) if is_away(&error) => Err(Fault::Away(error.to_string())),
             Err(error) => return Err(trouble(state_dir, error)),
         };
@@ -337,7 +357,14 @@ mod tests {
         store.save("a:b", &record(5)).unwrap();
         store.make_durable().unwrap();
         assert!(Checkpoint::open(dir.path()).is_err(), "two processes on one store");
+        let state_dir = dir.path().to_owned();
+        let waits = std::thread::spawn(move || {
+            Checkpoint::open_within(&state_dir, Duration::from_secs(60)).map(drop)
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!waits.is_finished());
         drop(store);
+        waits.join().unwrap().unwrap();
         let (store, _) = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(store.load("a:b").unwrap(), Some(record(5)));
         store.forget("a:b").unwrap();

@@ -1,6 +1,7 @@
 //! `tidelock drop`: takes away what was made on the servers.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidelock_core::{Code, Error, ErrorKind};
@@ -68,7 +69,7 @@ async fn dropped(cli: &Cli, flow: Option<&str>, told: &mut Told) -> Result<(), R
             .with_hint(format!("known flows: {known}"))
             .into());
     }
-    let checkpoint = open_checkpoint(&config.state_dir)?;
+    let checkpoint = open_checkpoint(&config.state_dir, Duration::ZERO)?;
     for flow in chosen {
         let system = |name: &str| {
             config.systems.get(name).ok_or_else(|| Error::bug("a flow without its system"))

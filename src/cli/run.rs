@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidelock_core::{Code, Error};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +15,9 @@ use crate::config::Config;
 use crate::control::Controlled;
 use crate::engine::{Engine, open_checkpoint};
 use crate::{control, http, telemetry};
+
+/// How long the checkpoint is waited for: a command that was given while no daemon ran may have it.
+const LENT: Duration = Duration::from_secs(10);
 
 /// Runs the flows until a signal.
 pub async fn run(cli: &Cli) -> Outcome {
@@ -31,7 +35,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Refusal> {
     let metrics = telemetry::install_metrics()?;
-    let checkpoint = open_checkpoint(&config.state_dir)?;
+    let state_dir = config.state_dir.clone();
+    let opening = tokio::task::spawn_blocking(move || open_checkpoint(&state_dir, LENT));
+    let checkpoint = opening.await.map_err(|e| Error::bug(format!("opening ended: {e}")))??;
     let engine = Arc::new(Engine::new(config, checkpoint)?);
     let http = http::Http::new(engine.clone(), metrics, stop.clone());
     http.swap(http.bind(config.listen.as_deref()).await?);
@@ -107,7 +113,7 @@ async fn announce(engine: Arc<Engine>, stop: CancellationToken) {
             notify("READY=1");
             told = true;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

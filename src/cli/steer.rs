@@ -90,7 +90,7 @@ async fn reach(
         if let Some(reply) = ask(state_dir, request).await? {
             return Ok((Some(reply), None));
         }
-        match open_checkpoint(state_dir) {
+        match open_checkpoint(state_dir, Duration::ZERO) {
             Ok(checkpoint) => return Ok((None, Some(checkpoint))),
             Err(error) if began.elapsed() > STARTING => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

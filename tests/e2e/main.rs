@@ -3,6 +3,7 @@
 //! Short rounds run in `make test`; with `TIDELOCK_SOAK=1` (`make soak`) the long figures.
 
 mod broken;
+mod chaos;
 mod check;
 mod compact;
 mod company;
