@@ -174,6 +174,10 @@ struct Inner {
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
+/// What to do where a foreign key of the target refuses a row.
+pub const FOREIGN_KEY_HINT: &str = "a row that it points to is missing at the target, or one that points to it is still there: see whether \
+     the mapping of the table at the other end stands still, bring that back, then `tidelock resync` this one";
+
 impl Error {
     /// An error of this kind. `message` is lower case, names the place and has no final period.
     pub fn new(kind: ErrorKind, code: Code, message: impl Into<String>) -> Self {

@@ -47,7 +47,7 @@ pub use copy::{
     Part, Piece, Reach, TransactionId,
 };
 pub use ddl::{Creation, Dialect, Literal, NewColumn, NewTable, Note, Uncarried};
-pub use error::{Code, Error, ErrorKind, Result, Side};
+pub use error::{Code, Error, ErrorKind, FOREIGN_KEY_HINT, Result, Side};
 pub use event::{Begin, Chunk, Commit, Idle, LogEvent, TableChanged, TableFault, Truncate};
 pub use json::{JsonForm, json_loss};
 pub use lookup::LookupTarget;

@@ -284,6 +284,7 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         1216 | 1217 | 1451 | 1452 => {
             let name = between(&error.message, "CONSTRAINT `", "`").unwrap_or("?");
             make(K::Data, C::ForeignKey, &format!("foreign key {name} refuses the row"))
+                .with_hint(tidelock_core::FOREIGN_KEY_HINT)
         }
         3819 | 4025 => {
             let name = between(&error.message, "CONSTRAINT `", "`")

@@ -228,6 +228,7 @@ fn reading_hint(sqlstate: &str) -> Option<&'static str> {
 
 fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
     match sqlstate {
+        "23503" => Some(tidelock_core::FOREIGN_KEY_HINT),
         "28000" if message.contains("channel binding") => Some(
             "what we reach shows another certificate than the server's own: connect to the server \
              itself, not through something that ends TLS on the way",
