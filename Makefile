@@ -29,8 +29,8 @@ test: deps ## Format, lints, and all tests on real servers
 fuzz: ## The decoders on damaged input, FUZZ_SECONDS (60) for each; TIDELOCK_FUZZ_SEED=... repeats a case
 	TIDELOCK_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --workspace --locked --profile fuzz -- fuzz --nocapture
 
-soak: deps ## The long ones: random kills under load, killed first copies, idle silence, huge transactions, traffic of others
-	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test e2e -- soak:: echo:: snapshot:: --nocapture --test-threads=1
+soak: deps ## The long ones: random kills under load, killed first copies, everything at once, idle silence, huge transactions, traffic of others
+	TIDELOCK_SOAK=1 $(CARGO) test --release --locked --test e2e -- soak:: echo:: snapshot:: chaos:: --nocapture --test-threads=1
 
 test-matrix: deps ## The end-to-end tests against other server versions, MySQL among them (downloads them once)
 	./scripts/matrix.sh

@@ -74,8 +74,10 @@ impl Reverse {
         }
     }
 
-    /// Where the target's log ends.
+    /// Where the target's log ends, with all in it that anybody sees there: what was committed without waiting for the disk may not
+    /// count as logged before the next commit that waits.
     pub async fn end(&self) -> Result<Position> {
+        self.system.heartbeat().await.map_err(|e| e.of(Side::Target))?;
         Ok(self.system.probe(&self.spec, None).await.map_err(|e| e.of(Side::Target))?.end)
     }
 
