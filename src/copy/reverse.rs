@@ -50,28 +50,41 @@ impl Reverse {
         self.mirrors_of(mapping).next().is_some()
     }
 
+    /// Whether it is about to start, as it is for a moment when the file is read anew.
+    fn is_coming(&self) -> bool {
+        match self.shared.state().0 {
+            FlowState::Starting | FlowState::Retrying => true,
+            FlowState::Stopped => self.shared.config().is_some(),
+            FlowState::Streaming
+            | FlowState::Snapshotting
+            | FlowState::Paused
+            | FlowState::Halted => false,
+        }
+    }
+
     /// Whether it brings what the target's users do to the rows of a mapping of ours, so that it can be waited for.
     pub fn brings(&self, mapping: &str) -> bool {
-        let known = self.shared.mappings();
-        matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting)
-            && self.mirrors_of(mapping).any(|mirror| {
-                known.get(&*mirror.theirs).is_some_and(|m| !m.is_stopped() && !m.lacks_rows())
+        let (known, is_coming) = (self.shared.mappings(), self.is_coming());
+        let flows = matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting);
+        (flows || is_coming)
+            && self.mirrors_of(mapping).any(|mirror| match known.get(&*mirror.theirs) {
+                Some(theirs) => !theirs.is_stopped() && !theirs.lacks_rows(),
+                None => is_coming,
             })
     }
 
     /// Whether it will, if it is waited for: it is about to start, or its own copy of the same rows goes before ours.
     pub fn goes_before(&self, mapping: &str, flow: &str) -> bool {
         let known = self.shared.mappings();
-        let copies = |mirror: &Mirror| {
-            known.get(&*mirror.theirs).is_some_and(|m| !m.is_stopped() && m.is_copied())
+        let mirrors = || {
+            let all = self.mirrors_of(mapping).map(|mirror| known.get(&*mirror.theirs));
+            all.filter(|theirs| theirs.is_none_or(|theirs| !theirs.is_stopped()))
         };
-        match self.shared.state().0 {
-            FlowState::Starting | FlowState::Retrying => true,
-            FlowState::Streaming | FlowState::Snapshotting => {
-                *self.shared.name < *flow && self.mirrors_of(mapping).any(copies)
-            }
-            FlowState::Paused | FlowState::Halted | FlowState::Stopped => false,
-        }
+        let flows = matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting);
+        (self.is_coming() && mirrors().next().is_some())
+            || (flows
+                && *self.shared.name < *flow
+                && mirrors().flatten().any(|theirs| theirs.is_copied()))
     }
 
     /// Where the target's log ends, with all in it that anybody sees there: what was committed without waiting for the disk may not

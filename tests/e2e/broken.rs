@@ -357,7 +357,17 @@ async fn asked(postgres_source: bool) {
     let words = 30_000;
     let numbers = match postgres_source {
         true => format!("(SELECT generate_series(1, {words}) AS n) s"),
-        false => format!("(SELECT seq AS n FROM seq_1_to_{words}) s"),
+        false => {
+            let digits = |upto: u32| {
+                let all: Vec<String> = (0..upto).map(|d| format!("SELECT {d} AS d")).collect();
+                format!("({})", all.join(" UNION ALL "))
+            };
+            let (ten, tens) = (digits(10), digits(words / 10_000));
+            format!(
+                "(SELECT 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d + 10000 * f.d AS n \
+                 FROM {ten} a, {ten} b, {ten} c, {ten} e, {tens} f) s"
+            )
+        }
     };
     let name = |n: &str| format!("concat(repeat('x', 690), {n})");
     let (first, last) = (name("7"), name(&words.to_string()));
