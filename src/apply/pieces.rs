@@ -179,6 +179,10 @@ impl Applier {
         by.refused = Refused::PutOff;
         let mut keys: Vec<Key> = Vec::with_capacity(rows.len());
         for row in &rows {
+            // One outside the filter says nothing of the target's row where another may be that row's.
+            if plan.shares_keys && !bound.takes(row)? {
+                continue;
+            }
             by.row(bound.source_key(row)?);
             if bound.has_key(row)? {
                 keys.push(bound.key_of(row)?.into());

@@ -214,20 +214,6 @@ async fn insist(side: &Side, sql: &str) {
     }
 }
 
-/// kill -9 of the server.
-async fn crash(side: &Side) {
-    match side {
-        Side::Pg(server) => {
-            server.kill9().await.expect("kill");
-            server.start_again().await.expect("start");
-        }
-        Side::My(server) => {
-            server.kill9().await.expect("kill");
-            server.start_again().await.expect("start");
-        }
-    }
-}
-
 async fn all_equal(daemon: &Daemon, a: &Side, b: &Side) {
     for (want, have) in PAIRS {
         equal(daemon, (a, want), (b, have)).await;
@@ -323,7 +309,7 @@ async fn chaos(postgres: (bool, bool)) {
                 }
                 println!("{:?}", daemon.command(&["resume", "northern"]));
             }
-            8 => crash(if random.random() { &a } else { &b }).await,
+            8 => (if random.random() { &a } else { &b }).crash().await,
             _ => all_equal(&daemon, &a, &b).await,
         }
     }
@@ -393,7 +379,7 @@ async fn both_ways(postgres: (bool, bool)) {
         match what {
             0 => daemon.kill_and_start(),
             1 => daemon.start_again(),
-            2 => crash(&sides[random.random_range(0..2)]).await,
+            2 => sides[random.random_range(0..2)].crash().await,
             3 => {
                 let flow = ["a:b", "b:a"][random.random_range(0..2)];
                 println!("resync {flow}: {:?}", daemon.command(&["resync", flow]));

@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidelock_scratch::mysql_async::prelude::Queryable;
-use tidelock_scratch::{mysql_async, tokio_postgres};
 
 use super::daemon::Daemon;
 use super::snapshot::Side;
@@ -270,31 +268,14 @@ async fn backlog_again(rig: &Rig) {
     }
 }
 
-/// A session that holds the lock for which the trigger of the slow row waits.
-enum Held {
-    Pg { _client: tokio_postgres::Client },
-    My { _conn: mysql_async::Conn },
-}
-
-async fn hold(target: &Side) -> Held {
-    match target {
-        Side::Pg(server) => {
-            let client = server.client("db").await.expect("client");
-            client.batch_execute("SELECT pg_advisory_lock(1, 1)").await.expect("lock");
-            Held::Pg { _client: client }
-        }
-        Side::My(server) => {
-            let mut conn = server.conn("db").await.expect("conn");
-            conn.query_drop("SELECT GET_LOCK('wait', 0)").await.expect("lock");
-            Held::My { _conn: conn }
-        }
-    }
-}
-
 /// Writes what the trigger holds up until something that comes after it has written the row of all, and more than goes into one target transaction. In the end
 /// all is at the target.
 async fn hold_up(rig: &Rig, round: u64) {
-    let held = hold(&rig.target).await;
+    let lock = match rig.target {
+        Side::Pg(_) => "SELECT pg_advisory_lock(1, 1)",
+        Side::My(_) => "SELECT GET_LOCK('wait', 0)",
+    };
+    let held = rig.target.hold(&[lock]).await;
     let first = 1 + round * 10_000_000;
     let slow = inserts("item", first..first + 5_000, |id| match id - first {
         4_999 => "-1, 'slow'".to_owned(),

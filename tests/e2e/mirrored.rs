@@ -2,36 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use tidelock_scratch::mysql_async::prelude::Queryable;
-use tidelock_scratch::{mysql_async, tokio_postgres};
-
 use super::SOON;
 use super::daemon::Daemon;
 use super::rows::equal;
 use super::snapshot::Side;
-
-/// A session that keeps a row locked until it is dropped.
-enum Held {
-    Pg { _client: tokio_postgres::Client },
-    My { _conn: mysql_async::Conn },
-}
-
-async fn hold(side: &Side, id: i32) -> Held {
-    let sql = format!("SELECT id FROM item WHERE id = {id} FOR UPDATE");
-    match side {
-        Side::Pg(server) => {
-            let client = server.client("db").await.expect("client");
-            client.batch_execute(&format!("BEGIN; {sql}")).await.expect("lock");
-            Held::Pg { _client: client }
-        }
-        Side::My(server) => {
-            let mut conn = server.conn("db").await.expect("conn");
-            conn.query_drop("START TRANSACTION").await.expect("begin");
-            conn.query_drop(sql).await.expect("lock");
-            Held::My { _conn: conn }
-        }
-    }
-}
 
 /// A row that the target's users have changed, or removed, is at the source what it was, because the other direction cannot write it there.
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +22,7 @@ async fn a_copy_takes_back_nothing_that_the_other_direction_has_still_to_bring()
         a.sql("INSERT INTO item VALUES (1, 1, 'a'), (2, 2, 'a'), (3, 3, 'a')").await;
         let all = super::ITEMS;
         equal(&daemon, (&a, all), (&b, all)).await;
-        let held = hold(&a, 1).await;
+        let held = a.hold(&["BEGIN", "SELECT id FROM item WHERE id = 1 FOR UPDATE"]).await;
         b.sql("UPDATE item SET qty = 99 WHERE id = 1").await;
         b.sql("DELETE FROM item WHERE id = 2").await;
         assert_eq!(daemon.command(&[verb, "a:b/item"]).0, 0);

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidelock_scratch::{Flavour, Mysql, Postgres};
+use tidelock_scratch::mysql_async::prelude::Queryable;
+use tidelock_scratch::{Flavour, Mysql, Postgres, mysql_async, tokio_postgres};
 
 use super::daemon::Daemon;
 use super::{SOON, soaking};
@@ -13,6 +14,12 @@ use super::{SOON, soaking};
 pub(super) enum Side {
     Pg(Postgres),
     My(Mysql),
+}
+
+/// A session that keeps something locked until it is dropped.
+pub(super) enum Held {
+    Pg { _client: tokio_postgres::Client },
+    My { _conn: mysql_async::Conn },
 }
 
 impl Side {
@@ -45,6 +52,40 @@ impl Side {
         match self {
             Side::Pg(server) => server.rows("db", sql).await.expect("rows"),
             Side::My(server) => server.rows("db", sql).await.expect("rows"),
+        }
+    }
+
+    /// kill -9 of the server, and it comes back.
+    pub(super) async fn crash(&self) {
+        match self {
+            Side::Pg(server) => {
+                server.kill9().await.expect("kill");
+                server.start_again().await.expect("start");
+            }
+            Side::My(server) => {
+                server.kill9().await.expect("kill");
+                server.start_again().await.expect("start");
+            }
+        }
+    }
+
+    /// A session that has done this, and keeps what it locks until it is dropped.
+    pub(super) async fn hold(&self, statements: &[&str]) -> Held {
+        match self {
+            Side::Pg(server) => {
+                let client = server.client("db").await.expect("client");
+                for sql in statements {
+                    client.batch_execute(sql).await.expect("lock");
+                }
+                Held::Pg { _client: client }
+            }
+            Side::My(server) => {
+                let mut conn = server.conn("db").await.expect("conn");
+                for sql in statements {
+                    conn.query_drop(*sql).await.expect("lock");
+                }
+                Held::My { _conn: conn }
+            }
         }
     }
 

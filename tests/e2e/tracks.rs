@@ -362,7 +362,7 @@ async fn a_view_comes_and_goes_from_mariadb() {
 
 /// One change that touches thousands of keys, rows that are too wide to be read together, the source away in between, a transaction of very many changes.
 async fn much_at_once(postgres_source: bool) {
-    let mut world = shelves(postgres_source, PLACES).await;
+    let world = shelves(postgres_source, PLACES).await;
     world.a.sql("INSERT INTO shelf VALUES (1, 'one'), (2, 'two')").await;
     let goods = |from: u32, to: u32, shelf: u32| {
         let rows: Vec<String> = (from..=to).map(|n| format!("({n}, {shelf}, 1, NULL)")).collect();
@@ -380,16 +380,7 @@ async fn much_at_once(postgres_source: bool) {
     for label in ["again", "and again"] {
         world.a.sql(&format!("UPDATE shelf SET label = '{label}'")).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        match &mut world.a {
-            Side::Pg(server) => {
-                server.kill9().await.expect("kill");
-                server.start_again().await.expect("start");
-            }
-            Side::My(server) => {
-                server.kill9().await.expect("kill");
-                server.start_again().await.expect("start");
-            }
-        }
+        world.a.crash().await;
     }
     world.a.sql("UPDATE good SET qty = 3 WHERE id = 1").await;
     world.equal(ALL_PLACED, ALL_PLACED).await;

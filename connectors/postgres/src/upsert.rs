@@ -223,34 +223,27 @@ pub(crate) fn statement(
     }
 }
 
-/// The statement that counts which rows of these keys are there.
-pub(crate) fn present(target: &TargetTable) -> Result<Statement> {
+/// The rows of these keys, as `t`, from `FROM` on; and the parameters' types.
+fn of_keys(target: &TargetTable) -> Result<(String, Vec<Type>)> {
     let all = cells(target, WriteOp::Delete, &target.key)?;
     let rows = rows(&all);
     let on: Vec<String> =
         all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
-    let sql = format!(
-        "SELECT count(*) FROM {} JOIN {} AS t ON {}",
-        rows.from,
-        table(&target.name),
-        on.join(" AND ")
-    );
-    Ok(Statement { sql, types: rows.types, counts: true })
+    let from =
+        format!("FROM {} JOIN {} AS t ON {}", rows.from, table(&target.name), on.join(" AND "));
+    Ok((from, rows.types))
+}
+
+/// The statement that counts which rows of these keys are there.
+pub(crate) fn present(target: &TargetTable) -> Result<Statement> {
+    let (from, types) = of_keys(target)?;
+    Ok(Statement { sql: format!("SELECT count(*) {from}"), types, counts: true })
 }
 
 /// The statement that locks the rows of these keys.
 pub(crate) fn lock(target: &TargetTable) -> Result<Statement> {
-    let all = cells(target, WriteOp::Delete, &target.key)?;
-    let rows = rows(&all);
-    let on: Vec<String> =
-        all.iter().zip(&rows.exprs).map(|(c, e)| format!("t.{} = {e}", ident(&c.name))).collect();
-    let sql = format!(
-        "SELECT FROM {} JOIN {} AS t ON {} FOR UPDATE OF t",
-        rows.from,
-        table(&target.name),
-        on.join(" AND ")
-    );
-    Ok(Statement { sql, types: rows.types, counts: false })
+    let (from, types) = of_keys(target)?;
+    Ok(Statement { sql: format!("SELECT {from} FOR UPDATE OF t"), types, counts: false })
 }
 
 /// The statement that loads such rows from the client.
