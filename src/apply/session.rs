@@ -136,6 +136,15 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
     let Work { mark, stop, mut steps, touched, mut late, places, memories, commit, done } = work;
     let blamed = |error: Error| Failure { error, mapping: None };
     let outcome = async {
+        let simple = stop.is_none() && touched.is_empty() && memories.is_empty() && late.is_empty();
+        if let (Some(mark), Some((position, micros)), [Step::Write(batches)], true) =
+            (&mark, &commit, &steps[..], simple)
+        {
+            let written = sink.write_whole(mark, batches, position, *micros).await;
+            written.map_err(|error| blamed_on(error, batches))?;
+            tell(done);
+            return Ok(Reread::default());
+        }
         if let Some(mark) = &mark {
             sink.begin(mark).await.map_err(blamed)?;
         }
@@ -161,19 +170,29 @@ async fn perform(mut hands: Box<Hands>, work: Work) -> Answer {
                 sink.remember(scope, put, gone).await.map_err(blamed)?;
             }
             // A constraint may have waited for this.
-            sink.commit(position, *commit_micros).await.map_err(|error| {
-                let mapping = error.mapping().map(Arc::from);
-                Failure { error, mapping }
-            })?;
-            if let Some(done) = done {
-                // Perhaps nothing comes after it.
-                let _nobody = done.send(());
-            }
+            let committed = sink.commit(position, *commit_micros).await;
+            committed.map_err(|error| blamed_on(error, &[]))?;
+            tell(done);
         }
         Ok(reread)
     };
     let outcome = outcome.await;
     (hands, outcome)
+}
+
+fn tell(done: Option<oneshot::Sender<()>>) {
+    if let Some(done) = done {
+        // Perhaps nothing comes after it.
+        let _nobody = done.send(());
+    }
+}
+
+/// Whose rows it is about: those of the batch that it names, or of the mapping.
+fn blamed_on(error: Error, batches: &[WriteBatch]) -> Failure {
+    let batch = error.batch().and_then(|i| batches.get(i));
+    let mapping = batch.map(|batch| batch.mapping.clone());
+    let mapping = mapping.or_else(|| error.mapping().map(Arc::from));
+    Failure { error, mapping }
 }
 
 /// Does a step inside the open transaction of a session.

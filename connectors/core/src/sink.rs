@@ -229,6 +229,20 @@ pub trait Sink: Send {
     /// the data names its batch ([`crate::Error::batch`]).
     async fn write(&mut self, batches: &[WriteBatch]) -> Result<()>;
 
+    /// A whole transaction: [`Sink::begin`], [`Sink::write`] and [`Sink::commit`], for connectors that save trips where all of it is known
+    /// before it begins.
+    async fn write_whole(
+        &mut self,
+        mark: &Mark,
+        batches: &[WriteBatch],
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()> {
+        self.begin(mark).await?;
+        self.write(batches).await?;
+        self.commit(position, source_commit_micros).await
+    }
+
     /// Loads rows inside the open transaction, in the server's fastest way that cannot change a value
     /// unnoticed; a row that is there after all is upserted.
     async fn load(&mut self, load: &Load<'_>) -> Result<()>;

@@ -31,10 +31,14 @@ pub(crate) mod kind {
     pub const STOP: u8 = 3;
     pub const ROTATE: u8 = 4;
     pub const INTVAR: u8 = 5;
+    pub const APPEND_BLOCK: u8 = 9;
+    pub const DELETE_FILE: u8 = 11;
     pub const RAND: u8 = 13;
     pub const USER_VAR: u8 = 14;
     pub const FORMAT_DESCRIPTION: u8 = 15;
     pub const XID: u8 = 16;
+    pub const BEGIN_LOAD_QUERY: u8 = 17;
+    pub const EXECUTE_LOAD_QUERY: u8 = 18;
     pub const TABLE_MAP: u8 = 19;
     pub const WRITE_V1: u8 = 23;
     pub const UPDATE_V1: u8 = 24;
@@ -247,11 +251,22 @@ fn status(data: &[u8]) -> (Option<u64>, Option<u64>) {
 }
 
 pub(crate) fn query(data: &[u8], compressed: bool) -> Decoded<Query> {
+    query_behind(data, 0, compressed)
+}
+
+/// The statement of a `LOAD DATA` whose file is in the log: between head and status stand the file's number, where in the statement its name
+/// is, and what becomes of duplicates.
+pub(crate) fn load_query(data: &[u8]) -> Decoded<Query> {
+    query_behind(data, 4 + 4 + 4 + 1, false)
+}
+
+fn query_behind(data: &[u8], between: usize, compressed: bool) -> Decoded<Query> {
     let mut buf = Buf(data);
     buf.take(8)?;
     let database_len = usize::from(buf.u8()?);
     buf.take(2)?;
     let length = buf.le(2)? as usize;
+    buf.take(between)?;
     let (client, mode) = status(buf.take(length)?);
     let database = text(buf.take(database_len)?);
     buf.u8()?;

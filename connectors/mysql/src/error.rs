@@ -88,14 +88,19 @@ pub(crate) fn is_deadlock(error: &Error) -> bool {
     error.code() == Code::ServerBusy && error.detail() == Some("error 1213")
 }
 
-/// The error of a trigger or procedure that raises the number of a deadlock where there was none. It asks for another try.
-pub(crate) fn raised_deadlock(place: &str) -> Error {
+/// Whether the server says that a lock was waited for too long.
+pub(crate) fn is_lock_wait(error: &Error) -> bool {
+    error.code() == Code::ServerBusy && error.detail() == Some("error 1205")
+}
+
+/// The error of a trigger or procedure that raises the number of what the server has not met. It asks for another try.
+pub(crate) fn raised(place: &str, what: &str, number: u16) -> Error {
     Error::new(
         ErrorKind::Transient,
         Code::Rejected,
-        format!("{place}: a trigger or procedure raised a deadlock that is none"),
+        format!("{place}: a trigger or procedure raised {what} that was none"),
     )
-    .with_detail("error 1213, and the transaction is still open")
+    .with_detail(format!("error {number}"))
     .with_hint("let it raise another number, and see why it refuses the row")
 }
 

@@ -105,6 +105,7 @@ fn feed(log: &mut Assembler, event: &Event) -> tidelock_core::Result<Chunk> {
         seconds: event.seconds,
         end: event.end,
         ignorable: false,
+        temporary: false,
         inner: false,
         gtid: None,
         data: &event.data,

@@ -28,6 +28,7 @@ mod session;
 mod shape;
 mod sink;
 mod source;
+mod spelled;
 mod stream;
 mod tls;
 mod upsert;

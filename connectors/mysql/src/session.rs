@@ -115,6 +115,23 @@ impl Session {
         within(STATEMENT, &self.place, self.conn.query_drop(sql)).await
     }
 
+    /// Executes several statements without result in one trip, which ends at the first that fails: how many rows each met, and how many
+    /// warnings there were.
+    pub async fn trip(&mut self, sql: String) -> mysql_async::Result<(Vec<u64>, u64)> {
+        let (mut met, mut warnings) = (Vec::new(), 0);
+        let mut answers = self.conn.query_iter(sql).await?;
+        loop {
+            met.push(answers.affected_rows());
+            warnings += u64::from(answers.warnings());
+            if answers.is_empty() {
+                // The driver keeps the error of a later statement until somebody asks.
+                answers.drop_result().await?;
+                return Ok((met, warnings));
+            }
+            answers.next().await?;
+        }
+    }
+
     /// Executes a prepared statement without result; tells the matched rows.
     pub async fn exec<S, P>(&mut self, sql: S, params: P) -> Result<u64>
     where

@@ -1,6 +1,7 @@
 //! The target session: one guarded transaction after another.
 //!
-//! Trips: `begin` is one, each statement of a write one, position and COMMIT together one, and a position alone one.
+//! Trips: `begin` is one, each statement of a write one, position and COMMIT together one, and a position alone one. A small
+//! transaction that is known before it begins takes two ([`whole`]).
 //! Several statements of one trip end at the first that fails. What must have met one row before COMMIT is therefore
 //! followed by a statement that fails unless it did ([`commit`]), and COMMIT is sent only after every write was
 //! answered: after error 1213 what follows would otherwise commit by itself.
@@ -21,10 +22,11 @@ mod lookup;
 mod memory;
 mod partial;
 mod rows;
+mod whole;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -82,6 +84,10 @@ pub(crate) struct MySqlSink {
     refused: HashMap<u64, u8>,
     /// The cell of each table loaded that goes into an AUTO_INCREMENT column.
     counted: HashMap<u64, Option<usize>>,
+    /// When the server was last asked to write something that may have to wait for locks.
+    asked: Instant,
+    /// How many small transactions are yet to be written statement by statement.
+    apart: u8,
     /// What is known of the tables that are looked up in.
     lookups: HashMap<u64, lookup::Known>,
 }
@@ -176,6 +182,24 @@ impl Sink for MySqlSink {
             self.guarded(result).await?;
         }
         Ok(())
+    }
+
+    async fn write_whole(
+        &mut self,
+        mark: &Mark,
+        batches: &[WriteBatch],
+        position: &Position,
+        source_commit_micros: i64,
+    ) -> Result<()> {
+        self.ready(false)?;
+        let done = self.done_whole(mark, batches, position, source_commit_micros).await;
+        if self.guarded(done).await? {
+            let committed = self.session.run("COMMIT").await;
+            return self.guarded(committed).await;
+        }
+        self.begin(mark).await?;
+        self.write(batches).await?;
+        self.commit(position, source_commit_micros).await
     }
 
     async fn load(&mut self, load: &Load<'_>) -> Result<()> {

@@ -372,6 +372,7 @@ impl MySqlSource {
             seconds: header.timestamp(),
             end: u64::from(header.log_pos()),
             ignorable: header.flags_raw() & 0x80 != 0,
+            temporary: header.flags_raw() & 0x04 != 0,
             inner,
             gtid: None,
             data: data_of(&event),

@@ -19,22 +19,28 @@ use crate::session::{Flavour, quote};
 /// The beginning of the guard's sum. A server repeats the sum where it overflows, and so tells whose error it is.
 pub(crate) const GUARD: &str = "18446744073709551615 + ";
 
-fn name(table: &TargetTable) -> String {
+pub(crate) fn name(table: &TargetTable) -> String {
     format!("{}.{}", quote(&table.name.schema), quote(&table.name.name))
 }
 
-fn column(table: &TargetTable, i: usize) -> Result<&TargetColumn> {
+pub(crate) fn column(table: &TargetTable, i: usize) -> Result<&TargetColumn> {
     table.columns.get(i).ok_or_else(|| {
         Error::bug(format!("table {}: a batch names column {i}, which there is not", table.name))
     })
 }
 
-fn is_text(column: &TargetColumn) -> bool {
+pub(crate) fn is_text(column: &TargetColumn) -> bool {
     matches!(column.data_type, DataType::Text { .. })
 }
 
 /// An insert-or-update of so many rows.
 pub(crate) fn upsert(batch: &WriteBatch, rows: usize, flavour: Flavour) -> Result<String> {
+    let marks = format!("({})", vec!["?"; batch.columns.len()].join(","));
+    upsert_of(batch, &vec![marks.as_str(); rows].join(","), flavour)
+}
+
+/// An insert-or-update of these rows, each a list in parentheses.
+pub(crate) fn upsert_of(batch: &WriteBatch, rows: &str, flavour: Flavour) -> Result<String> {
     let table = &batch.table;
     let mut names = Vec::new();
     let mut sets = Vec::new();
@@ -63,14 +69,12 @@ pub(crate) fn upsert(batch: &WriteBatch, rows: usize, flavour: Flavour) -> Resul
         }
         names.push(q);
     }
-    let marks = format!("({})", vec!["?"; names.len()].join(","));
-    let values = vec![marks.as_str(); rows].join(",");
     let alias = match flavour {
         Flavour::MariaDb => "",
         Flavour::MySql => " AS tidelock_new",
     };
     Ok(format!(
-        "INSERT INTO {} ({}) VALUES {values}{alias} ON DUPLICATE KEY UPDATE {}",
+        "INSERT INTO {} ({}) VALUES {rows}{alias} ON DUPLICATE KEY UPDATE {}",
         name(table),
         names.join(","),
         sets.join(", ")
@@ -93,7 +97,7 @@ fn by_key(table: &TargetTable) -> Result<String> {
 
 /// What keeps mapped times that an update does not write as they are: of one that is declared `ON UPDATE CURRENT_TIMESTAMP` the server
 /// would make another.
-fn kept(batch: &WriteBatch) -> impl Iterator<Item = String> {
+pub(crate) fn kept(batch: &WriteBatch) -> impl Iterator<Item = String> {
     let columns = batch.table.columns.iter().enumerate();
     let times = columns.filter(|(i, c)| {
         matches!(c.data_type, DataType::Timestamp { .. } | DataType::Instant { .. })
@@ -112,71 +116,6 @@ pub(crate) fn update(batch: &WriteBatch) -> Result<String> {
         .collect::<Result<Vec<_>>>()?;
     sets.extend(kept(batch));
     Ok(format!("UPDATE {} SET {} WHERE {}", name(table), sets.join(", "), by_key(table)?))
-}
-
-/// The same update with its values spelled out, for servers that take several statements in one trip but no bulk
-/// command. Each value is assigned to its column, and compared with it, as a parameter would be.
-pub(crate) fn put_update(batch: &WriteBatch, row: &[Value], out: &mut String) -> Result<()> {
-    let table = &batch.table;
-    let key = row.get(batch.columns.len()..).unwrap_or(&[]);
-    if row.len() < batch.columns.len() || key.len() != table.key.len() {
-        return Err(Error::bug(format!("table {}: a row has another width", table.name)));
-    }
-    out.push_str("UPDATE ");
-    out.push_str(&name(table));
-    for (n, (&i, value)) in batch.columns.iter().zip(row).enumerate() {
-        let c = column(table, i)?;
-        out.push_str(if n == 0 { " SET " } else { ", " });
-        out.push_str(&quote(&c.name));
-        out.push_str(" = ");
-        put_literal(c, value, out)?;
-    }
-    for kept in kept(batch) {
-        out.push_str(", ");
-        out.push_str(&kept);
-    }
-    for (n, (&i, value)) in table.key.iter().zip(key).enumerate() {
-        let c = column(table, i)?;
-        let q = quote(&c.name);
-        out.push_str(if n == 0 { " WHERE " } else { " AND " });
-        out.push_str(&q);
-        out.push_str(" = ");
-        put_literal(c, value, out)?;
-        if is_text(c) {
-            out.push_str(&format!(" AND CAST(CONVERT({q} USING utf8mb4) AS BINARY) = CAST("));
-            put_literal(c, value, out)?;
-            out.push_str(" AS BINARY)");
-        }
-    }
-    Ok(())
-}
-
-/// A value as a literal: texts and bytes as hex, so that no setting of the server can read them otherwise.
-pub(crate) fn put_literal(column: &TargetColumn, value: &Value, out: &mut String) -> Result<()> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let bytes = matches!(value, Value::Bytes(_))
-        || matches!(column.data_type, DataType::Bytes { .. }) && matches!(value, Value::Uuid(_));
-    match param(column, value)? {
-        Param::NULL => out.push_str("NULL"),
-        Param::Int(n) => out.push_str(&n.to_string()),
-        Param::UInt(n) => out.push_str(&n.to_string()),
-        // The shortest text in double precision, which a single is exactly one of.
-        Param::Float(x) if x.is_finite() => out.push_str(&format!("{:e}", f64::from(x))),
-        Param::Double(x) if x.is_finite() => out.push_str(&format!("{x:e}")),
-        Param::Bytes(text) => {
-            out.push_str(if bytes { "X'" } else { "_utf8mb4 X'" });
-            for byte in text {
-                out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-                out.push(char::from(DIGITS[usize::from(byte & 15)]));
-            }
-            out.push('\'');
-        }
-        Param::Float(_) | Param::Double(_) | Param::Date(..) | Param::Time(..) => {
-            let message = format!("column {}: a value has no literal", column.name);
-            return Err(Error::bug(message));
-        }
-    }
-    Ok(())
 }
 
 /// A query of one row that tells for each of so many keys whether there is a row of it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelock_core::value::Timestamp;
+use tidelock_core::value::{Date, Instant, Time, Timestamp};
 use tidelock_core::{
     Code, Connector, DataType, ErrorKind, HopList, Lease, LogEvent, Mark, Op, OpenSink, Position,
     Progress, Repertoire, Secret, SinkSpec, SourceSpec, SystemConfig, TableName, TargetColumn,
@@ -80,6 +80,13 @@ async fn write(c: &dyn Connector, batches: &[WriteBatch]) -> tidelock_core::Resu
     open.sink.begin(&mark).await?;
     open.sink.write(batches).await?;
     open.sink.commit(&Position::new(format!("0-1-{}", mark.seq)), 7).await
+}
+
+/// The same as one call.
+async fn write_whole(c: &dyn Connector, batches: &[WriteBatch]) -> tidelock_core::Result<()> {
+    let (mut open, mark) = take(c).await;
+    let position = Position::new(format!("0-1-{}", mark.seq));
+    open.sink.write_whole(&mark, batches, &position, 7).await
 }
 
 fn target(columns: &[(&str, DataType)]) -> Arc<TargetTable> {
@@ -382,6 +389,174 @@ async fn partial_updates_store_every_value_exactly_and_fire_each_trigger_once() 
         assert_eq!((error.code(), error.batch()), (code, Some(0)), "{error}");
         assert_eq!(server.one("crm", state).await.unwrap(), whole);
     }
+}
+
+/// What the server was asked to execute as a prepared statement with parameters.
+async fn executed(server: &Mysql) -> u64 {
+    let found = server.rows("crm", "SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'").await.unwrap();
+    found[0][1].clone().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_small_transaction_leaves_what_its_statements_would_one_by_one() {
+    let (server, c) = server().await;
+    let made = "(k varchar(20) COLLATE utf8mb4_general_ci, n bigint, l varchar(20) CHARACTER SET latin1, b varbinary(20), \
+                u bigint unsigned, d decimal(30,10), f float, g double, da date, at datetime(6), ts timestamp(3) NULL, \
+                ti time(6), bi bit(9), j json, e enum('a','b''c'), ch char(5), PRIMARY KEY (k, n))";
+    server.sql("crm", &format!("CREATE TABLE t {made}")).await.unwrap();
+    let bytes = || DataType::Bytes { bytes_max: Some(20), fixed: None };
+    let mut t = Arc::unwrap_or_clone(target(&[
+        ("k", varchar()),
+        ("n", int(64)),
+        ("l", varchar()),
+        ("b", bytes()),
+        ("u", DataType::Int { bits: 64, unsigned: true }),
+        ("d", DataType::Decimal { precision: Some(30), scale: Some(10) }),
+        ("f", DataType::Float32),
+        ("g", DataType::Float64),
+        ("da", DataType::Date),
+        ("at", DataType::Timestamp { fsp: 6 }),
+        ("ts", DataType::Instant { fsp: 3, narrow: true }),
+        ("ti", DataType::Time { fsp: 6, span: true }),
+        ("bi", DataType::Bits { length: Some(9), varying: false }),
+        ("j", DataType::Json),
+        ("e", varchar()),
+        ("ch", varchar()),
+    ]));
+    t.key = vec![0, 1];
+    let t = Arc::new(t);
+    let all: Vec<usize> = (0..16).collect();
+    let row = |i: i64| {
+        let texts = ["a'b\"", "\\'; \0\n", "'", "ä é", ""];
+        let mut row = vec![
+            text(format!("k{i}")),
+            Value::Int(if i == 3 { i64::MIN } else { i64::MAX - i }),
+            text(texts[(i % 5) as usize]),
+            Value::Bytes(vec![0, 255, b'\'', b'\\', i as u8].into()),
+            Value::UInt(u64::MAX - i as u64),
+            Value::Decimal("-12345678901234567890.0123456789".into()),
+            Value::Float32(if i == 4 { -0.0 } else { 0.1 + i as f32 * 1e30 }),
+            Value::Float64(if i == 4 { -0.0 } else { (0.1 + i as f64) * 1e-300 }),
+            Value::Date(Date::from_ymd(1000 + 999 * i as i32, 2, 28).unwrap()),
+            Value::Timestamp(Timestamp(1_704_164_645_678_901 + i)),
+            Value::Instant(Instant(1_704_164_645_678_000)),
+            Value::Time(Time(if i % 2 == 0 { -3_020_398_000_001 } else { 1 })),
+            Value::Text("100000001".into()),
+            Value::Json(format!("{{\"a\": [1, 2.5, null, \"ä'\\\\\", {i}]}}").into()),
+            Value::Enum("b'c".into()),
+            text("ab"),
+        ];
+        if i % 5 == 2 {
+            row[2..].fill(Value::Null);
+        }
+        row
+    };
+    let key = |i: i64| row(i)[..2].to_vec();
+    let with_key = |cells: Vec<Value>, i: i64| [cells, key(i)].concat();
+    let transactions = || {
+        [
+            vec![batch(&t, WriteOp::Insert, &all, (0..9).map(row).collect())],
+            vec![
+                batch(&t, WriteOp::Upsert, &all, vec![row(2), row(9)]),
+                batch(
+                    &t,
+                    WriteOp::Update,
+                    &[2, 6, 1],
+                    vec![with_key(
+                        row(8)[2..3]
+                            .iter()
+                            .chain(&row(8)[6..7])
+                            .chain(&row(7)[1..2])
+                            .cloned()
+                            .collect(),
+                        1,
+                    )],
+                ),
+                batch(
+                    &t,
+                    WriteOp::Patch,
+                    &[9],
+                    vec![with_key(row(5)[9..10].to_vec(), 0), with_key(vec![Value::Null], 77)],
+                ),
+                batch(&t, WriteOp::Delete, &[0, 1], vec![key(3), key(78)]),
+            ],
+            // By its collation it would be the first row.
+            vec![batch(&t, WriteOp::Delete, &[0, 1], vec![vec![text("K0"), key(0)[1].clone()]])],
+        ]
+    };
+    let state = "SELECT GROUP_CONCAT(CONCAT_WS('|', k, n, HEX(l), HEX(b), u, d, CAST(f AS DOUBLE), g, da, at, ts, ti, \
+                 BIN(bi), j, e, HEX(ch)) ORDER BY k SEPARATOR '~') FROM t";
+    for transaction in transactions() {
+        write(&*c, &transaction).await.unwrap();
+    }
+    let apart = server.one("crm", state).await.unwrap();
+    server.sql("crm", "DELETE FROM t").await.unwrap();
+    for transaction in transactions() {
+        let (mut open, mark) = take(&*c).await;
+        let before = executed(&server).await;
+        let position = Position::new(format!("0-1-{}", mark.seq));
+        open.sink.write_whole(&mark, &transaction, &position, 7).await.unwrap();
+        assert_eq!(executed(&server).await, before);
+    }
+    assert_eq!(server.one("crm", state).await.unwrap(), apart);
+    let progress = c.read_progress("p'\\").await.unwrap();
+    assert_eq!((progress[0].seq, progress[0].position.as_str()), (6, "0-1-6"));
+    assert_eq!(progress[0].source_commit_micros, 7);
+}
+
+#[tokio::test]
+async fn a_small_transaction_that_is_refused_leaves_nothing_and_names_whose_row_it_is() {
+    let (server, c) = server().await;
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE, v varchar(5), CHECK (id <> 13)); INSERT INTO t VALUES (100, 100, '')")
+        .await
+        .unwrap();
+    let t = target(&[("id", int(32)), ("u", int(32)), ("v", varchar())]);
+    let row = |id: i64, u: i64, v: &str| vec![Value::Int(id), Value::Int(u), text(v)];
+    let put = |rows| batch(&t, WriteOp::Upsert, &[0, 1, 2], rows);
+    let moved = |id: i64| batch(&t, WriteOp::Update, &[2], vec![vec![text("x"), Value::Int(id)]]);
+    let state = "SELECT GROUP_CONCAT(id, v ORDER BY id) FROM t";
+    for (second, code) in [
+        // Another row has the unique value: it must not be updated.
+        (put(vec![row(2, 100, "")]), Code::KeyConflict),
+        (put(vec![row(3, 3, "longer")]), Code::NotRepresentable),
+        (put(vec![row(13, 3, "")]), Code::Constraint),
+        (moved(4), Code::UpdateMissing),
+    ] {
+        let error =
+            write_whole(&*c, &[put(vec![row(1, 1, "")]), second.clone()]).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        let apart = write(&*c, &[put(vec![row(1, 1, "")]), second]).await.unwrap_err();
+        assert_eq!(
+            (error.code(), error.kind(), error.batch()),
+            (apart.code(), apart.kind(), apart.batch())
+        );
+        assert_eq!(server.one("crm", state).await.unwrap(), "100");
+    }
+    // A server that cuts with a warning instead.
+    server
+        .sql(
+            "crm",
+            "CREATE TRIGGER x BEFORE INSERT ON t FOR EACH ROW SET @cut = CAST(NEW.v AS SIGNED)",
+        )
+        .await
+        .unwrap();
+    let warned = write_whole(&*c, &[put(vec![row(1, 1, "1x")])]).await;
+    assert_eq!(
+        warned.map_err(|e| e.code()),
+        write(&*c, &[put(vec![row(1, 1, "1x")])]).await.map_err(|e| e.code())
+    );
+    server.sql("crm", "DROP TRIGGER x; DELETE FROM t").await.unwrap();
+
+    let (mut open, mark) = take(&*c).await;
+    server.sql("tidelock", "UPDATE progress SET epoch = epoch + 1").await.unwrap();
+    let position = Position::new("0-1-9");
+    let error =
+        open.sink.write_whole(&mark, &[put(vec![row(1, 1, "")])], &position, 7).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    drop(open);
+    drop(hold(&*c).await);
+    assert_eq!(server.one("crm", "SELECT COUNT(*) FROM t").await.unwrap(), "0");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Rows by `LOAD DATA LOCAL INFILE` from memory, below a savepoint.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use mysql_async::prelude::Queryable;
@@ -33,6 +35,7 @@ impl MySqlSink {
         let sql = load::statement(&load.table, &load.columns)?;
         let counted = self.counted(load).await?;
         self.session.run("SAVEPOINT tidelock_load").await?;
+        self.asked = Instant::now();
         let sent = self.send_load(&sql, load, counted).await;
         match sent {
             Ok(true) => {

@@ -11,13 +11,15 @@
 //! mode: what a parameter cannot hold is an error. Inside, a procedure runs under the mode that it was made with. What
 //! it selects is read and thrown away.
 
+use std::time::Instant;
+
 use mysql_async::prelude::Queryable;
 use tidelock_core::{Call, Code, Error, ErrorKind, Result, RoutineKind};
 
 use super::lease::JUDGES;
 use super::{MySqlSink, PACKET_HEAD, WRITE};
 use crate::session::quote;
-use crate::{error, upsert};
+use crate::{error, spelled};
 
 const SAVEPOINT: &str = "tidelock_call";
 
@@ -38,7 +40,7 @@ fn statement(call: &Call) -> Result<String> {
         if i > 0 {
             sql.push(',');
         }
-        upsert::put_literal(parameter, value, &mut sql)?;
+        spelled::put_literal(parameter, value, &mut sql)?;
     }
     sql.push(')');
     Ok(sql)
@@ -72,6 +74,7 @@ impl MySqlSink {
             if sql.len() + PACKET_HEAD >= self.packet_bytes_max {
                 return Err(at(too_large(&place, call, sql.len(), self.packet_bytes_max)));
             }
+            self.asked = Instant::now();
             if let Err(error) = self.trip(&sql).await {
                 match before.filter(|_| error::lost_savepoint(&error, SAVEPOINT)) {
                     Some(before) => return Err(commits(&place, before).with_batch(i - 1)),

@@ -2,6 +2,7 @@
 
 use tidelock_core::{Code, Error, Mark, Position, Result};
 
+use super::lease::WAITED_AT_LEAST;
 use super::{MySqlSink, flow_row, plain};
 use crate::{error, upsert};
 
@@ -11,7 +12,7 @@ fn one_row() -> String {
 }
 
 /// What sets the position in a flow's row.
-fn moved(position: &Position, micros: i64) -> String {
+pub(super) fn moved(position: &Position, micros: i64) -> String {
     let position = plain(position.as_str());
     format!(
         "position = {position}, source_commit_micros = GREATEST({micros}, source_commit_micros), "
@@ -31,7 +32,7 @@ impl MySqlSink {
     }
 
     /// The row's new sequence number and hop list; meets no row where another holder has been.
-    fn marking(&self, row: &str, mark: &Mark, position: &str) -> Result<String> {
+    pub(super) fn marking(&self, row: &str, mark: &Mark, position: &str) -> Result<String> {
         let Some(before) = mark.seq.checked_sub(1) else {
             return Err(Error::bug("a mark has sequence number 0"));
         };
@@ -108,14 +109,19 @@ impl MySqlSink {
     }
 
     /// A deadlock that the server has ended has undone the transaction, our mark with it. Where the mark is still there, the number was
-    /// raised by somebody (`SIGNAL`).
+    /// raised by somebody (`SIGNAL`). So it was where a lock was waited for too long in no time.
     pub(super) async fn looked_into(&mut self, error: Error) -> Error {
+        if error::is_lock_wait(&error) && self.asked.elapsed() < WAITED_AT_LEAST {
+            return error::raised(&self.session.place, "the end of a wait for a lock", 1205);
+        }
         if !error::is_deadlock(&error) {
             return error;
         }
         let sql = format!("SELECT seq FROM {}.`progress` WHERE {}", self.meta, self.ours);
         match self.session.query::<u64>(&sql).await {
-            Ok(found) if found == [self.seq] => error::raised_deadlock(&self.session.place),
+            Ok(found) if found == [self.seq] => {
+                error::raised(&self.session.place, "a deadlock", 1213)
+            }
             Ok(_) | Err(_) => error,
         }
     }

@@ -3,6 +3,7 @@
 use mysql_async::Row;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 use tidelock_core::{Lease, OpenSink, Progress, Result, Sink, SinkSpec};
 
 use super::{BYTES_MAX, MySqlSink, flow_row};
@@ -105,7 +106,10 @@ pub(super) const JUDGES: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_A
      SESSION unique_checks = 1, SESSION completion_type = 'NO_CHAIN', \
      SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1, \
      SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0, \
-     SESSION innodb_lock_wait_timeout = 50";
+     SESSION innodb_lock_wait_timeout = 50, SESSION lock_wait_timeout = 50";
+
+/// An end of waiting that comes sooner than this cannot be the server's.
+pub(super) const WAITED_AT_LEAST: Duration = Duration::from_secs(25);
 
 /// Strict mode, UTC, and the server-side limits that end a session whose process hangs.
 async fn settle(session: &mut Session) -> Result<()> {
@@ -148,6 +152,8 @@ impl MySqlSink {
             local_infile,
             refused: HashMap::new(),
             counted: HashMap::new(),
+            apart: 0,
+            asked: Instant::now(),
             lookups: HashMap::new(),
             packet_bytes_max: usize::try_from(packet).unwrap_or(usize::MAX),
             meta: quote(&endpoint.meta),

@@ -36,6 +36,8 @@ pub(crate) struct Frame<'a> {
     pub seconds: u32,
     pub end: u64,
     pub ignorable: bool,
+    /// A statement about temporary tables of its session.
+    pub temporary: bool,
     /// From inside a compressed payload.
     pub inner: bool,
     /// A tagged GTID, already read.
@@ -260,8 +262,9 @@ impl Assembler {
                     self.unsupported(frame, "a transaction has no GTID (gtid_mode was off)")
                 );
             }
-            k::QUERY => self.query(frame, false)?,
-            k::MARIA_QUERY_COMPRESSED => self.query(frame, true)?,
+            k::QUERY => self.query(frame, binlog::query(frame.data, false))?,
+            k::MARIA_QUERY_COMPRESSED => self.query(frame, binlog::query(frame.data, true))?,
+            k::EXECUTE_LOAD_QUERY => self.query(frame, binlog::load_query(frame.data))?,
             k::XID => self.end(frame, frame.seconds)?,
             k::XA_PREPARE => {
                 if self.group.as_ref().is_some_and(|g| g.told) {
@@ -285,6 +288,8 @@ impl Assembler {
             k::INCIDENT => {
                 return Err(self.unsupported(frame, "the server reports lost events (INCIDENT)"));
             }
+            // The file of a LOAD DATA; the statement comes behind it.
+            k::BEGIN_LOAD_QUERY | k::APPEND_BLOCK | k::DELETE_FILE => {}
             k::STOP
             | k::INTVAR
             | k::RAND

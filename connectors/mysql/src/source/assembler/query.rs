@@ -4,7 +4,7 @@ use tidelock_core::{Code, Error, LogEvent, Result, TableName, Truncate};
 
 use super::ddl::{self, Loss, Named, Statement, Word};
 use super::{Assembler, Frame, Touch};
-use crate::binlog::{self, Query};
+use crate::binlog::{Decoded, Query};
 
 impl Assembler {
     /// Whether two names are the same one on this server (`lower_case_table_names`).
@@ -33,8 +33,8 @@ impl Assembler {
         self.wanted.iter().find(is).cloned()
     }
 
-    pub(super) fn query(&mut self, frame: &Frame<'_>, compressed: bool) -> Result<()> {
-        let query = binlog::query(frame.data, compressed).map_err(|d| self.damaged(frame, d))?;
+    pub(super) fn query(&mut self, frame: &Frame<'_>, query: Decoded<Query>) -> Result<()> {
+        let query = query.map_err(|d| self.damaged(frame, d))?;
         if self.group.is_none() {
             // Dummies that stand for events this replica is not sent.
             return Ok(());
@@ -64,7 +64,8 @@ impl Assembler {
                 let Some(subject) = ddl::subject(&words) else {
                     return Err(self.unsupported(frame, "a TRUNCATE that names no table"));
                 };
-                if let Some(table) = self.named(&query, subject) {
+                // It names one table, which is the session's own then.
+                if let Some(table) = self.named(&query, subject).filter(|_| !frame.temporary) {
                     self.tell(frame)?;
                     self.chunk.push(LogEvent::Truncate(Truncate { tables: vec![table] }));
                 }
