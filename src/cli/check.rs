@@ -178,8 +178,8 @@ async fn check_flow(
     let ends = [(&*flow.source, source), (&*flow.target, target)];
     report.findings.extend(told_why(outcome.findings, &outcome.unseen, ends).await);
     for plan in &outcome.mappings {
-        let costs = survey::costs(source, flow, plan).await;
-        report.findings.extend(costs.unwrap_or_else(|error| vec![finding(&error)]));
+        let found = survey::of_view(source, flow, plan).await;
+        report.findings.extend(found.unwrap_or_else(|error| vec![finding(&error)]));
     }
     let spec = start::source_spec(&config.name, flow, &outcome.mappings, "");
     let mut ends = |system: &String, answer: Result<Vec<Finding>, Error>| {

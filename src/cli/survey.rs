@@ -11,6 +11,7 @@ use tidelock_core::{
 use crate::config::file::nearest;
 use crate::config::{Config, FlowConfig, Placed, TablePattern};
 use crate::expr::Expr;
+use crate::flow::copies;
 use crate::flow::start::{self, Seen};
 use crate::mapping::computed::{Origin, Wanted, compile_column};
 use crate::mapping::{MappingPlan, PlanOutcome};
@@ -192,27 +193,42 @@ impl Surveyed<'_> {
         })
     }
 
-    /// What reading the mapping's rows again would cost the source, where that is worth a warning.
-    pub async fn costs(&self, plan: &MappingPlan) -> Result<Vec<Finding>> {
-        costs(&*self.source, self.flow, plan).await
+    /// What is known of the mapping's view only by its source, where that is worth a warning.
+    pub async fn of_view(&self, plan: &MappingPlan) -> Result<Vec<Finding>> {
+        of_view(&*self.source, self.flow, plan).await
     }
 }
 
+/// Where a mapping's view is named in the file.
+fn placed(flow: &FlowConfig, plan: &MappingPlan, mut finding: Finding) -> Finding {
+    finding.message = format!("mapping {}: {}", plan.name, finding.message);
+    match flow.mappings.iter().find(|m| *m.name == *plan.name) {
+        Some(mapping) => finding.place(mapping.places.from.show()),
+        None => finding,
+    }
+}
+
+/// What is known of a mapping's view only by its source.
+pub async fn of_view(
+    source: &dyn Connector,
+    flow: &FlowConfig,
+    plan: &MappingPlan,
+) -> Result<Vec<Finding>> {
+    let mut findings = costs(source, flow, plan).await?;
+    for untracked in copies::untracked(&flow.source, source, plan).await? {
+        let finding = Finding::warning(untracked.says).hint(untracked.cure);
+        findings.push(placed(flow, plan, finding));
+    }
+    Ok(findings)
+}
+
 /// How the source would read rows of a view again, by one key and by a thousand.
-pub async fn costs(
+async fn costs(
     source: &dyn Connector,
     flow: &FlowConfig,
     plan: &MappingPlan,
 ) -> Result<Vec<Finding>> {
     let (Some(view), Some(copy)) = (&plan.view, &plan.copy) else { return Ok(Vec::new()) };
-    let place = flow.mappings.iter().find(|m| *m.name == *plan.name).map(|m| &m.places.from);
     let found = source.explain_keys(copy, &view.by).await?;
-    let told = found.into_iter().map(|mut finding| {
-        finding.message = format!("mapping {}: {}", plan.name, finding.message);
-        match place {
-            Some(place) => finding.place(place.show()),
-            None => finding,
-        }
-    });
-    Ok(told.collect())
+    Ok(found.into_iter().map(|finding| placed(flow, plan, finding)).collect())
 }

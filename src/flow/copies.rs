@@ -14,6 +14,7 @@ mod begin;
 mod columns;
 mod compare;
 mod mirrors;
+mod views;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use self::columns::{goes_again, was_gated, with_pending, with_shape};
 use self::compare::{Compared, Found, compare};
 pub(super) use self::mirrors::mirrors;
 pub use self::mirrors::{Mirror, both_initial, mirrors_of, readers};
+pub use self::views::untracked;
 use super::FlowContext;
 use super::attempt::MappingStop;
 use super::shapes;

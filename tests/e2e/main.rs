@@ -44,6 +44,7 @@ mod steer;
 mod takeover;
 mod tracks;
 mod types;
+mod untracked;
 mod values;
 mod views;
 mod visibility;

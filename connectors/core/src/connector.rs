@@ -387,6 +387,10 @@ pub trait Connector: Send + Sync {
     /// of some size that it would read as a whole. Read-only.
     async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>>;
 
+    /// The tables whose rows a view shows, through the views that it reads, partitions as their whole table; `None` where the server does not
+    /// tell us. What functions read is not among them, nor are system tables. Read-only.
+    async fn made_of(&self, view: &TableName) -> Result<Option<Vec<TableName>>>;
+
     /// Whether [`crate::copy::key_order`] is the database's own order of such values. Pure.
     fn orders_alike(&self, data_type: &DataType) -> bool;
 

@@ -32,6 +32,7 @@ mod spelled;
 mod stream;
 mod tls;
 mod upsert;
+mod view;
 
 use async_trait::async_trait;
 use tidelock_core::{
@@ -227,6 +228,10 @@ impl Connector for MySqlConnector {
 
     async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>> {
         copy::MySqlCopier::open(&self.endpoint).await?.explained(table, by).await
+    }
+
+    async fn made_of(&self, view: &TableName) -> Result<Option<Vec<TableName>>> {
+        view::made_of(&mut self.session().await?, view).await
     }
 
     fn orders_alike(&self, data_type: &DataType) -> bool {

@@ -18,7 +18,9 @@ use crate::copy::{self, PgCopier};
 use crate::lsn::Lsn;
 use crate::session::{PINNED, Session, get};
 use crate::source::{Opening, PgSource};
-use crate::{catalog, ddl, meta, preflight, publication, routine, shape, sink, slot, tls};
+use crate::{
+    catalog, ddl, meta, preflight, publication, routine, shape, sink, slot, tls, view as views,
+};
 
 /// One PostgreSQL database.
 pub(crate) struct PgConnector {
@@ -218,6 +220,10 @@ impl Connector for PgConnector {
 
     async fn explain_keys(&self, table: &CopyTable, by: &[String]) -> Result<Vec<Finding>> {
         PgCopier::open(&self.address, self.tls.as_ref()).await?.explained(table, by).await
+    }
+
+    async fn made_of(&self, view: &TableName) -> Result<Option<Vec<TableName>>> {
+        views::made_of(&*self.admin().await?, view).await.map(Some)
     }
 
     fn orders_alike(&self, data_type: &DataType) -> bool {

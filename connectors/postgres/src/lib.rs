@@ -35,6 +35,7 @@ mod text;
 mod tls;
 mod types;
 mod upsert;
+mod view;
 mod wire;
 
 use tidelock_core::{Connector, Family, Result, SystemConfig};

@@ -201,8 +201,8 @@ async fn explained(one: &Chosen<'_>, plan: &MappingPlan) -> Result<Explained> {
         }
     }
     let mut findings: Vec<Finding> = of.findings_of(&plan.name).into_iter().cloned().collect();
-    match of.costs(plan).await {
-        Ok(costs) => findings.extend(costs),
+    match of.of_view(plan).await {
+        Ok(found) => findings.extend(found),
         Err(error) => findings.push(super::finding(&error)),
     }
     let own = |names: &[usize]| -> Vec<String> {

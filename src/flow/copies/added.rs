@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidelock_core::{Column, Error, ErrorKind, NewColumn, Note, Result};
 
 use super::columns::Columns;
+use super::views::untracked;
 use crate::config::SchemaChanges;
 use crate::flow::FlowContext;
 use crate::mapping::MappingPlan;
@@ -69,6 +70,9 @@ pub(super) async fn notes(
     for column in plan.unmapped.iter().filter(|c| columns.came.contains(&c.name)) {
         notes.push(unmapped_note(context, plan, column).await?);
     }
+    let at = |e: Error| e.at(&context.config.source);
+    let untracked = untracked(&context.config.source, &*context.source, plan).await.map_err(at)?;
+    notes.extend(untracked.into_iter().map(|table| format!("{}; {}", table.says, table.cure)));
     Ok(notes)
 }
 

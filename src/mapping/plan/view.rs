@@ -27,6 +27,8 @@ pub struct ViewPlan {
     pub moves: bool,
     /// The tables whose changes touch it.
     pub tracks: Vec<TrackedPlan>,
+    /// Tables that it is made of and whose changes touch no row, as the file says.
+    pub apart: Vec<TableName>,
     /// The queries of tracks.
     pub queries: Vec<TrackQuery>,
     /// The type of each parameter of each query, and where the query stands.
@@ -74,6 +76,11 @@ pub enum WayBy {
 }
 
 impl ViewPlan {
+    /// Whether the file names a table that the view is made of.
+    pub fn names(&self, table: &TableName) -> bool {
+        self.tracks.iter().any(|t| t.table == *table) || self.apart.contains(table)
+    }
+
     /// A key in the view's own types; `None` if the view can have no such key.
     pub fn key(&self, key: &[tidelock_core::Value]) -> Result<Option<Key>> {
         let mut cells = Vec::with_capacity(key.len());
@@ -224,6 +231,7 @@ pub(super) fn plan_view(
         groups: !rows.is_empty(),
         moves: names.moves,
         tracks: Vec::new(),
+        apart: Vec::new(),
         queries: Vec::new(),
         parameters: Vec::new(),
         by,
@@ -275,6 +283,10 @@ impl ViewPlan {
             ));
             return;
         };
+        if tracked.tracks.is_empty() {
+            self.apart.push(name);
+            return;
+        }
         for finding in super::usable(table, "tracked") {
             problems.push(placed(finding, &tracked.place));
         }

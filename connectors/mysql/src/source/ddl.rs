@@ -204,6 +204,16 @@ fn name_at(words: &[Word], at: usize) -> Option<(Named<'_>, usize)> {
     }
 }
 
+/// What may be tables with their databases: the first two parts of each name that has several.
+pub(crate) fn qualified(words: &[Word]) -> impl Iterator<Item = (&str, &str)> {
+    words.windows(2).filter_map(|pair| match pair {
+        [first, second] if !first.dotted && second.dotted => {
+            Some((first.text.as_str(), second.text.as_str()))
+        }
+        _ => None,
+    })
+}
+
 /// The one table that `TRUNCATE` or `CREATE OR REPLACE TABLE` is about; others may be mentioned.
 pub(crate) fn subject(words: &[Word]) -> Option<Named<'_>> {
     let at = match words.first() {
