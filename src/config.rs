@@ -166,6 +166,27 @@ impl Values {
             .collect()
     }
 
+    /// What these expressions get from the file beside their own texts: the dictionaries there that they name, and what tells one mask key
+    /// from another.
+    pub fn behind(&self, texts: &[&str]) -> Vec<String> {
+        let mut found = Vec::new();
+        for dictionary in &self.dictionaries {
+            let name = format!("'{}'", dictionary.name.replace('\'', "''"));
+            let Held::Inline { entries, .. } = &dictionary.held else { continue };
+            if texts.iter().any(|text| text.contains(&name)) {
+                let mut lines: Vec<String> =
+                    entries.iter().map(|entry| format!("{entry:?}")).collect();
+                lines.sort();
+                found.push(format!("{name} {lines:?}"));
+            }
+        }
+        let masks = |text: &&str| text.to_ascii_lowercase().contains("mask");
+        if let Some(key) = self.mask().filter(|_| texts.iter().any(masks)) {
+            found.push(key.mark());
+        }
+        found
+    }
+
     /// The key of masks.
     pub fn mask(&self) -> Option<&MaskKey> {
         self.mask_key.as_ref().map(|(_, key)| key)

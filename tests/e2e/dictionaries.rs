@@ -293,3 +293,69 @@ async fn what_is_wrong_with_a_table_of_codes_is_told_before_a_row_moves() {
     let (code, said) = command(&config, &["check"]);
     assert!(code == 1 && said.contains("dictionary state is a table of the target"), "{said}");
 }
+
+/// What stands behind the columns in the file: the rows of a view are compared, those of a table are as they were, and a note says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_dictionary_zone_or_mask_key_of_the_file_is_told() {
+    let (a, b) = (Side::new(true).await, Side::new(false).await);
+    a.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(20), at timestamp, person varchar(20))").await;
+    a.sql("ALTER TABLE orders REPLICA IDENTITY FULL").await;
+    a.sql("CREATE VIEW shown AS SELECT id, status FROM orders").await;
+    a.sql("INSERT INTO orders VALUES (1, 'won', '2026-06-01 12:00', 'x')").await;
+    b.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(20), at timestamp(6) NULL, person varchar(100))").await;
+    b.sql("CREATE TABLE shown (id int NOT NULL PRIMARY KEY, status varchar(20))").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let key = folder.path().join("key");
+    let text = |zone: &str, won: &str, other: &str| {
+        let head = head(folder.path(), &a, &b).replace(
+            "name = \"test\"\n",
+            &format!("name = \"test\"\nmask_key = {{ file = {:?} }}\n", key.display().to_string()),
+        );
+        format!(
+            "{head}[defaults]\ntime_zone = \"{zone}\"\n[[mappings]]\nfrom = \"a.orders\"\nto = \"b.orders\"\n\
+             columns = {{ id = \"id\", status = \"dictionary('state', status)\", at = \"at\", person = \"mask(person, 'hash')\" }}\n\
+             [[mappings]]\nfrom = \"a.shown\"\nto = \"b.shown\"\ntracks = {{ 'a.orders' = \"id\" }}\n\
+             columns = {{ id = \"id\", status = \"dictionary('state', status)\" }}\n\
+             [dictionaries.state]\nwon = \"{won}\"\n[dictionaries.other]\nx = \"{other}\"\n"
+        )
+    };
+    let keyed = |word: &str| std::fs::write(&key, word.repeat(8)).expect("key");
+    keyed("first");
+    let mut daemon = started(folder.path(), &text("Asia/Shanghai", "yes", "1")).await;
+    equal(&daemon, (&a, "SELECT 1, 'yes'"), (&b, "SELECT id, status FROM shown")).await;
+    let notes = |flows: &[serde_json::Value]| flows[0]["mappings"][0]["notes"].to_string();
+    let reload = |daemon: &Daemon, zone: &str, won: &str, other: &str| {
+        std::fs::write(folder.path().join("tidelock.toml"), text(zone, won, other)).expect("file");
+        let (code, said) = daemon.command(&["reload"]);
+        assert_eq!(code, 0, "{said}");
+    };
+    // Neither a start nor a dictionary that it does not use makes other rows of it.
+    daemon.kill_and_start();
+    daemon.streaming().await;
+    reload(&daemon, "Asia/Shanghai", "yes", "2");
+    daemon.streaming().await;
+    assert_eq!(notes(&daemon.flows()), "[]");
+    for (zone, won, word) in [
+        ("Asia/Shanghai", "true", "first"),
+        ("Europe/Berlin", "true", "first"),
+        ("Europe/Berlin", "true", "other"),
+    ] {
+        keyed(word);
+        reload(&daemon, zone, won, "2");
+        daemon
+            .wait(&format!("a note, {zone} {won} {word}"), SOON, |flows| {
+                notes(flows).contains("mask key behind them")
+            })
+            .await;
+        equal(&daemon, (&a, "SELECT 1, 'true'"), (&b, "SELECT id, status FROM shown")).await;
+        let (code, said) = daemon.command(&["resync", "orders"]);
+        assert_eq!(code, 0, "{said}");
+        daemon.wait("no note", SOON, |flows| notes(flows) == "[]").await;
+        let at = if zone == "Asia/Shanghai" { "04" } else { "10" };
+        let want = format!("SELECT 1, 'true', '2026-06-01 {at}:00:00.000000'");
+        equal(&daemon, (&a, &want), (&b, "SELECT id, status, at FROM orders")).await;
+        // A resync that has not ended brings what the file says by then, and nothing is noted.
+        daemon.streaming().await;
+    }
+    daemon.stop();
+}

@@ -61,7 +61,7 @@ async fn other_edge(postgres_source: bool) {
     world.equal(first, first).await;
     assert_eq!(world.b.one("SELECT qty FROM stock WHERE product = 2").await, "3");
     let notes = world.daemon.flows()[0]["mappings"][1]["notes"].to_string();
-    assert!(notes.contains("conditions changed"), "{notes}");
+    assert!(notes.contains("columns or conditions changed"), "{notes}");
     world.daemon.stop();
 }
 

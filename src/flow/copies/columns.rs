@@ -1,18 +1,23 @@
 //! The columns of a mapping and what its table was, as they stand beside its copy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tidelock_core::{CopyPhase, CopyRow, Result, ShapeChange, TableName};
 
 use super::compare::Found;
 use crate::flow::FlowContext;
 use crate::mapping::MappingPlan;
+use crate::mapping::plan::ColumnPlan;
 
 /// The columns of a mapping, as they stand beside its copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Columns {
     pub(super) rule: String,
+    /// What else of the file makes its values, hashed: time zones, policies, dictionaries, the mask key.
+    #[serde(default)]
+    pub(super) behind: Option<String>,
     pub(super) pairs: Vec<(String, String)>,
     /// Schema and name of the source table.
     #[serde(default)]
@@ -61,6 +66,7 @@ impl Columns {
         };
         Columns {
             rule: plan.rule.clone(),
+            behind: Some(behind(plan)),
             pairs: plan.pairs(),
             table: Some((plan.source.schema.clone(), plan.source.name.clone())),
             shape: found.shape.clone(),
@@ -81,6 +87,11 @@ impl Columns {
         }
     }
 
+    /// Whether the file makes other values of the same rows by now.
+    pub(super) fn makes_others(&self, now: &Columns) -> bool {
+        self.rule != now.rule || self.behind.is_some() && self.behind != now.behind
+    }
+
     pub(super) fn encode(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -92,6 +103,25 @@ impl Columns {
         }
         self.pairs.iter().filter(|pair| !other.pairs.contains(pair)).collect()
     }
+}
+
+fn behind(plan: &MappingPlan) -> String {
+    // Not column by column: one that comes under the same rules changes nothing of the others.
+    let rule = |column: &ColumnPlan| {
+        let zone = column.rule.zone.as_ref();
+        let zone =
+            zone.map(|zone| zone.iana_name().map_or_else(|| format!("{zone:?}"), str::to_owned));
+        format!("{:?} {zone:?}", column.rule.policy)
+    };
+    let mut texts: BTreeSet<String> = plan.columns.iter().map(rule).collect();
+    texts.extend(plan.values.behind(&plan.expressions()));
+    let mut digest = Sha256::new();
+    for text in texts {
+        digest.update(format!("{text}\n"));
+    }
+    let mut text = hex::encode(digest.finalize());
+    text.truncate(16);
+    text
 }
 
 /// A row with a change of its table that is still to be answered.

@@ -74,7 +74,7 @@ pub(super) async fn compare(
         return Ok(GOES);
     }
     let repairs = row.reason == CopyReason::Resync && row.phase != CopyPhase::Done;
-    if plan.view.is_some() && before.rule != now.rule {
+    if plan.view.is_some() && before.makes_others(&now) {
         // Other tables may be tracked by now, of which nothing was followed until here.
         tracing::warn!(flow = %context.config.name, mapping = %plan.name,
             "the mapping is another one than before: its rows are compared with the view");
@@ -153,9 +153,9 @@ pub(super) async fn compare(
         }
     }
     let other_edge = before.gated && before.edge != now.edge;
-    if (before.rule != now.rule || other_edge) && !anew && is_stored {
+    if (before.makes_others(&now) || other_edge) && !anew && is_stored {
         let note = format!(
-            "the mapping's columns or conditions changed: rows from before are as they were; `tidelock resync {}` makes them what it says now",
+            "the mapping's columns or conditions changed, or the dictionaries, zones or mask key behind them: rows from before are as they were; `tidelock resync {}` makes them what it says now",
             plan.name
         );
         tracing::warn!(flow = %context.config.name, mapping = %plan.name, "{note}");
