@@ -86,6 +86,58 @@ async fn a_write_that_is_logged_as_a_statement_stops_the_mapping_of_its_table_on
     pair.daemon.stop();
 }
 
+/// With its file in the log, as one or several blocks, and the statement behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_is_logged_as_a_statement_stops_the_mapping_of_its_table_only() {
+    let pair = Pair::start(false, &[], "", &mapping("item", "")).await;
+    pair.equal(SUM, "3 6 6").await;
+    let Side::My(server) = &pair.source else { unreachable!("a is no MariaDB") };
+    let load = |name: &str, rows: std::ops::Range<u64>, into: &str| {
+        let lines: String = rows.map(|n| format!("{n}\t{n}\tloaded as a statement\n")).collect();
+        let file = server.write_file(name, lines.as_bytes()).expect("a file");
+        let file = file.display().to_string().replace('\'', "''");
+        format!(
+            "SET SESSION binlog_format = 'STATEMENT'; LOAD DATA INFILE '{file}' INTO TABLE {into}"
+        )
+    };
+    pair.source.sql("CREATE TABLE unmapped LIKE item; CREATE DATABASE elsewhere; CREATE TABLE elsewhere.item LIKE item").await;
+    pair.source.sql(&load("apart.txt", 1..50_000, "unmapped")).await;
+    pair.source.sql(&load("away.txt", 1..10, "elsewhere.item")).await;
+    pair.source.sql("INSERT INTO item VALUES (4, 4, 'followed')").await;
+    pair.equal(SUM, "4 10 10").await;
+    pair.others_flow().await;
+    pair.source.sql(&load("it's.txt", 100..50_100, "`item`")).await;
+    let hint = pair.stops("item", "TL0106").await;
+    assert!(hint.contains("binlog_format = ROW"), "{hint}");
+    assert_eq!(pair.target.one(SUM).await, "4 10 10");
+    pair.resync("item");
+    let sum = pair.source.one(SUM).await;
+    assert!(sum.starts_with("50004 "), "{sum}");
+    pair.equal(SUM, &sum).await;
+    pair.source.sql("DELETE FROM item WHERE id > 100").await;
+    pair.equal(SUM, "5 110 110").await;
+    pair.others_flow().await;
+    pair.daemon.stop();
+}
+
+/// What it does to the target is what `on_truncate` says, though the server marks it like a statement about temporary tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_in_a_procedure_that_uses_a_temporary_table_is_one_of_the_table() {
+    let more = "on_truncate = \"delete\"";
+    let pair = Pair::start(false, &[], "", &mapping("item", more)).await;
+    pair.equal(SUM, "3 6 6").await;
+    pair.source.sql("CREATE PROCEDURE renew() BEGIN CREATE TEMPORARY TABLE fresh AS SELECT id + 1 AS id, qty, note FROM item; \
+         TRUNCATE TABLE item; INSERT INTO item SELECT * FROM fresh; DROP TEMPORARY TABLE fresh; END").await;
+    pair.source.sql("CALL renew()").await;
+    pair.equal(SUM, "3 9 6").await;
+    let own = "SET SESSION binlog_format = 'MIXED'; CREATE TEMPORARY TABLE item (id int); TRUNCATE TABLE item; INSERT INTO item VALUES (5)";
+    pair.source.sql(own).await;
+    pair.source.sql("INSERT INTO item VALUES (9, 9, 'followed')").await;
+    pair.equal(SUM, "4 18 15").await;
+    pair.others_flow().await;
+    pair.daemon.stop();
+}
+
 /// A trigger may raise what a deadlock raises. Where nothing was undone, there was none, and trying again has an end. So it is with a lock that
 /// nobody has waited for.
 #[tokio::test(flavor = "multi_thread")]

@@ -203,9 +203,17 @@ pub(crate) fn mysql_gtid(data: &[u8]) -> Decoded<MySqlGtid> {
     Ok(MySqlGtid { uuid, tag: String::new(), gno, commit_micros })
 }
 
+/// Whether a FORMAT_DESCRIPTION begins the first file of a server that has just started: the others tell no time.
+pub(crate) fn starts_server(data: &[u8]) -> bool {
+    let mut buf = Buf(data);
+    buf.take(2 + 50).is_ok() && buf.le(4).is_ok_and(|created| created != 0)
+}
+
 /// A QUERY event: default database and statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Query {
+    /// The connection that it came from, whose temporary tables are its own.
+    pub thread: u32,
     pub database: String,
     /// The statement as the client sent it.
     bytes: Vec<u8>,
@@ -251,27 +259,37 @@ fn status(data: &[u8]) -> (Option<u64>, Option<u64>) {
 }
 
 pub(crate) fn query(data: &[u8], compressed: bool) -> Decoded<Query> {
-    query_behind(data, 0, compressed)
+    Ok(query_behind(data, 0, compressed)?.0)
 }
 
 /// The statement of a `LOAD DATA` whose file is in the log: between head and status stand the file's number, where in the statement its name
-/// is, and what becomes of duplicates.
+/// is, and what becomes of duplicates. That part (` LOCAL INFILE 'name' REPLACE INTO`) is left out: the server escapes the name's quotation marks
+/// by backslashes whatever the `sql_mode` says, and what a replica makes of it does not depend on it either.
 pub(crate) fn load_query(data: &[u8]) -> Decoded<Query> {
-    query_behind(data, 4 + 4 + 4 + 1, false)
+    let (mut query, mut between) = query_behind(data, 4 + 4 + 4 + 1, false)?;
+    between.take(4)?;
+    let (from, to) = (between.le(4)? as usize, between.le(4)? as usize);
+    if from > to || to > query.bytes.len() {
+        return Err(Damage("the name of its file is not in it"));
+    }
+    query.bytes.drain(from..to);
+    Ok(query)
 }
 
-fn query_behind(data: &[u8], between: usize, compressed: bool) -> Decoded<Query> {
+/// A statement, and as many bytes as stand between head and status.
+fn query_behind(data: &[u8], between: usize, compressed: bool) -> Decoded<(Query, Buf<'_>)> {
     let mut buf = Buf(data);
-    buf.take(8)?;
+    let thread = buf.le(4)? as u32;
+    buf.take(4)?;
     let database_len = usize::from(buf.u8()?);
     buf.take(2)?;
     let length = buf.le(2)? as usize;
-    buf.take(between)?;
+    let between = Buf(buf.take(between)?);
     let (client, mode) = status(buf.take(length)?);
     let database = text(buf.take(database_len)?);
     buf.u8()?;
     let bytes = if compressed { inflate(buf.0)? } else { buf.0.to_vec() };
-    Ok(Query { database, bytes, client, mode })
+    Ok((Query { thread, database, bytes, client, mode }, between))
 }
 
 /// Expands what MariaDB compresses: algorithm and length size, raw length, zlib stream.
@@ -343,6 +361,8 @@ mod tests {
             let _ = mysql_gtid(&data);
             let _ = query(&data, false);
             let _ = query(&data, true);
+            let _ = load_query(&data);
+            let _ = starts_server(&data);
             let _ = inflate(&data);
             let _ = payload(&data);
             let _ = jsonb::text(&data);

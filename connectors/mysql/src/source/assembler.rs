@@ -36,7 +36,7 @@ pub(crate) struct Frame<'a> {
     pub seconds: u32,
     pub end: u64,
     pub ignorable: bool,
-    /// A statement about temporary tables of its session.
+    /// A statement that temporary tables of its session may have had to do with, or one of the same procedure.
     pub temporary: bool,
     /// From inside a compressed payload.
     pub inner: bool,
@@ -112,6 +112,8 @@ pub(crate) struct Assembler {
     judged: u64,
     arena: Arena,
     layouts: HashMap<TableName, (TableMap, u64, u64)>,
+    /// Temporary tables that have wanted tables' names, by server and connection, as far as the log has told of them.
+    temporary: HashSet<(u32, u32, TableName)>,
     catalog_version: u64,
     version: u64,
     faulted: HashSet<TableName>,
@@ -154,6 +156,7 @@ impl Assembler {
             judged: 0,
             arena: Arena::default(),
             layouts: HashMap::new(),
+            temporary: HashSet::new(),
             catalog_version: 0,
             version: 0,
             faulted: HashSet::new(),
@@ -244,6 +247,9 @@ impl Assembler {
             }
             k::FORMAT_DESCRIPTION => {
                 self.maps.clear();
+                if binlog::starts_server(frame.data) {
+                    self.temporary.clear();
+                }
                 if self.group.take().is_some_and(|g| g.told) {
                     return Err(Error::transient(
                         Code::ServerBusy,

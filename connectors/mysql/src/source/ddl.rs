@@ -236,11 +236,41 @@ pub(crate) fn written(words: &[Word]) -> Option<Named<'_>> {
     let at = if is(0, "INSERT") || is(0, "REPLACE") {
         (1..words.len()).find(|at| BETWEEN.iter().all(|word| !is(*at, word)))?
     } else if is(0, "LOAD") {
-        (1..words.len()).find(|at| is(*at, "INTO") && is(at + 1, "TABLE"))? + 2
+        // `INTO` may have been left out, with the file's name.
+        (1..words.len()).find(|at| is(*at, "TABLE"))? + 1
     } else {
         return None;
     };
     name_at(words, at).map(|(name, _)| name)
+}
+
+/// What a statement does to the temporary tables of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Temporary<'a> {
+    /// There is one of this name now.
+    Made(Named<'a>),
+    /// Those that it mentions may be gone or have other names.
+    Lost,
+    Same,
+}
+
+/// What a statement does to the temporary tables of its session.
+pub(crate) fn temporary(words: &[Word]) -> Temporary<'_> {
+    let is = |at: usize, keyword: &str| words.get(at).is_some_and(|w| w.is(keyword));
+    let create = match is(1, "OR") && is(2, "REPLACE") {
+        true => 3,
+        false => 1,
+    };
+    if is(0, "CREATE") && is(create, "TEMPORARY") && is(create + 1, "TABLE") {
+        let exists = is(create + 2, "IF") && is(create + 3, "NOT") && is(create + 4, "EXISTS");
+        let at = create + if exists { 5 } else { 2 };
+        return name_at(words, at).map_or(Temporary::Same, |(name, _)| Temporary::Made(name));
+    }
+    let renames = is(0, "ALTER") && words.iter().any(|w| w.is("RENAME"));
+    match is(0, "DROP") || is(0, "RENAME") || renames {
+        true => Temporary::Lost,
+        false => Temporary::Same,
+    }
 }
 
 /// What a [`Statement::Lossy`] does to a table.

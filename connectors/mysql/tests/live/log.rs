@@ -99,6 +99,117 @@ async fn statements_and_xa_give_up_the_table_that_they_write() {
     }
 }
 
+/// The server escapes a file's name by backslashes whatever the session's `sql_mode` makes of them.
+#[tokio::test]
+async fn a_load_is_about_the_table_it_names_whatever_its_file_is_called() {
+    let server = server().await;
+    let c = connector(&server);
+    server
+        .sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE o LIKE t; CREATE DATABASE d2; CREATE TABLE d2.t LIKE t")
+        .await
+        .unwrap();
+    for (n, (mode, name, escaped)) in [
+        ("", "it's", "it''s"),
+        ("NO_BACKSLASH_ESCAPES", "it's", "it''s"),
+        ("ANSI_QUOTES", "a INTO TABLE o b", "a INTO TABLE o b"),
+        ("NO_BACKSLASH_ESCAPES,ANSI_QUOTES", "a' \"", "a'' \""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let load = |into: &str, number: usize| {
+            let file = server.write_file(name, format!("{number}\n").as_bytes()).unwrap();
+            let file = file.display().to_string().replace(name, escaped);
+            format!(
+                "SET SESSION binlog_format = STATEMENT, SESSION sql_mode = '{mode}'; LOAD DATA INFILE '{file}' REPLACE INTO TABLE {into}"
+            )
+        };
+        let mut log = Log::open(&*c, &["t", "o"]).await;
+        // The same name in another database, by name or by default, and what is not mapped at all.
+        server.sql("crm", &load("d2.`t`", n)).await.unwrap();
+        server.sql("d2", &load("t", n)).await.unwrap();
+        server.sql("crm", "INSERT INTO o VALUES (1)").await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 1, "{name}");
+        assert!(log.faults.is_empty(), "{name}");
+        server.sql("d2", &load("crm . `t`", n)).await.unwrap();
+        server.sql("crm", "DELETE FROM o").await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 1, "{name}");
+        assert_eq!(log.faults, [Code::UnsupportedEvent], "{name} under {mode}");
+    }
+}
+
+/// A procedure that has used a temporary table marks all that it does after that as if it were about one.
+#[tokio::test]
+async fn what_is_done_to_a_temporary_table_is_told_from_what_is_done_to_the_table_of_its_name() {
+    let server = server().await;
+    let c = connector(&server);
+    if c.identify().await.unwrap().version.starts_with("MySQL") {
+        return;
+    }
+    server.sql("crm", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE o LIKE t").await.unwrap();
+    server.sql("crm", "CREATE PROCEDURE renew() BEGIN CREATE OR REPLACE TEMPORARY TABLE tmp (id int); INSERT INTO tmp VALUES (1); TRUNCATE TABLE t; END").await.unwrap();
+    let own = "CREATE TEMPORARY TABLE IF NOT EXISTS t (id int)";
+    for (format, sql, truncated) in [
+        ("ROW", "CALL renew()".to_owned(), 1),
+        ("MIXED", "CALL renew()".to_owned(), 1),
+        ("STATEMENT", "CALL renew()".to_owned(), 1),
+        ("ROW", "SET STATEMENT max_statement_time = CONNECTION_ID() FOR TRUNCATE t".to_owned(), 1),
+        ("ROW", format!("{own}; TRUNCATE t"), 0),
+        (
+            "MIXED",
+            format!(
+                "{own}; TRUNCATE t; INSERT INTO t VALUES (1); DELETE FROM t; FLUSH BINARY LOGS; TRUNCATE crm.t"
+            ),
+            0,
+        ),
+        (
+            "STATEMENT",
+            format!(
+                "{own}; ALTER TABLE t ADD n int; CREATE INDEX i ON t (n); TRUNCATE t; INSERT INTO t VALUES (1, 1)"
+            ),
+            0,
+        ),
+        // It is gone again, in each of the ways in which it may go.
+        ("MIXED", format!("{own}; DROP TABLE t; CALL renew()"), 1),
+        (
+            "MIXED",
+            format!(
+                "{own}; SET SESSION binlog_format = ROW; TRUNCATE t; DROP TEMPORARY TABLE t; CALL renew()"
+            ),
+            1,
+        ),
+        ("MIXED", format!("{own}; ALTER TABLE t RENAME t2; CALL renew()"), 1),
+        ("MIXED", format!("{own}; RENAME TABLE t TO t3; CALL renew()"), 1),
+    ] {
+        let mut log = Log::open(&*c, &["t", "o"]).await;
+        let set = format!("SET SESSION binlog_format = {format}; {sql}");
+        server.sql("crm", &set).await.unwrap();
+        server.sql("crm", "REPLACE INTO o VALUES (1)").await.unwrap();
+        server.sql("crm", "DELETE FROM o").await.unwrap();
+        assert_eq!(log.changes(&*c).await.unwrap().len(), 2, "{set}");
+        assert_eq!((log.truncated, &log.faults[..]), (truncated, &[][..]), "{set}");
+    }
+    // Connections are numbered anew when the server starts.
+    let mut log = Log::open(&*c, &["t", "o"]).await;
+    let mut held = server.conn("crm").await.unwrap();
+    use mysql_async::prelude::Queryable;
+    held.query_drop("SET SESSION binlog_format = MIXED").await.unwrap();
+    held.query_drop(own).await.unwrap();
+    let thread: u32 = held.query_first("SELECT CONNECTION_ID()").await.unwrap().unwrap();
+    server.sql("crm", "INSERT INTO o VALUES (2)").await.unwrap();
+    assert_eq!(log.changes(&*c).await.unwrap().len(), 1);
+    server.kill9().await.unwrap();
+    server.start_again().await.unwrap();
+    server
+        .sql("crm", &format!("SET SESSION pseudo_thread_id = {thread}; CALL renew()"))
+        .await
+        .unwrap();
+    let mut again = Log::at(&*c, &["t", "o"], &log.position.clone()).await;
+    server.sql("crm", "DELETE FROM o").await.unwrap();
+    assert_eq!(again.changes(&*c).await.unwrap().len(), 1);
+    assert_eq!((again.truncated, &again.faults[..]), (1, &[][..]));
+}
+
 #[tokio::test]
 async fn lost_and_foreign_history_is_named() {
     let server = server().await;

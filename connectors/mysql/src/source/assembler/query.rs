@@ -2,7 +2,7 @@
 
 use tidelock_core::{Code, Error, LogEvent, Result, TableName, Truncate};
 
-use super::ddl::{self, Loss, Named, Statement, Word};
+use super::ddl::{self, Loss, Named, Statement, Temporary, Word};
 use super::{Assembler, Frame, Touch};
 use crate::binlog::{Decoded, Query};
 
@@ -33,6 +33,34 @@ impl Assembler {
         self.wanted.iter().find(is).cloned()
     }
 
+    /// Whether this name means a temporary table to the session of a statement. The mark in the statement's head alone does not say so: it stays
+    /// for the rest of a procedure that has used one, and what depends on the connection in other ways has it too. Where a
+    /// statement about a temporary table is in the log at all (`MIXED`, `STATEMENT`), what made the table is there as well.
+    fn is_temporary(&self, frame: &Frame<'_>, query: &Query, table: &TableName) -> bool {
+        let own = |(server, thread, name): &(u32, u32, TableName)| {
+            (*server, *thread) == (frame.server, query.thread) && name == table
+        };
+        frame.temporary && self.temporary.iter().any(own)
+    }
+
+    /// Keeps what the log tells of temporary tables.
+    fn note_temporary(&mut self, frame: &Frame<'_>, query: &Query, words: &[Word]) {
+        match ddl::temporary(words) {
+            Temporary::Made(name) => {
+                if let Some(table) = self.named(query, name) {
+                    self.temporary.insert((frame.server, query.thread, table));
+                }
+            }
+            // Rather one too many: its name means the mapped table then.
+            Temporary::Lost if !self.temporary.is_empty() => {
+                for table in self.mentioned(query, words) {
+                    self.temporary.remove(&(frame.server, query.thread, table));
+                }
+            }
+            Temporary::Lost | Temporary::Same => {}
+        }
+    }
+
     pub(super) fn query(&mut self, frame: &Frame<'_>, query: Decoded<Query>) -> Result<()> {
         let query = query.map_err(|d| self.damaged(frame, d))?;
         if self.group.is_none() {
@@ -41,7 +69,13 @@ impl Assembler {
         }
         let words = ddl::words(&query.text(&self.charsets), query.mode);
         let statement = ddl::classify(&words);
-        let tables = self.mentioned(&query, &words);
+        let mut tables = self.mentioned(&query, &words);
+        tables.retain(|table| !self.is_temporary(frame, &query, table));
+        let renamed = match statement == Statement::Alter || statement == Statement::Rename {
+            true => self.renamed(frame, &query, &words),
+            false => Vec::new(),
+        };
+        self.note_temporary(frame, &query, &words);
         match statement {
             Statement::Begin => self.open_group(false),
             Statement::XaStart => self.open_group(true),
@@ -64,8 +98,8 @@ impl Assembler {
                 let Some(subject) = ddl::subject(&words) else {
                     return Err(self.unsupported(frame, "a TRUNCATE that names no table"));
                 };
-                // It names one table, which is the session's own then.
-                if let Some(table) = self.named(&query, subject).filter(|_| !frame.temporary) {
+                let ours = |table: &TableName| !self.is_temporary(frame, &query, table);
+                if let Some(table) = self.named(&query, subject).filter(ours) {
                     self.tell(frame)?;
                     self.chunk.push(LogEvent::Truncate(Truncate { tables: vec![table] }));
                 }
@@ -84,7 +118,7 @@ impl Assembler {
                 self.end_standalone(frame)?;
             }
             Statement::Alter | Statement::Rename => {
-                for (table, touch) in self.renamed(&query, &words) {
+                for (table, touch) in renamed {
                     self.touch(table, touch);
                 }
                 self.stale |= !tables.is_empty();
@@ -125,7 +159,10 @@ impl Assembler {
         mentioned: Vec<TableName>,
     ) -> Result<()> {
         let tables = match ddl::written(words) {
-            Some(subject) => self.named(query, subject).into_iter().collect(),
+            Some(subject) => {
+                let ours = |table: &TableName| !self.is_temporary(frame, query, table);
+                self.named(query, subject).filter(ours).into_iter().collect()
+            }
             None => mentioned,
         };
         for table in tables {
@@ -156,7 +193,7 @@ impl Assembler {
 
     /// Wanted tables that a renaming takes away, or gives another table's rows. An online schema changer's copy
     /// holds the same rows in other columns.
-    fn renamed(&self, query: &Query, words: &[Word]) -> Vec<(TableName, Touch)> {
+    fn renamed(&self, frame: &Frame<'_>, query: &Query, words: &[Word]) -> Vec<(TableName, Touch)> {
         let Some((from, to)) = ddl::renames(words) else { return Vec::new() };
         let mut found = Vec::new();
         for (old, new) in from.iter().zip(&to) {
@@ -169,6 +206,7 @@ impl Assembler {
                 found.push((table, touch));
             }
             if let Some(table) = self.named(query, *old)
+                && !self.is_temporary(frame, query, &table)
                 && !to.iter().any(|new| self.named(query, *new).as_ref() == Some(&table))
             {
                 found.push((table, Touch::Gone));
