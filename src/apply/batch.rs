@@ -43,6 +43,7 @@ pub(super) use self::step::keys_of;
 pub use self::step::{Sought, Step};
 use super::place::Places;
 use crate::mapping::lookups::Wait;
+use crate::mapping::row::LeftBehind;
 use crate::mapping::{MappingPlan, Write};
 
 /// Most rows in one statement.
@@ -143,6 +144,14 @@ impl Batcher {
         replaced
     }
 
+    /// Adds a row that moves to another key, where one that has ended may be, after all that came before.
+    pub fn push_moved(&mut self, plan: &Arc<MappingPlan>, write: Write, left: LeftBehind) {
+        self.close();
+        self.rows += 1;
+        self.bytes += weight_of(&write.row, &write.waits);
+        self.steps.push(Step::Moved(plan.clone(), write, left));
+    }
+
     /// Adds the deletion of every row of a table.
     pub fn delete_all(&mut self, plan: &Arc<MappingPlan>) {
         self.barrier();
@@ -240,7 +249,7 @@ fn sought(plan: &Arc<MappingPlan>, op: WriteOp, columns: Arc<[usize]>) -> Sought
 }
 
 /// Whether a write changes its row's key.
-fn moves(write: &Write, table: &TargetTable) -> bool {
+pub(super) fn moves(write: &Write, table: &TargetTable) -> bool {
     match write.op {
         WriteOp::Move => true,
         WriteOp::Update => write.columns.iter().any(|column| table.key.contains(column)),

@@ -8,6 +8,7 @@ use tidelock_core::{
     progress::{HOP_LIST_COLUMN, SEQ_COLUMN},
 };
 
+use super::batch::moves;
 use super::gate::Pass;
 use super::route::{Followed, Mapped, Role};
 use super::tally::Fate;
@@ -161,6 +162,10 @@ impl Applier {
             true => bound.signs(&change.op)?,
             false => Signed::default(),
         };
+        let left = match &meeting {
+            Meeting::Apply => bound.left_behind(&change.op),
+            Meeting::Insert(_) | Meeting::Again | Meeting::Erase | Meeting::Later => None,
+        };
         let later = match (again, &meeting) {
             (true, Meeting::Apply) => bound.later(&change.op)?,
             (true, Meeting::Insert(insert)) => bound.later(&Op::Insert(insert.clone()))?,
@@ -219,11 +224,16 @@ impl Applier {
         match &plan.call {
             Some(call) if write.waits.is_empty() => self.batcher.call(calls(plan, call, &write)?),
             Some(_) => self.batcher.call_sought(plan, write),
-            None => {
-                if let Some(replaced) = self.batcher.push(plan, write, kind) {
-                    self.tally.supersede(number, replaced);
+            None => match left {
+                Some(left) if moves(&write, &plan.target) && write.keys[0] != write.keys[1] => {
+                    self.batcher.push_moved(plan, write, left);
                 }
-            }
+                _ => {
+                    if let Some(replaced) = self.batcher.push(plan, write, kind) {
+                        self.tally.supersede(number, replaced);
+                    }
+                }
+            },
         }
         if let Some(open) = &mut self.open {
             open.changes += 1;

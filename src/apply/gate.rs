@@ -6,9 +6,10 @@
 //!
 //! What is known of the keys lives in `<meta_schema>.memory` and is written in the same guarded transaction as the rows, so it is
 //! always what the target's rows say; here it is kept at hand. A key of which nothing is known is on the lower side of its
-//! edge and was never sent. A key that was sent in a state which the log did not tell is on neither side: whichever it is met on next is told. Whatever the gate keeps back counts as filtered, or, where a later state is sent for it, as superseded.
+//! edge and was never sent. Of a view with groups (`row_key`) it is each row that has a side and rests, not the group: when one of them is due, its
+//! group is read, and the others are judged as ever. A key that was sent in a state which the log did not tell is on neither side: whichever it is met on next is told. Whatever the gate keeps back counts as filtered, or, where a later state is sent for it, as superseded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ struct Gate {
     /// When a key was last sent, microseconds since 1970.
     sent: HashMap<Hash, i64>,
     held: HashMap<Hash, Held>,
+    /// Rows of groups that are sent whatever the gate says when their groups are read next.
+    owed: HashSet<Hash>,
     /// What is to be written with the next commit: of edges, and of the throttle.
     edges: HashMap<Hash, Option<Side>>,
     rests: HashMap<Hash, Option<Bytes>>,
@@ -128,6 +131,7 @@ impl Gates {
                 sides: HashMap::new(),
                 sent: HashMap::new(),
                 held: HashMap::new(),
+                owed: HashSet::new(),
                 edges: HashMap::new(),
                 rests: HashMap::new(),
                 about: (None, false),
@@ -245,6 +249,43 @@ impl Gates {
         }
     }
 
+    /// A row of a group is to be sent whatever the gate says when its group is read next.
+    pub fn owe(&mut self, number: usize, key: &[Value]) {
+        if let Some(gate) = self.gates.get_mut(&number) {
+            gate.owed.insert(hash(&[], key));
+        }
+    }
+
+    /// Whether it is; it is owed once.
+    pub fn take_owed(&mut self, number: usize, key: &[Value]) -> bool {
+        let gate = self.gates.get_mut(&number);
+        gate.is_some_and(|gate| gate.owed.remove(&hash(&[], key)))
+    }
+
+    /// What was owed has been read: of rows that were not there, nothing is owed any more.
+    pub fn owe_nothing(&mut self) {
+        self.gates.values_mut().for_each(|gate| gate.owed.clear());
+    }
+
+    /// A row was met as it was last sent: there is no later state of it, but it may have come to the other side of its edge.
+    pub fn meet(&mut self, number: usize, key: &[Value], signs: Option<Signs>) {
+        let Some(gate) = self.gates.get_mut(&number) else { return };
+        let key = hash(&[], key);
+        if let Some(signs) = signs {
+            gate.crosses(key, signs);
+        }
+        gate.let_go(key);
+    }
+
+    /// A row is sent as one that has come now: it rests from here on.
+    pub fn begin(&mut self, number: usize, key: &[Value], signs: Option<Signs>, now: i64) {
+        self.settle(number, key, signs);
+        let Some(gate) = self.gates.get_mut(&number) else { return };
+        if gate.throttle.is_some() {
+            gate.mark_sent(hash(&[], key), now);
+        }
+    }
+
     /// A row is gone, or has another key.
     pub fn forget(&mut self, number: usize, key: &[Value]) {
         let Some(gate) = self.gates.get_mut(&number) else { return };
@@ -265,7 +306,7 @@ impl Gates {
         gate.rests.extend(known.map(|key| (key, None)));
     }
 
-    /// The keys whose time has come; they count as sent.
+    /// The keys whose time has come; they count as sent. Of groups it is their rows that are owed.
     pub fn due(&mut self, now: i64) -> Vec<Due> {
         let mut all = Vec::new();
         for (number, gate) in &mut self.gates {
@@ -278,6 +319,9 @@ impl Gates {
             let (mut keys, mut within) = (Vec::new(), Vec::new());
             for key in due {
                 if let Some(held) = gate.held.remove(&key) {
+                    if gate.plan.has_groups() {
+                        gate.owed.insert(key);
+                    }
                     keys.push(held.key);
                     within.extend(held.within.filter(|id| !within.contains(id)));
                     gate.mark_sent(key, now);
@@ -444,6 +488,15 @@ impl Gate {
         self.plan.rows.edge.as_ref().map(|_| Side::Unknown)
     }
 
+    /// Nothing is owed of a key. When it was last sent is known still.
+    fn let_go(&mut self, key: Hash) {
+        let Some(held) = self.held.remove(&key) else { return };
+        // After a restart it is what is held that tells.
+        let sent = held.due.saturating_sub(self.period());
+        let sent = *self.sent.entry(key).or_insert(sent);
+        self.rests.insert(key, Some(Bytes::copy_from_slice(&sent.to_le_bytes())));
+    }
+
     fn mark_sent(&mut self, key: Hash, now: i64) {
         if self.throttle.is_none() {
             self.rests.insert(key, None);
@@ -482,6 +535,7 @@ mod tests {
             sides: HashMap::new(),
             sent: HashMap::new(),
             held: HashMap::new(),
+            owed: HashSet::new(),
             edges: HashMap::new(),
             rests: HashMap::new(),
             about: (None, false),

@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use tidelock_core::{Error, Mark, Position, Result, Sink, StateRow, WriteBatch};
+use tidelock_core::{Error, Key, Mark, Position, Result, Sink, StateRow, WriteBatch, WriteOp};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::{Sought, Step};
+use super::batch::{Sought, Step, batches_of};
 use super::gate::Memories;
 use super::place::Places;
 use super::seek;
 use crate::mapping::call::calls;
+use crate::mapping::row::LeftBehind;
+use crate::mapping::{MappingPlan, Write};
 use crate::reread::{Blamed, Late, Reread, Rereads, Touched};
 
 /// Something to be done at the target.
@@ -217,6 +219,15 @@ pub async fn perform_step(sink: &mut dyn Sink, step: Step) -> std::result::Resul
             };
             return answered.await.map_err(|error| Failure { error, mapping: Some(mapping) });
         }
+        Step::Moved(plan, write, left) => {
+            let mapping = plan.name.clone();
+            let moved = async {
+                let mut writes = arrived(sink, &plan, write, left).await?;
+                seek::answer_writes(sink, &plan, &mut writes).await?;
+                sink.write(&batches_of(&plan, writes)).await
+            };
+            return moved.await.map_err(|error| Failure { error, mapping: Some(mapping) });
+        }
         Step::Write(batches) => {
             let outcome = sink.write(&batches).await;
             (outcome, batches.into_iter().map(|b| b.mapping).collect())
@@ -230,4 +241,40 @@ pub async fn perform_step(sink: &mut dyn Sink, step: Step) -> std::result::Resul
         let mapping = error.batch().and_then(|i| mappings.get(i)).cloned();
         Failure { mapping, error }
     })
+}
+
+/// What a row that moves to another key becomes. Where the target has a row there, that is one which has ended, for the source keeps the key unique: it is
+/// this row now, as if it had been inserted, and the row at the old key ends. Else the row goes there.
+async fn arrived(
+    sink: &mut dyn Sink,
+    plan: &MappingPlan,
+    mut write: Write,
+    left: LeftBehind,
+) -> Result<Vec<Write>> {
+    let width = write.columns.len();
+    let cell = |at: &usize| {
+        let place = write.columns.iter().position(|column| column == at);
+        match place {
+            Some(place) => write.row.get(place),
+            // A part of the key may be what it was.
+            None => {
+                let nth = plan.target.key.iter().position(|key| key == at)?;
+                write.row.get(width + nth)
+            }
+        }
+    };
+    let key = plan.target.key.iter().map(|at| cell(at).cloned()).collect::<Option<Key>>();
+    let key = key.ok_or_else(|| Error::bug("a row that moves lacks its key"))?;
+    if let [Some(_)] = &sink.lookup(&left.at, std::slice::from_ref(&key)).await?[..] {
+        let mut row = std::mem::take(&mut write.row).into_vec();
+        row.truncate(width);
+        match write.op {
+            WriteOp::Move => write.op = WriteOp::Upsert,
+            _ => row.extend(key),
+        }
+        write.row = row.into();
+        write.keys[1] = write.keys[0];
+        return Ok(left.end?.into_iter().chain([write]).collect());
+    }
+    Ok(vec![write])
 }

@@ -23,7 +23,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tidelock_core::{Column, CopyTable, DataType, Finding, JsonForm, TableName, TargetTable};
+use tidelock_core::{
+    Column, CopyTable, DataType, Finding, JsonForm, LookupTarget, TableName, TargetTable,
+};
 
 pub use self::aside::Aside;
 pub(super) use self::build::target_column;
@@ -98,6 +100,9 @@ pub struct MappingPlan {
     pub loosable: Vec<usize>,
     /// The foreign keys over one column, so that it can be asked whether that row is there.
     pub pointers: Vec<Pointer>,
+    /// By what it is found out whether the target has a row at a key that a row moves to: one that has ended and stays there. Only where
+    /// rows stay and the source keeps the key unique, so that no other row of the source can be meant.
+    pub kept_at: Option<Arc<LookupTarget>>,
     /// How a row gives its unique values up for a moment: a column for each such index beside the key.
     pub asides: Vec<Aside>,
     /// The columns of foreign keys, but for those of the mapping's key: indexes into the target's.

@@ -27,7 +27,7 @@ use tidelock_core::{Code, Error, Instant, Key, Op, Result, Row, TableSchema, Val
 use self::cell::{Cell, From};
 pub use self::constant::{constant, constant_of, converted};
 use self::end::End;
-pub use self::end::{mark, marks_alone};
+pub use self::end::{LeftBehind, mark, marks_alone};
 pub use self::hash::likeness;
 pub use self::signed::Signed;
 use super::computed;

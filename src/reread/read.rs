@@ -236,6 +236,7 @@ impl Rereads {
             (work.owed, work.force) = (HashSet::new(), false);
         }
         late.before(sink, None).await?;
+        self.gates.owe_nothing();
         // It would keep statements on the source's tables waiting, and old rows from being cleaned up.
         if let Some(copier) = &mut self.copier {
             copier.close_snapshot().await.map_err(|e| e.of(Side::Source))?;

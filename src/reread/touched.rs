@@ -41,7 +41,7 @@ pub struct TouchedBy {
     pub waited_since: Option<(Instant, u32)>,
     /// Whether rows are sent though they are as they were last sent.
     pub force: bool,
-    /// Keys whose rows are sent whatever gate the mapping has: they are owed, or were asked for.
+    /// Keys whose rows are sent whatever gate the mapping has, of a group all: they are owed, or were asked for.
     pub owed: HashSet<Hash>,
     /// Values of the column that feeds the mapping's key, of rows that were asked for so.
     pub pushed: HashMap<Hash, Key>,
@@ -184,9 +184,11 @@ impl TouchedBy {
         Ok(all)
     }
 
-    /// A key whose row is sent whatever gate the mapping has.
+    /// A key whose row is sent whatever gate the mapping has. Of a group it is the gate that knows which rows.
     pub fn owe(&mut self, key: Key) {
-        self.owed.insert(hash(&[], key.iter()));
+        if !self.plan.has_groups() {
+            self.owed.insert(hash(&[], key.iter()));
+        }
         match self.plan.view {
             Some(_) => self.key(key),
             None => self.row(key),

@@ -68,6 +68,7 @@ from = "a.bundle"
 to = "b.bundle"
 key = ["orders"]
 row_key = ["no"]
+throttle = "1s"
 columns = { orders = "orders", no = "no", qty = "qty", status = "status" }
 tracks = { "a.line" = "orders", "a.orders" = { column = "id", on_change = ["status"] } }
 [[mappings]]

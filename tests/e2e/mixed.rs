@@ -296,8 +296,7 @@ async fn what_a_view_cannot_do_is_told_by_check() {
         "CREATE TABLE account (id int NOT NULL PRIMARY KEY, name varchar(40), phone varchar(40))",
     )
     .await;
-    b.sql("CREATE TABLE grouped (part int NOT NULL, id int NOT NULL, PRIMARY KEY (part, id))")
-        .await;
+    b.sql("CREATE PROCEDURE put (p_part int, p_rows longtext) SELECT 1").await;
     let folder = tempfile::tempdir().expect("folder");
     let config = folder.path().join("tidelock.toml");
     let check = |mapped: &str| {
@@ -314,14 +313,11 @@ async fn what_a_view_cannot_do_is_told_by_check() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("its rows write phone of db.account as a whole"), "{said}");
     let (code, said) = check(&format!(
-        "[[mappings]]\nfrom = \"a.account\"\nto = \"b.grouped\"\nkey = [\"part\"]\nrow_key = [\"id\"]\nthrottle = \"9s\"\n\
-         columns = {{ part = \"part\", id = \"id\" }}\n{}",
+        "[[mappings]]\nfrom = \"a.account\"\nto = {{ call = \"b.put\", rows = \"p_rows\" }}\non_delete = \"ignore\"\nkey = [\"part\"]\nrow_key = [\"id\"]\n\
+         throttle = \"9s\"\ncolumns = {{ part = \"part\", id = \"id\" }}\n{}",
         tracks
             .replace("\"id\"", "{ keys = \"SELECT id % 7 FROM public.party WHERE id IN (:id)\" }")
     ));
     assert_eq!(code, 1, "{said}");
-    assert!(
-        said.contains("edge and throttle are for one row a key") && said.contains("^^"),
-        "{said}"
-    );
+    assert!(said.contains("edge and throttle are for rows, and `rows` gives all"), "{said}");
 }

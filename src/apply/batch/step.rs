@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tidelock_core::{Call, TableName, Value, WriteBatch, WriteOp};
 
-use super::{Keys, key_cell};
+use super::{Keys, batches_of, key_cell};
 use crate::apply::place::Places;
 use crate::mapping::lookups::Wait;
-use crate::mapping::row::likeness;
+use crate::mapping::row::{LeftBehind, likeness};
 use crate::mapping::{MappingPlan, Write};
 
 /// What is to be done at the target, in its order.
@@ -20,6 +20,8 @@ pub enum Step {
     Sought(Sought),
     /// Routines to be called.
     Call(Vec<Call>),
+    /// A row that moves to another key, where one that has ended may be.
+    Moved(Arc<MappingPlan>, Write, LeftBehind),
     /// A row that a routine is called for when what it waits for has been looked up.
     SoughtCall(Arc<MappingPlan>, Write),
 }
@@ -100,7 +102,7 @@ impl Step {
             Step::Write(batches) => batches.iter().map(|batch| batch.rows.len()).sum(),
             Step::Sought(sought) => sought.batch.rows.len(),
             Step::Call(calls) => calls.len(),
-            Step::SoughtCall(..) => 1,
+            Step::Moved(..) | Step::SoughtCall(..) => 1,
         }
     }
 
@@ -109,6 +111,7 @@ impl Step {
         let rows = |step| match step {
             Step::Write(batches) => batches,
             Step::Sought(sought) => vec![sought.batch],
+            Step::Moved(plan, write, _) => batches_of(&plan, vec![write]),
             Step::Call(_) | Step::SoughtCall(..) => Vec::new(),
         };
         steps.into_iter().flat_map(rows).collect()

@@ -81,6 +81,7 @@ fn plan(id: u64, name: &str, parent: Option<&str>, unique: bool, referenced: boo
         loosable: Vec::new(),
         pointers: Vec::new(),
         asides: Vec::new(),
+        kept_at: None,
         pointing: Vec::new(),
         before: parent.map(table).into_iter().collect(),
         after: Vec::new(),

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidelock_core::{Column, CopyTable, Generated, Table, TableName, TargetColumn, TargetTable};
+use tidelock_core::{
+    Column, CopyTable, Generated, LookupTarget, Table, TableName, TargetColumn, TargetTable,
+};
 
 use super::aside::asides;
 use super::foreign::{loosable, pointers, pointing};
 use super::key::{is_kept_unique, may_be_shared, other_uniques};
 use super::pairs::{Pair, json_form, unmapped};
-use super::{Catalogs, ColumnPlan, MappingPlan, NEXT_PLAN, RowPlan, ViewPlan};
+use super::{Catalogs, ColumnPlan, EndPlan, MappingPlan, NEXT_PLAN, RowPlan, ViewPlan};
 use crate::config::{MappingConfig, OnUnrepresentable, Values};
 use crate::mapping::convert::Rule;
 use crate::mapping::lookups::LookupPlans;
@@ -84,6 +86,14 @@ pub(super) fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
     let pointers = pointers(target, &columns, catalogs.target);
     let asides = asides(target, pairs, key, &columns);
     let pointing = pointing(target, &columns, key);
+    let keyed = is_kept_unique(source, pairs, key);
+    let stays = !matches!(rows.end, EndPlan::Delete) && keyed && view.is_none();
+    let by: Vec<TargetColumn> = key.iter().filter_map(|&at| columns.get(at).cloned()).collect();
+    let kept_at = by.first().cloned().filter(|_| stays).map(|result| {
+        let id = NEXT_PLAN.fetch_add(1, Ordering::Relaxed);
+        let table = target.name.clone();
+        Arc::new(LookupTarget { id, table, by, result, with: Vec::new() })
+    });
     MappingPlan {
         name: Arc::from(name),
         source: source.name.clone(),
@@ -102,6 +112,7 @@ pub(super) fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
         loosable,
         pointers,
         asides,
+        kept_at,
         pointing,
         after: mapping.after.iter().map(|name| Arc::from(name.text.as_str())).collect(),
         referenced: catalogs.target.is_referenced(&target.name),
@@ -113,7 +124,7 @@ pub(super) fn build(parts: Parts<'_>, catalogs: &Catalogs<'_>) -> MappingPlan {
             })
             .collect(),
         rule: rule_of(mapping),
-        keyed: is_kept_unique(source, pairs, key),
+        keyed,
         shares_keys: may_be_shared(source, pairs, key),
         unmapped: unmapped(mapping, source, target, pairs),
         columns: pairs

@@ -45,6 +45,11 @@ impl MappingPlan {
         own.into_iter().chain(tracks).chain(pushes)
     }
 
+    /// Whether it brings several rows for a key of a view.
+    pub fn has_groups(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.groups)
+    }
+
     /// The source's columns by which rows are read again.
     pub fn read_by(&self) -> &[String] {
         match (&self.view, &self.copy) {

@@ -49,6 +49,13 @@ pub(super) fn routines<'a>(
             .place(mapping.places.to.show()),
         );
     }
+    if call.rows.is_some() && (mapping.edge.is_some() || mapping.throttle.is_some()) {
+        problems.push(
+            Finding::problem("edge and throttle are for rows, and `rows` gives all of a group in one call")
+                .hint("leave `rows` out, so that each row has a call of its own, or let the view, where or on_change of the tracks keep back what is not worth sending; throttle = \"0s\" says no to one of the flow")
+                .place(mapping.places.to.show()),
+        );
+    }
     let target_tables = target_tables(flow, catalogs);
     let origin = Origin::new(source, &flow.values).with(&target_tables);
     let table = call::as_table(routine?, mapping, call, &origin);

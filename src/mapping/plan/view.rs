@@ -155,16 +155,6 @@ pub(super) fn misplaced(mapping: &MappingConfig, problems: &mut Vec<Finding>) {
                     .hint("say it in the tracks, { column = \"...\", on_change = [...] }");
             problems.push(placed(finding, &first.place));
         }
-        if let (Some(first), true) = (
-            mapping.row_key.iter().flatten().next(),
-            mapping.edge.is_some() || mapping.throttle.is_some(),
-        ) {
-            let finding = Finding::problem(
-                "edge and throttle are for one row a key: the rows of a group go together, or a row at a time as they change",
-            )
-            .hint("leave row_key out, or let the view, where or on_change of the tracks keep back what is not worth sending");
-            problems.push(placed(finding, &first.place));
-        }
         return;
     }
     for (word, columns) in [("from_key", &mapping.from_key), ("row_key", &mapping.row_key)] {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tidelock_core::{Code, Delete, Error, JsonForm, Key, OldRow, Result, Row, Value, WriteOp};
+use tidelock_core::{
+    Code, Delete, Error, JsonForm, Key, LookupTarget, OldRow, Op, Result, Row, Value, WriteOp,
+};
 
 use super::hash::hash;
 use super::{Becomes, BoundPlan, Write, bind};
@@ -105,6 +107,24 @@ impl BoundPlan {
             }
         }
     }
+    /// What an update leaves at the key that its row had, if the row has another one then and rows that have ended stay at the target: what
+    /// their end becomes, where a row that has ended is at the other key already. Nothing where the two may be the target's same key.
+    pub fn left_behind(&self, op: &Op) -> Option<LeftBehind> {
+        let (Some(at), Op::Update(update)) = (&self.plan.kept_at, op) else { return None };
+        let old = update.old.row()?;
+        // A row outside the filter may come to no key, and has none to leave.
+        let (before, after) = (self.key_of(old).ok()?, self.convert_keys(&update.new).ok()?);
+        let likely = |(old, new): (&Value, &Value)| new.is_unchanged() || old.is_same(new);
+        if before.iter().zip(&after).all(likely) {
+            return None;
+        }
+        let end = self.end(before.into(), old, Some(old)).map(|end| match end {
+            Becomes::Write(write) => Some(write),
+            Becomes::Nothing | Becomes::Unknown { .. } => None,
+        });
+        Some(LeftBehind { at: at.clone(), end })
+    }
+
     /// The removal of the row before a change, whatever `on_delete` says.
     pub fn erase(&self, old: &OldRow, new: &Row) -> Result<Write> {
         let row: Box<[Value]> = self.key_of(old.row().unwrap_or(new))?.into();
@@ -137,6 +157,15 @@ impl BoundPlan {
             waits: Vec::new(),
         })
     }
+}
+
+/// What a row leaves at a key that it had.
+#[derive(Debug)]
+pub struct LeftBehind {
+    /// By what it is found out whether the target has a row at the key that it has now.
+    pub at: Arc<LookupTarget>,
+    /// What its end becomes. What is wrong with that is told if it is needed.
+    pub end: Result<Option<Write>>,
 }
 
 /// The mark of a row that ended, of which only the key is known.

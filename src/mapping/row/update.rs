@@ -76,7 +76,8 @@ impl BoundPlan {
         let leaves = partial && self.rules.filters();
         let again = before == Holds::Untold || self.plan.call.is_some() || gated || leaves;
         let fed = if partial { self.fed(&old, &new) } else { Vec::new() };
-        let source = (again || partial).then(|| new.0.clone());
+        let stays = self.plan.kept_at.is_some();
+        let source = (again || partial || (stays && !new.is_full())).then(|| new.0.clone());
         let (mut row, mut waits) = self.take_all(new, told)?;
         let mut old_key = None;
         let mut moved = false;
@@ -105,7 +106,9 @@ impl BoundPlan {
         // the reading may have found it gone or moved already. So a row that moves is read as well: the reading for a change
         // before may have looked for it under its old key.
         let lacks = !judged || (!full && (moved || fed.iter().any(|&n| row[n].is_unchanged())));
-        let reread = match partial && lacks {
+        // One that comes to the key of a row that has ended may find anything there but what the log tells.
+        let revives = moved && !full && stays;
+        let reread = match (partial && lacks) || revives {
             true => Some(self.known_key(&Row(source.unwrap_or_default()), old.row())?),
             false => None,
         };

@@ -23,8 +23,9 @@ pub(super) struct Found {
     /// The keys that have rows, exactly and about.
     pub(super) groups: HashSet<Hash>,
     pub(super) likely: HashSet<u64>,
-    /// The keys of those that are not sent now.
+    /// The keys of which nothing is sent now, and how many rows are not.
     pub(super) kept: HashSet<Hash>,
+    pub(super) kept_rows: u64,
 }
 
 pub(super) struct FoundRow {
@@ -34,6 +35,13 @@ pub(super) struct FoundRow {
     pub(super) told: Key,
     pub(super) signs: Option<Signs>,
     pub(super) write: Write,
+}
+
+impl FoundRow {
+    /// What is remembered of it once it is sent.
+    pub(super) fn sent(&self, plan: &MappingPlan) -> Hash {
+        hash(plan.rule.as_bytes(), self.write.made_of())
+    }
 }
 
 /// A group of rows, for a routine that takes it whole.
@@ -123,7 +131,7 @@ impl Found {
         let mut changed = Changed::default();
         let (mut same, mut new, mut updated) = (kept, 0, 0);
         for (at, row) in self.rows {
-            let sent = hash(plan.rule.as_bytes(), row.write.made_of());
+            let sent = row.sent(plan);
             match known.remove(&at) {
                 Some(before) if before.sent == sent && !force => {
                     same += 1;

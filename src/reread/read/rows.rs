@@ -117,6 +117,7 @@ impl Rereads {
         for some in values.chunks(KEYS_A_READ) {
             let column = std::slice::from_ref(&pushed.column);
             for piece in self.read(sink, table, column, some, work).await? {
+                let mut of_groups: Vec<Key> = Vec::new();
                 let bound = self.bind(&plan, &piece.table)?;
                 let places =
                     plan.view.as_ref().map(|view| view.places(&piece.table)).transpose()?;
@@ -128,12 +129,16 @@ impl Rereads {
                     match &places {
                         None => by.owe(bound.source_key(row)?),
                         Some(places) => {
+                            if plan.has_groups() && plan.rows.is_gated() {
+                                of_groups.push(bound.key_of(row)?.into());
+                            }
                             by.owe(
                                 places.iter().filter_map(|&at| row.0.get(at).cloned()).collect(),
                             );
                         }
                     }
                 }
+                of_groups.iter().for_each(|key| self.gates.owe(work.number, key));
             }
         }
         Ok(())

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use tidelock_core::{Error, Key, MemoryKind, MemoryScope, Result, Sink};
 
-use super::found::{Found, likeness, recall};
+use super::found::{Found, FoundRow, likeness, recall};
 use super::write::{call_groups, instead};
 use super::{Gone, KEYS_A_READ, Removal, Rereads, Work};
 use crate::apply::gate::{KeyState, Pass};
-use crate::mapping::Write;
 use crate::mapping::plan::ViewPlan;
+use crate::mapping::{MappingPlan, Write};
 use crate::reread::memory::{Hash, Known, hash};
 use crate::reread::touched::TouchedBy;
 
@@ -18,18 +18,15 @@ impl Rereads {
     /// Leaves out what is not worth sending now. Answers what was known of the keys of the rest, in case the target refuses them.
     fn keep_back(
         &mut self,
-        view: &ViewPlan,
         found: &mut Found,
         known: &mut HashMap<Bytes, Known>,
         work: &Work<'_>,
     ) -> Vec<KeyState> {
         let number = work.number;
         let mut before = Vec::new();
-        if !self.gates.has(number) || view.groups {
-            return before;
-        }
         let now = crate::apply::now_micros();
         let mut kept = HashSet::new();
+        found.kept_rows = 0;
         found.rows.retain(|at, row| {
             let state = self.gates.state(number, &row.key);
             if work.force || work.owed.contains(&row.group) {
@@ -40,6 +37,7 @@ impl Rereads {
                     // It is neither sent nor gone.
                     known.remove(at);
                     kept.insert(row.group);
+                    found.kept_rows += 1;
                     return false;
                 }
             }
@@ -48,6 +46,74 @@ impl Rereads {
         });
         found.kept = kept;
         before
+    }
+
+    /// The same of groups, whose rows are judged one by one. All of a group is read when one of its rows is touched, so a row that is as it was sent
+    /// is none of the throttle's business; and one that is new in its group is sent as any that comes, whenever its key was sent before: what
+    /// it left with the other group is removed now. Also answers the groups of which rows were owed.
+    async fn keep_back_rows(
+        &mut self,
+        sink: &mut dyn Sink,
+        (plan, view): (&MappingPlan, &ViewPlan),
+        found: &mut Found,
+        known: &mut HashMap<Bytes, Known>,
+        work: &Work<'_>,
+    ) -> Result<(Vec<KeyState>, HashSet<Hash>)> {
+        let number = work.number;
+        let own = |row: &FoundRow| Bytes::copy_from_slice(&hash(&[], row.key.iter()));
+        let mut moved: HashSet<Bytes> = HashSet::new();
+        if view.moves && !work.force {
+            let new = found.rows.iter().filter(|(at, _)| !known.contains_key(*at));
+            let new: Vec<Bytes> = new.map(|(_, row)| own(row)).collect();
+            let scope = MemoryScope { mapping: plan.name.clone(), kind: MemoryKind::Owner };
+            for some in new.chunks(KEYS_A_READ) {
+                moved.extend(sink.recall(&scope, some).await?.into_iter().map(|(key, _)| key));
+            }
+        }
+        let now = crate::apply::now_micros();
+        let (mut before, mut owed) = (Vec::new(), HashSet::new());
+        let (mut kept, mut left) = (HashSet::new(), HashSet::new());
+        let mut kept_rows = 0;
+        found.rows.retain(|at, row| {
+            let state = self.gates.state(number, &row.key);
+            let asked = self.gates.take_owed(number, &row.key);
+            if asked {
+                owed.insert(row.group);
+            }
+            let (gates, told) = (&mut self.gates, (Some(row.told.clone()), None));
+            let pass = match known.get(at) {
+                _ if asked || work.force || work.owed.contains(&row.group) => {
+                    gates.settle(number, &row.key, row.signs);
+                    Pass::Send
+                }
+                None if moved.contains(&own(row)) => {
+                    gates.begin(number, &row.key, row.signs, now);
+                    Pass::Send
+                }
+                None => {
+                    gates.forget(number, &row.key);
+                    gates.pass(number, &row.key, row.signs, told, now)
+                }
+                Some(known) if known.sent == row.sent(plan) => {
+                    gates.meet(number, &row.key, row.signs);
+                    Pass::Send
+                }
+                Some(_) => gates.pass(number, &row.key, row.signs, told, now),
+            };
+            if pass != Pass::Send {
+                // It is neither sent nor gone.
+                known.remove(at);
+                kept.insert(row.group);
+                kept_rows += 1;
+                return false;
+            }
+            left.insert(row.group);
+            before.extend(state);
+            true
+        });
+        found.kept = kept.difference(&left).copied().collect();
+        found.kept_rows = kept_rows;
+        Ok((before, owed))
     }
 
     /// Rows of a view. Answers those that are to be removed.
@@ -97,10 +163,18 @@ impl Rereads {
             }
             let missed = absent.iter().chain(&respelt).copied();
             let mut known = recall(sink, &scope, view, &found, missed).await?;
-            let before = self.keep_back(view, &mut found, &mut known, work);
+            let (before, owed) = match (self.gates.has(work.number), view.groups) {
+                (false, _) => Default::default(),
+                (true, false) => (self.keep_back(&mut found, &mut known, work), HashSet::default()),
+                (true, true) => {
+                    let of = (&*plan, view);
+                    self.keep_back_rows(sink, of, &mut found, &mut known, work).await?
+                }
+            };
             let kept = std::mem::take(&mut found.kept);
+            let kept_rows = found.kept_rows;
             let likely = std::mem::take(&mut found.likely);
-            let changed = found.changed(&plan, &mut known, force, kept.len() as u64)?;
+            let changed = found.changed(&plan, &mut known, force, kept_rows)?;
             // What is still known and was not found has vanished.
             let mut vanished = Vec::new();
             let tellers: HashMap<Hash, &Key> = match known.is_empty() {
@@ -146,6 +220,8 @@ impl Rereads {
                 instead(sink, &plan, view, changed.writes, &mut vanished, &likely).await?;
             if let Some(error) = refused {
                 self.gates.restore(work.number, before);
+                // Which rows of a group are owed is not kept with what waits: then all that come out changed are.
+                work.owed.extend(owed);
                 // What is kept back has nothing to wait for.
                 let is_sent = |key: &&Key| !kept.contains(&hash(&[], key.iter()));
                 let keys = some.iter().filter(is_sent).cloned().collect();

@@ -93,7 +93,7 @@ fn perform(world: &mut World, step: Step, plans: &[Arc<MappingPlan>]) -> Result<
             }
             world.write(&batch)
         }
-        Step::Call(_) | Step::SoughtCall(..) => panic!("no routines here"),
+        Step::Moved(..) | Step::Call(_) | Step::SoughtCall(..) => panic!("no routines here"),
     }
 }
 
@@ -194,7 +194,7 @@ fn a_table_that_looks_into_itself_is_written_in_the_log_s_order_and_finds_the_ro
                 assert_eq!((waits.len(), waits[0].0), (1, 0));
                 vec![batch.rows.len()]
             }
-            Step::Call(_) | Step::SoughtCall(..) => Vec::new(),
+            Step::Moved(..) | Step::Call(_) | Step::SoughtCall(..) => Vec::new(),
         })
         .collect();
     assert_eq!(rows, [1, 2, 1, 1]);
