@@ -163,6 +163,69 @@ async fn a_conflict_that_a_trigger_makes_up_stops_the_mapping_after_some_tries()
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_a_trigger_makes_up_stops_the_mapping_while_it_is_copied() {
+    for postgres in [true, false] {
+        let (source, target) = (Side::new(postgres).await, Side::new(!postgres).await);
+        for side in [&source, &target] {
+            side.sql(OTHER).await;
+        }
+        if postgres {
+            target.sql("CREATE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW IF NEW.note = 'bad' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205; END IF").await;
+        } else {
+            target.sql("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.note = 'bad' THEN RAISE EXCEPTION 'no' USING ERRCODE = '55P03'; END IF; RETURN NEW; END $$").await;
+            target.sql("CREATE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse()").await;
+        }
+        let bad = "INSERT INTO item VALUES (4, 4, 'bad')";
+        let pair = Pair::between(source, target, bad, &mapping("item", "")).await;
+        pair.stops("item", "TL0207").await;
+        pair.source.sql("UPDATE item SET note = 'good' WHERE id = 4").await;
+        pair.resync("item");
+        pair.equal(SUM, "4 10 10").await;
+        pair.others_flow().await;
+        pair.daemon.stop();
+    }
+}
+
+/// A routine tells of a lock that it did not get in its own words. It is free again soon, and nothing need stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_a_trigger_tells_of_is_waited_for() {
+    for postgres in [true, false] {
+        let pair = Pair::start(!postgres, &[], "", &mapping("item", "")).await;
+        pair.equal(SUM, "3 6 6").await;
+        let (table, trigger): (&str, &[&str]) = match postgres {
+            true => (
+                "CREATE TABLE taken (id int PRIMARY KEY); INSERT INTO taken VALUES (1)",
+                &[
+                    "CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 FROM taken FOR UPDATE NOWAIT; RETURN NEW; \
+                     EXCEPTION WHEN OTHERS THEN RAISE EXCEPTION 'not now: %', SQLERRM USING ERRCODE = SQLSTATE; END $$",
+                    "CREATE TRIGGER take BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION take()",
+                ],
+            ),
+            false => (
+                "CREATE TABLE taken (id int PRIMARY KEY); INSERT INTO taken VALUES (1)",
+                &[
+                    "CREATE TRIGGER take BEFORE INSERT ON item FOR EACH ROW BEGIN DECLARE n int; SET SESSION innodb_lock_wait_timeout = 0; SELECT id INTO n FROM taken FOR UPDATE; END",
+                ],
+            ),
+        };
+        pair.target.sql(table).await;
+        for sql in trigger {
+            pair.target.sql(sql).await;
+        }
+        let held = pair.target.hold(&["BEGIN", "SELECT id FROM taken FOR UPDATE"]).await;
+        pair.source.sql("INSERT INTO item VALUES (4, 4, 'waits')").await;
+        pair.daemon
+            .wait("tried again", SOON, |_| pair.daemon.log().matches("retrying").count() >= 3)
+            .await;
+        drop(held);
+        pair.equal(SUM, "4 10 10").await;
+        assert_eq!(Pair::mapping(&pair.daemon.flows(), "item")["state"], "streaming");
+        pair.others_flow().await;
+        pair.daemon.stop();
+    }
+}
+
 /// A newer binary may have written what this one would misread.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_newer_binary_has_written_is_not_gone_on_with() {

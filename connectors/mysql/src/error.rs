@@ -88,9 +88,13 @@ pub(crate) fn is_deadlock(error: &Error) -> bool {
     error.code() == Code::ServerBusy && error.detail() == Some("error 1213")
 }
 
-/// Whether the server says that a lock was waited for too long.
-pub(crate) fn is_lock_wait(error: &Error) -> bool {
-    error.code() == Code::ServerBusy && error.detail() == Some("error 1205")
+/// The server's own words about a lock that was not to be had.
+const LOCK_WAIT: &str = "Lock wait timeout exceeded; try restarting transaction";
+const OTHER_WORDS: &str = "error 1205, in other words than the server's";
+
+/// Whether somebody says in place of the server that a lock was waited for too long.
+pub(crate) fn is_told_lock_wait(error: &Error) -> bool {
+    error.code() == Code::ServerBusy && error.detail() == Some(OTHER_WORDS)
 }
 
 /// The error of a trigger or procedure that raises the number of what the server has not met. It asks for another try.
@@ -229,7 +233,13 @@ fn map_server(place: &str, error: &ServerError) -> Error {
         1040 | 1203 | 1226 => {
             make(K::Transient, C::ServerBusy, "the server has no connection left")
         }
-        1205 => make(K::Transient, C::ServerBusy, "waited too long for a row lock"),
+        1205 => {
+            let waited = make(K::Transient, C::ServerBusy, "waited too long for a row lock");
+            match error.message == LOCK_WAIT {
+                true => waited,
+                false => waited.with_detail(OTHER_WORDS),
+            }
+        }
         1213 => make(K::Transient, C::ServerBusy, "deadlock with another transaction"),
         1615 => make(K::Transient, C::ServerBusy, "a table was changed while it was being read"),
         // A snapshot that is older than the table's last ALTER: the next one is not.

@@ -89,10 +89,10 @@ impl Fault {
     /// The error it is, met while `doing` something.
     pub(crate) fn into_error(self, doing: &str, stage: Stage) -> Error {
         let (mut kind, mut code) = classify(&self.sqlstate, &self.message, stage, self.inside);
-        // A person's own code may raise any SQLSTATE. Only that of a conflict with another transaction asks for another try,
-        // and not for ever.
+        // A person's own code may raise any SQLSTATE. Only that of a conflict with another transaction, or of a lock that it has,
+        // asks for another try, and not for ever.
         if self.raised && stage == Stage::Write && kind != ErrorKind::Data {
-            kind = match self.sqlstate.starts_with("40") {
+            kind = match self.sqlstate.starts_with("40") || self.sqlstate == "55P03" {
                 true => ErrorKind::Transient,
                 false => ErrorKind::Data,
             };

@@ -109,11 +109,18 @@ impl MySqlSink {
         // After a deadlock the savepoint is gone through no fault of the procedure's.
         if told.kind() != ErrorKind::Data {
             let called = format!("mapping {}: calling {}", call.mapping, call.routine.name);
-            return match self.looked_into(told).await {
-                error if error.code() == Code::Rejected => error.at(called),
-                error => error,
+            let told = self.looked_into(told).await;
+            return match told.code() == Code::Rejected {
+                true => self.still_open(call, told.at(called)).await,
+                false => told,
             };
         }
+        self.still_open(call, told).await
+    }
+
+    /// The error, unless the savepoint before the call is gone.
+    async fn still_open(&mut self, call: &Call, told: Error) -> Error {
+        let place = self.session.place.clone();
         match self.trip(&format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}; {JUDGES}")).await {
             Err(error) if error::lost_savepoint(&error, SAVEPOINT) => commits(&place, call),
             Err(error) => error::map(&place, error),

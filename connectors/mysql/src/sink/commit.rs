@@ -109,9 +109,10 @@ impl MySqlSink {
     }
 
     /// A deadlock that the server has ended has undone the transaction, our mark with it. Where the mark is still there, the number was
-    /// raised by somebody (`SIGNAL`). So it was where a lock was waited for too long in no time.
+    /// raised by somebody (`SIGNAL`). So it was where a lock was waited for too long in no time, unless the server itself says so: what a
+    /// trigger or routine has set for the session may let it wait for less.
     pub(super) async fn looked_into(&mut self, error: Error) -> Error {
-        if error::is_lock_wait(&error) && self.asked.elapsed() < WAITED_AT_LEAST {
+        if error::is_told_lock_wait(&error) && self.asked.elapsed() < WAITED_AT_LEAST {
             return error::raised(&self.session.place, "the end of a wait for a lock", 1205);
         }
         if !error::is_deadlock(&error) {

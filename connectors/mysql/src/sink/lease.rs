@@ -106,9 +106,10 @@ pub(super) const JUDGES: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_A
      SESSION unique_checks = 1, SESSION completion_type = 'NO_CHAIN', \
      SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1, \
      SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0, \
-     SESSION innodb_lock_wait_timeout = 50, SESSION lock_wait_timeout = 50";
+     SESSION innodb_lock_wait_timeout = 50, SESSION lock_wait_timeout = 50, \
+     SESSION lc_messages = IF(@@lc_messages LIKE 'en%', @@lc_messages, 'en_US')";
 
-/// An end of waiting that comes sooner than this cannot be the server's.
+/// An end of waiting that comes sooner than this, and not in the server's own words, cannot be the server's.
 pub(super) const WAITED_AT_LEAST: Duration = Duration::from_secs(25);
 
 /// Strict mode, UTC, and the server-side limits that end a session whose process hangs.

@@ -178,6 +178,8 @@ async fn a_procedure_that_ends_our_transaction_is_met_at_once_and_named() {
          CASE how WHEN 'commit' THEN COMMIT; WHEN 'rollback' THEN ROLLBACK; \
          WHEN 'ddl' THEN TRUNCATE TABLE x; WHEN 'start' THEN START TRANSACTION; \
          WHEN 'fails' THEN COMMIT; SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; \
+         WHEN 'busy' THEN COMMIT; SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205; \
+         WHEN 'conflict' THEN COMMIT; SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213; \
          ELSE BEGIN END; END CASE; END; CREATE TABLE x (id int)",
     )
     .await;
@@ -191,7 +193,7 @@ async fn a_procedure_that_ends_our_transaction_is_met_at_once_and_named() {
     field.hold().await;
     // Where in a row of calls it is makes no difference.
     for (place, count) in [(0, 1), (0, 3), (1, 3), (2, 3)] {
-        for how in ["commit", "rollback", "ddl", "start", "fails"] {
+        for how in ["commit", "rollback", "ddl", "start", "fails", "busy", "conflict"] {
             field.sql("DELETE FROM t").await;
             let before =
                 field.one("SELECT CONCAT(seq, ' ', position) FROM tidelock.progress").await;
@@ -223,6 +225,47 @@ async fn a_procedure_that_ends_our_transaction_is_met_at_once_and_named() {
             held.commit().await;
         }
     }
+}
+
+/// What says that a lock was not to be had is the server's own words, in whatever language it speaks to others, or the time that it took.
+#[tokio::test]
+async fn a_lock_that_a_procedure_gives_up_soon_is_a_lock_and_one_that_it_makes_up_is_none() {
+    use tidelock_scratch::mysql_async::prelude::Queryable;
+    let field = Field::new(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0), (2, 0); \
+         CREATE PROCEDURE at_once(i int) BEGIN SET SESSION innodb_lock_wait_timeout = 0; SELECT v FROM t WHERE id = i FOR UPDATE; END; \
+         CREATE PROCEDURE soon(i int) BEGIN SET SESSION innodb_lock_wait_timeout = 1; UPDATE t SET v = v + 1 WHERE id = i; END; \
+         CREATE PROCEDURE other_tongue(i int) SET SESSION lc_messages = 'de_DE'; \
+         CREATE PROCEDURE told(i int) BEGIN DECLARE EXIT HANDLER FOR SQLEXCEPTION RESIGNAL; SET SESSION innodb_lock_wait_timeout = 1; UPDATE t SET v = v + 1 WHERE id = i; END; \
+         CREATE PROCEDURE made_up(i int) SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW IF NEW.v = 7 THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'busy'; END IF; \
+         SET GLOBAL lc_messages = 'de_DE'",
+    )
+    .await;
+    field.hold().await;
+    let mut other = field.server.conn("crm").await.expect("connection");
+    other.query_drop("BEGIN; UPDATE t SET v = 1 WHERE id = 1").await.expect("row 1 is theirs");
+    for (name, code) in [
+        ("at_once", Code::ServerBusy),
+        ("soon", Code::ServerBusy),
+        ("told", Code::ServerBusy),
+        ("made_up", Code::Rejected),
+    ] {
+        let routine = callable(&field, name).await;
+        let mut held = field.hold().await;
+        held.begin().await;
+        // After one that has set the language, too.
+        let tongue = callable(&field, "other_tongue").await;
+        held.open.sink.call(&[call(&tongue, &[INT(2)])]).await.expect("a language");
+        let error = held.open.sink.call(&[call(&routine, &[INT(1)])]).await.expect_err(name);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Transient, code), "{name}: {error}");
+    }
+    let table = Arc::new(field.target("t").await);
+    let mut held = field.hold().await;
+    held.begin().await;
+    let row = batch(&table, WriteOp::Upsert, &[0, 1], vec![vec![INT(2), INT(7)]]);
+    let error = held.open.sink.write(&[row]).await.expect_err("made up");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Transient, Code::Rejected), "{error}");
 }
 
 #[tokio::test]

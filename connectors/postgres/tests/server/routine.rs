@@ -135,7 +135,8 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
          WHEN 'own' THEN RAISE EXCEPTION 'not allowed here' USING ERRCODE = 'ZZ007'; \
          WHEN 'commit' THEN COMMIT; \
          WHEN 'rollback' THEN ROLLBACK; \
-         WHEN 'lock' THEN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; \
+         WHEN 'conflict' THEN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; \
+         WHEN 'lock' THEN RAISE EXCEPTION 'x' USING ERRCODE = '55P03'; \
          ELSE END CASE; END$$",
     )
     .await;
@@ -170,14 +171,15 @@ async fn what_a_routine_raises_is_an_error_of_its_call_and_undoes_all() {
         assert!(shown.contains("mapping m") && shown.contains("public.p"), "{how}: {shown}");
         drop(open);
     }
-    let mut open = again(&field).await;
-    let error = open.sink.call(&[call(&p, &[INT(1), text("lock")])]).await.expect_err("deadlock");
-    assert_eq!(
-        (error.kind(), error.code(), error.batch()),
-        (ErrorKind::Transient, Code::Rejected, Some(0)),
-        "{error}"
-    );
-    drop(open);
+    for how in ["conflict", "lock"] {
+        let mut open = again(&field).await;
+        let error = open.sink.call(&[call(&p, &[INT(1), text(how)])]).await.expect_err(how);
+        assert_eq!(
+            (error.kind(), error.code(), error.batch()),
+            (ErrorKind::Transient, Code::Rejected, Some(0)),
+            "{error}"
+        );
+    }
     let mut open = again(&field).await;
     field.sql("DROP PROCEDURE p").await;
     let error = open.sink.call(&[call(&p, &[INT(1), text("")])]).await.expect_err("gone");
