@@ -301,8 +301,15 @@ impl Engine {
                     }
                 }
             }
+            let runs = context.shared.flows();
             // An attempt that is copying one of them writes down how far it has come, and would write that over this.
             let _at_rest = chosen.at_rest().await?;
+            // A whole flow takes a new position, and what is before that is not followed.
+            if let (true, Some(mapping)) = (runs, &chosen.mapping)
+                && context.shared.mappings().get(mapping).is_some_and(|m| m.is_whole())
+            {
+                rows.iter_mut().for_each(|row| row.columns = copies::FOLLOWED.to_owned());
+            }
             // First what is to be repaired, then the position: whatever happens in between, no
             // position is lost without its repair being on record.
             for row in rows {
@@ -479,6 +486,7 @@ async fn rejoin(context: &FlowContext, row: CopyRow) -> Result<()> {
     context.target.write_copy(&row).await?;
     // The other direction must not take what it has let go by for what it has brought.
     context.shared.show_copy(&row.mapping, &row);
+    context.shared.copy_waits(&row.mapping);
     context.target.clear_state(&context.pipeline, &context.config.name, &row.mapping).await
 }
 

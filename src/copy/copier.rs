@@ -248,7 +248,7 @@ impl Copying {
         let Some(reverse) = self.reverse.as_ref().filter(|_| self.is_written_back(job)) else {
             return Ok(());
         };
-        while reverse.goes_before(&job.mapping, &self.flow) {
+        while reverse.goes_before(&job.mapping, &self.shared) {
             let said = format!("copying waits for flow {}, which goes first", reverse.shared.name);
             self.shared.set_waits(&job.mapping, Some(said));
             tokio::time::sleep(STANDS_LOOK).await;

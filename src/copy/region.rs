@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use super::Job;
 use super::merge::Kept;
 use super::request::{Outcome, Request, Watching};
+use crate::flow::copies::is_followed;
 use held::Follow;
 use keep::Places;
 pub use meet::Meeting;
@@ -81,6 +82,8 @@ struct Region {
     courses: Vec<Course>,
     /// The stream is applied everywhere, and the pieces are laid over it.
     overlaid: bool,
+    /// The stream is applied everywhere until the first piece is to be read: no row lacks.
+    followed: bool,
     touched: Option<HashSet<u64>>,
     sweeping: Option<Sweeping>,
     places: HashMap<u64, Places>,
@@ -133,6 +136,7 @@ impl Regions {
                 let region = Region {
                     table,
                     overlaid: by_key || row.reason == CopyReason::Backfill,
+                    followed: is_followed(&row),
                     row,
                     courses: parts.into_iter().map(Course::new).collect(),
                     touched: None,
@@ -175,7 +179,7 @@ impl Regions {
     /// Whether everything of a mapping is still to be read.
     pub fn begins(&self, mapping: &str) -> bool {
         self.regions.get(mapping).is_some_and(|region| {
-            region.row.phase == CopyPhase::Rows && region.is_untouched() && !region.overlaid
+            region.row.phase == CopyPhase::Rows && region.is_untouched() && !region.applies()
         })
     }
 
@@ -260,6 +264,9 @@ impl Regions {
             }
             Request::Watch { mapping, part, upto, last, shown, reply } => {
                 let watching = self.watching(reached, shown);
+                if let Some(region) = self.regions.get_mut(&mapping) {
+                    region.followed = false;
+                }
                 if let Some(course) = self.course(&mapping, part) {
                     let kept = Vec::new();
                     let watched = Watched { upto, last, kept, bytes: 0, spoiled: false };
@@ -319,6 +326,11 @@ pub(super) fn parts_of(row: &CopyRow, table: &CopyTable) -> Vec<Part> {
 impl Region {
     fn is_watched(&self) -> bool {
         self.courses.iter().any(|course| !course.watched.is_empty())
+    }
+
+    /// Whether every change is applied, whatever is still to be read.
+    fn applies(&self) -> bool {
+        self.overlaid || self.followed || self.is_whole()
     }
 
     /// Whether every key is copied.

@@ -12,17 +12,25 @@
 //! key, and the source's is what stays.
 //!
 //! While the other direction's mapping is stopped or paused, nothing can be waited for, and rows are written as they were read: what the target's users changed meanwhile is
-//! the source's again. Where both directions are compared or filled anew at once, the flow whose name comes first goes first.
+//! the source's again.
+//!
+//! Two copies of the same rows never go at once: neither could be waited for. The one that is under way goes on, else that of the flow whose name comes first. The other
+//! one waits and has not begun: until it does, its mapping is followed as ever ([`crate::flow::copies::is_followed`]), so that the first has what to wait for. A mapping that is
+//! compared because it was stopped, and a flow that is compared at a new position, cannot be followed before.
 //!
 //! A first copy needs none of this: the other direction waits for its end and follows it ([`super::region`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidelock_core::{Connector, Error, Position, Result, Side, SourceSpec};
 
 use crate::flow::copies::Mirror;
+use crate::flow::shared::MappingShared;
 use crate::flow::{FlowShared, FlowState};
+
+/// Held while a copy looks whether one of the other direction goes first.
+static GATE: Mutex<()> = Mutex::new(());
 
 /// Between two looks how far it has come.
 const LOOK: Duration = Duration::from_millis(2);
@@ -65,26 +73,42 @@ impl Reverse {
     /// Whether it brings what the target's users do to the rows of a mapping of ours, so that it can be waited for.
     pub fn brings(&self, mapping: &str) -> bool {
         let (known, is_coming) = (self.shared.mappings(), self.is_coming());
-        let flows = matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting);
-        (flows || is_coming)
+        (self.shared.flows() || is_coming)
             && self.mirrors_of(mapping).any(|mirror| match known.get(&*mirror.theirs) {
                 Some(theirs) => !theirs.is_stopped() && !theirs.lacks_rows(),
                 None => is_coming,
             })
     }
 
-    /// Whether it will, if it is waited for: it is about to start, or its own copy of the same rows goes before ours.
-    pub fn goes_before(&self, mapping: &str, flow: &str) -> bool {
+    /// Whether it will, if it is waited for: it is about to start, or its own copy of the same rows goes before ours. If neither, ours begins.
+    pub fn goes_before(&self, mapping: &str, ours: &FlowShared) -> bool {
+        // Two that look at each other at once see each other.
+        let _one = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.is_before(mapping, ours);
+        if !before {
+            ours.copy_begins(mapping);
+        }
+        before
+    }
+
+    fn is_before(&self, mapping: &str, ours: &FlowShared) -> bool {
         let known = self.shared.mappings();
         let mirrors = || {
             let all = self.mirrors_of(mapping).map(|mirror| known.get(&*mirror.theirs));
             all.filter(|theirs| theirs.is_none_or(|theirs| !theirs.is_stopped()))
         };
-        let flows = matches!(self.shared.state().0, FlowState::Streaming | FlowState::Snapshotting);
+        let is_under_way = ours.mappings().get(mapping).is_some_and(|own| own.is_under_way());
+        let first = self.shared.name < ours.name;
+        let goes_first = |theirs: &MappingShared| {
+            theirs.is_copied()
+                && match (is_under_way, theirs.is_under_way()) {
+                    (true, false) => false,
+                    (false, true) => true,
+                    (true, true) | (false, false) => first,
+                }
+        };
         (self.is_coming() && mirrors().next().is_some())
-            || (flows
-                && *self.shared.name < *flow
-                && mirrors().flatten().any(|theirs| theirs.is_copied()))
+            || (self.shared.flows() && mirrors().flatten().any(|theirs| goes_first(theirs)))
     }
 
     /// Where the target's log ends, with all in it that anybody sees there: what was committed without waiting for the disk may not

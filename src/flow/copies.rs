@@ -28,7 +28,7 @@ pub(super) use self::added::add_columns;
 use self::begin::{again, job, leave, unknown};
 pub use self::begin::{copy_row, try_copy};
 pub(super) use self::columns::owners;
-pub use self::columns::{goes_again, was_gated, with_pending, with_shape};
+pub use self::columns::{FOLLOWED, goes_again, is_followed, was_gated, with_pending, with_shape};
 use self::compare::{Compared, Found, compare};
 pub(super) use self::mirrors::mirrors;
 pub use self::mirrors::{Mirror, both_initial, mirrors_of, readers};
@@ -208,7 +208,8 @@ pub(super) async fn copies(
             && (row.phase != CopyPhase::Done || row.started_micros == 0);
         let new = new && (!stopped || returns);
         if !stopped || returns {
-            tables.ask(plan, if new { Asked::Joins } else { Asked::Follows });
+            let joins = new && !is_followed(&row);
+            tables.ask(plan, if joins { Asked::Joins } else { Asked::Follows });
         }
         tables.put(spec);
         let admitted = match new && row.reason == CopyReason::Resync {
@@ -257,6 +258,7 @@ pub(super) async fn copies(
             context.target.write_copy(&row).await?;
         }
         context.shared.show_copy(&plan.name, &row);
+        context.shared.copy_waits(&plan.name);
         copies.rows.insert(plan.name.to_string(), row.clone());
         if row.phase == CopyPhase::Done {
             if row.started_micros == 0 {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidelock_core::{Connector, CopyPhase, CopyRow, OpKind, Position, SystemConfig, TableName};
 use tokio::sync::{Notify, watch};
 
+use super::copies;
 use crate::checkpoint::Checkpoint;
 use crate::config::FlowConfig;
 use crate::telemetry::GONE;
@@ -148,6 +149,8 @@ pub struct MappingShared {
     pub paused: AtomicBool,
     /// How far its copy has come, if there is one.
     pub copy: Mutex<Option<CopyRow>>,
+    /// Whether a piece of that copy is read or written.
+    begun: AtomicBool,
     /// What a person should know of it.
     pub notes: Mutex<Vec<String>>,
     /// What its copy waits for.
@@ -162,15 +165,35 @@ impl MappingShared {
         lock(&self.stopped).is_some()
     }
 
-    /// Whether its copy is bringing rows.
-    pub fn is_copied(&self) -> bool {
-        lock(&self.copy).as_ref().is_some_and(|c| c.phase == CopyPhase::Rows)
+    /// Whether every row is there and every change reaches it.
+    pub fn is_whole(&self) -> bool {
+        let done = |c: &CopyRow| c.phase == CopyPhase::Done;
+        !self.is_stopped() && lock(&self.copy).as_ref().is_none_or(done)
     }
 
-    /// Whether its copy has not brought all rows yet.
-    pub fn lacks_rows(&self) -> bool {
+    /// Whether its copy is bringing rows, or looks for those to be removed.
+    pub fn is_copied(&self) -> bool {
         let copy = lock(&self.copy);
-        copy.as_ref().is_some_and(|c| matches!(c.phase, CopyPhase::Rows | CopyPhase::Held))
+        copy.as_ref().is_some_and(|c| matches!(c.phase, CopyPhase::Rows | CopyPhase::Sweep))
+    }
+
+    /// Whether its copy has begun to bring rows, now or before a restart.
+    pub fn is_under_way(&self) -> bool {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let brought =
+            |c: &CopyRow| c.phase != CopyPhase::Rows || !c.cursor.is_empty() || c.rows_done > 0;
+        begun || lock(&self.copy).as_ref().is_some_and(brought)
+    }
+
+    /// Whether its copy has not brought all rows yet, so that changes of those to come are left to it.
+    pub fn lacks_rows(&self) -> bool {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let lacks = |c: &CopyRow| match c.phase {
+            CopyPhase::Held => true,
+            CopyPhase::Rows => begun || !copies::is_followed(c),
+            CopyPhase::Sweep | CopyPhase::Done | CopyPhase::Left => false,
+        };
+        lock(&self.copy).as_ref().is_some_and(lacks)
     }
 }
 
@@ -428,6 +451,27 @@ impl FlowShared {
         }
         if let Some(entry) = lock(&self.mappings).get(mapping) {
             *lock(&entry.copy) = Some(row.clone());
+        }
+    }
+
+    /// Whether its changes are applied.
+    pub fn flows(&self) -> bool {
+        matches!(self.state().0, FlowState::Streaming | FlowState::Snapshotting)
+    }
+
+    /// A copy of a mapping is still to begin.
+    pub fn copy_waits(&self, mapping: &str) {
+        self.set_begun(mapping, false);
+    }
+
+    /// It begins.
+    pub fn copy_begins(&self, mapping: &str) {
+        self.set_begun(mapping, true);
+    }
+
+    fn set_begun(&self, mapping: &str, begun: bool) {
+        if let Some(entry) = lock(&self.mappings).get(mapping) {
+            entry.begun.store(begun, Ordering::Relaxed);
         }
     }
 

@@ -29,7 +29,7 @@ impl Regions {
         if region.row.phase == CopyPhase::Held {
             return Ok(Meeting::Later);
         }
-        let applies = region.overlaid || region.is_whole();
+        let applies = region.applies();
         if applies && !region.is_watched() {
             return Ok(Meeting::Apply);
         }
@@ -73,7 +73,7 @@ impl Regions {
         if region.row.phase == CopyPhase::Held {
             return Ok(false);
         }
-        if region.overlaid || region.is_whole() {
+        if region.applies() {
             return Ok(true);
         }
         let place = place(region, &mut self.judge, &self.source, key).await?;
@@ -82,7 +82,7 @@ impl Regions {
 
     /// Whether pieces have yet to bring rows of a mapping that are not followed until then.
     pub fn is_partial(&self, mapping: &str) -> bool {
-        self.regions.get(mapping).is_some_and(|region| !region.overlaid && !region.is_whole())
+        self.regions.get(mapping).is_some_and(|region| !region.applies())
     }
 
     /// Every row of a mapping went away. Answers whether the target must be emptied too.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tidelock_core::{CopyPhase, CopyRow, Result, ShapeChange, TableName};
+use tidelock_core::{CopyPhase, CopyReason, CopyRow, Result, ShapeChange, TableName};
 
 use super::compare::Found;
 use crate::flow::FlowContext;
@@ -46,6 +46,9 @@ pub(super) struct Columns {
     /// The target table.
     #[serde(default)]
     pub(super) to: Option<String>,
+    /// Whether it was followed without a gap when it was asked to be compared: until its copy begins, it still is.
+    #[serde(default)]
+    pub(super) followed: bool,
     /// The edge that it has.
     #[serde(default)]
     pub(super) edge: Option<String>,
@@ -81,6 +84,7 @@ impl Columns {
             pending: None,
             again: before.is_some_and(|b| b.again),
             to: Some(plan.target.name.to_string()),
+            followed: false,
             edge: plan.rows.edge.as_ref().map(|edge| edge.text()),
             gated: plan.rows.is_gated() || before.is_some_and(|b| b.gated),
             notes: before.map(|b| b.notes.clone()).unwrap_or_default(),
@@ -130,6 +134,21 @@ pub fn with_pending(row: &CopyRow, change: &ShapeChange) -> CopyRow {
     let pending = columns.pending.take().unwrap_or(ShapeChange::Same).or(change.clone());
     columns.pending = Some(pending);
     CopyRow { columns: columns.encode(), ..row.clone() }
+}
+
+/// What stands for the columns of a mapping that is to be compared and has been followed without a gap.
+pub const FOLLOWED: &str = "{\"followed\":true}";
+
+/// Whether every change of a mapping reaches the target though its copy is still to begin, as far as the copy's row tells: its rows are all there.
+pub fn is_followed(row: &CopyRow) -> bool {
+    #[derive(Deserialize)]
+    struct Followed {
+        #[serde(default)]
+        followed: bool,
+    }
+    let begins = row.phase == CopyPhase::Rows && row.cursor.is_empty() && row.rows_done == 0;
+    let told = || serde_json::from_str::<Followed>(&row.columns).is_ok_and(|told| told.followed);
+    begins && (row.reason == CopyReason::Backfill || told())
 }
 
 /// Whether a copy that has ended is to be followed by another one.

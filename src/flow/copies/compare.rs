@@ -4,7 +4,7 @@ use tidelock_core::{Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Resu
 
 use super::added::notes;
 use super::begin::{copy_row, is_empty, unknown};
-use super::columns::Columns;
+use super::columns::{Columns, is_followed};
 use super::mirrors::Mirror;
 use super::unread;
 use crate::config::SnapshotMode;
@@ -53,6 +53,7 @@ pub(super) async fn compare(
 ) -> Result<Compared> {
     let before: Option<Columns> = serde_json::from_str(&row.columns).ok();
     let mut now = Columns::of(plan, &found, before.as_ref());
+    now.followed = row.reason == CopyReason::Resync && is_followed(row);
     if before.is_none() && row.reason == CopyReason::Resync {
         now.notes.extend(unseen_deletes(plan));
     }
