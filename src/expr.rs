@@ -35,6 +35,7 @@ mod pattern;
 mod place;
 mod plan;
 mod shows;
+mod tells;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -446,6 +447,11 @@ impl Expr {
     /// The dictionaries of which something may be in its result or in what it looks up, and how much.
     pub fn shows_dictionaries(&self) -> Vec<(String, Veil)> {
         shows::shows_dictionaries(self)
+    }
+
+    /// The columns that it tells: two rows that differ in these never come out the same, as far as can be seen.
+    pub fn tells(&self) -> Vec<usize> {
+        tells::tells(self)
     }
 
     /// How many characters its value has in every row, where that is known.

@@ -724,3 +724,33 @@ fn every_documented_function_is_there_and_every_function_is_documented() {
         assert!(docs.contains(name), "docs/EXPRESSIONS.md does not have {name}");
     }
 }
+
+#[test]
+fn what_tells_its_columns_apart_is_seen() {
+    for (text, told) in [
+        ("id", &[0][..]),
+        ("'E' || id", &[0]),
+        ("id + 1000", &[0]),
+        ("7 - id * 10", &[0]),
+        ("CAST(id AS varchar)", &[0]),
+        ("CAST(big AS numeric)", &[6]),
+        ("mask(\"Name\", 'hash')", &[3]),
+        ("\"Name\" || '/' || id", &[3, 0]),
+        ("id || '-' || qty || 'x'", &[0, 1]),
+        ("lower(\"Name\")", &[]),
+        ("id * 0", &[]),
+        ("id / 10", &[]),
+        ("id % 10", &[]),
+        ("id::text || qty", &[]),
+        ("id || '1' || qty", &[]),
+        ("\"Name\" || '/' || email", &[]),
+        ("CAST(\"Name\" AS varchar(3))", &[]),
+        ("CAST(\"Name\" AS integer)", &[]),
+        ("CAST(price AS integer)", &[]),
+        ("old.id", &[]),
+        ("dictionary('status', state)", &[]),
+        ("CASE WHEN qty > 1 THEN id ELSE 0 END", &[]),
+    ] {
+        assert_eq!(compiled(text).tells(), told, "{text}");
+    }
+}

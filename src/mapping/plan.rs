@@ -146,6 +146,8 @@ pub struct Computed {
     pub text: Placed,
     /// The source columns that it reads.
     pub reads: Vec<String>,
+    /// Those of them that its value tells: two rows that differ in these never come out the same, as far as can be seen.
+    pub tells: Vec<String>,
     /// Whether its value depends on nothing but the source row.
     pub steady: bool,
     /// Whether it may look something up.
@@ -159,6 +161,14 @@ pub struct Computed {
 }
 
 impl Feed {
+    /// The source columns that its value tells: two rows that differ in these never come out the same.
+    pub fn tells(&self) -> &[String] {
+        match self {
+            Feed::Column(name) => std::slice::from_ref(name),
+            Feed::Computed(computed) => &computed.tells,
+        }
+    }
+
     /// The source columns that are read.
     pub fn reads(&self) -> &[String] {
         match self {

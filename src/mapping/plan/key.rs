@@ -97,15 +97,17 @@ pub(super) fn is_kept_unique(source: &Table, pairs: &[Pair<'_>], key: &[usize]) 
     })
 }
 
-/// Whether two rows of the source may come to one key: no unique index is over columns that it is made of. What an
-/// expression makes of a row that has values of its own is taken for its own, too.
+/// Whether two rows of the source may come to one key: no unique index is over columns that it tells.
 pub(super) fn may_be_shared(source: &Table, pairs: &[Pair<'_>], key: &[usize]) -> bool {
-    let reads: Vec<&String> =
-        key.iter().filter_map(|&i| pairs.get(i)).flat_map(|pair| pair.feed.reads()).collect();
-    !source
-        .unique_indexes
-        .iter()
-        .any(|index| index.immediate && index.columns.iter().all(|c| reads.contains(&c)))
+    let told: Vec<&String> =
+        key.iter().filter_map(|&i| pairs.get(i)).flat_map(|pair| pair.feed.tells()).collect();
+    !is_unique(source, &told)
+}
+
+/// Whether a unique index of a table is over some of these columns.
+fn is_unique(table: &Table, columns: &[&String]) -> bool {
+    let mut indexes = table.unique_indexes.iter();
+    indexes.any(|index| index.immediate && index.columns.iter().all(|c| columns.contains(&c)))
 }
 
 /// Warns where two rows of the source may come to one row of the target.
@@ -119,21 +121,33 @@ pub(super) fn shared_key(
     if source.kind == TableKind::View || key.is_empty() || !may_be_shared(source, pairs, key) {
         return;
     }
-    let mut reads: Vec<&str> = Vec::new();
+    let mut reads: Vec<&String> = Vec::new();
     for name in key.iter().filter_map(|&i| pairs.get(i)).flat_map(|pair| pair.feed.reads()) {
-        if !reads.contains(&name.as_str()) {
+        if !reads.contains(&name) {
             reads.push(name);
         }
     }
-    problems.push(
-        Finding::warning(format!(
-            "nothing keeps ({}) unique in {}: of rows that have the same, the one that was changed last is the target's, and when one ends, the target's ends",
-            reads.join(", "),
-            source.name
-        ))
-        .hint("make these columns unique there, or choose a key that the source keeps unique")
-        .place(place_of_key(mapping, 0)),
+    let names = reads.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let (what, hint) = match is_unique(source, &reads) {
+        false => (
+            format!(
+                "nothing keeps ({names}) unique in {}: of rows that have the same",
+                source.name
+            ),
+            "make these columns unique there, or choose a key that the source keeps unique",
+        ),
+        true => (
+            format!(
+                "({names}) is unique in {}, but what the key makes of it may not be: of rows that come to the same",
+                source.name
+            ),
+            "put a unique index of the target over a column that takes the source's key as it is, and name that as `key`",
+        ),
+    };
+    let what = format!(
+        "{what}, the one that was changed last is the target's, and when one ends, the target's ends"
     );
+    problems.push(Finding::warning(what).hint(hint).place(place_of_key(mapping, 0)));
 }
 
 /// Whether the mapping's list names a column, rightly or not.

@@ -245,6 +245,7 @@ pub(super) fn computed(
         nullable: expr.nullable() && origin.table.kind != TableKind::View,
         length: expr.length(),
         steady: !expr.uses_clock() && expr.old_fields().is_empty(),
+        tells: origin.names(&expr.tells()),
         reads,
         text,
     };

@@ -59,6 +59,7 @@ fn seeking(mut plan: MappingPlan, table: &str) -> MappingPlan {
         text: Placed { text, place: Place::new(Arc::new(source), place) },
         reads: vec!["u".to_owned()],
         steady: true,
+        tells: Vec::new(),
         seeks: true,
         constant: false,
         nullable: true,

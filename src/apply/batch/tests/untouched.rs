@@ -49,6 +49,7 @@ fn plan(untouched: usize) -> (Arc<MappingPlan>, TableSchema) {
             text: placed(text),
             reads: vec![key.name.clone()],
             steady: true,
+            tells: Vec::new(),
             seeks: false,
             constant: false,
             nullable: true,
