@@ -32,6 +32,7 @@ mod spelled;
 mod stream;
 mod tls;
 mod upsert;
+mod xa;
 
 use async_trait::async_trait;
 use tidelock_core::{
