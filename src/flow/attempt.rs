@@ -95,8 +95,8 @@ pub async fn attempt(
         return Ok(Ended::Paused);
     }
     let begin = async {
-        let systems = start::systems(context).await?;
-        let started = start::start(context, &systems, mapping_stop.as_ref()).await?;
+        let mut systems = start::systems(context).await?;
+        let started = start::start(context, &mut systems, mapping_stop.as_ref()).await?;
         Ok::<_, Error>((systems, started))
     };
     let (systems, started) = tokio::select! {
