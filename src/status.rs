@@ -253,6 +253,7 @@ pub fn of(shared: &FlowShared) -> FlowStatus {
             if copies && state == FlowState::Snapshotting && stopped.is_none() {
                 notes.extend(mapping.waits.lock().unwrap_or_else(PoisonError::into_inner).clone());
             }
+            notes.extend(mapping.unread.lock().unwrap_or_else(PoisonError::into_inner).clone());
             let shown = match state {
                 FlowState::Streaming | FlowState::Snapshotting if copied => FlowState::Streaming,
                 FlowState::Streaming | FlowState::Snapshotting => FlowState::Snapshotting,

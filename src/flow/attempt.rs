@@ -1,6 +1,6 @@
 //! One attempt: from taking the lease to the first error or the wish to stop.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::copies::{self, Mirror};
 use super::disposition::{Care, Scene};
 use super::shapes::{self, Noted};
 use super::start::{self, Ready, Started, Systems};
-use super::{FlowContext, FlowState};
+use super::{FlowContext, FlowShared, FlowState};
 use crate::apply::gate::Gates;
 use crate::apply::loaders::Loaders;
 use crate::apply::{Applier, Begin, Committed, Scope, shown, stop_row};
@@ -95,8 +95,8 @@ pub async fn attempt(
         return Ok(Ended::Paused);
     }
     let begin = async {
-        let systems = start::systems(context).await?;
-        let started = start::start(context, &systems, mapping_stop.as_ref()).await?;
+        let mut systems = start::systems(context).await?;
+        let started = start::start(context, &mut systems, mapping_stop.as_ref()).await?;
         Ok::<_, Error>((systems, started))
     };
     let (systems, started) = tokio::select! {
@@ -149,11 +149,11 @@ pub async fn attempt(
         source = context.source.open_source(&spec, &progress.position) =>
             source.map_err(|e| Failed::early(explain_rewind(e, rewound).at(&context.config.source).of(Side::Source)))?,
     };
-    let keepers = Keeper::read_all(&systems.plans, &*context.source, &progress.position);
     let keepers = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(Ended::Stopped),
-        keepers = keepers => keepers.map_err(|e| Failed::early(e.at(&context.config.source).of(Side::Source)))?,
+        keepers = read_dictionaries(context, &systems.plans, &progress.position) =>
+            keepers.map_err(|e| Failed::early(e.at(&context.config.source).of(Side::Source)))?,
     };
     for row in &copies.settled {
         context.target.write_copy(row).await.map_err(Failed::early)?;
@@ -284,6 +284,42 @@ async fn name_mappings(context: &FlowContext) {
     if let Ok(plan) = start::plan(&context.config, source, target, context.target_is_read).await {
         let failed = plan.failed.iter().map(|(name, _)| name.as_str());
         context.shared.set_mappings(plan.mappings.iter().map(|p| &*p.name).chain(failed));
+    }
+}
+
+/// Reads the dictionaries that are tables of the source; shows what that waits for while it does, for nothing streams before.
+async fn read_dictionaries(
+    context: &FlowContext,
+    plans: &[Arc<MappingPlan>],
+    reached: &Position,
+) -> Result<HashMap<String, Keeper>> {
+    let told = Unread { shared: &context.shared, plans };
+    let notice = |dictionary: &str, why: String| {
+        let why = format!("reading dictionary {dictionary} waits: {why}");
+        tracing::warn!(flow = %context.config.name, "{why}");
+        context.shared.set_state(FlowState::Starting, None);
+        told.set(|plan| plan.kept.iter().any(|kept| kept.name == dictionary), Some(&why));
+    };
+    Keeper::read_all(plans, &*context.source, reached, &notice).await
+}
+
+/// What the reading of dictionaries waits for, as long as it is read.
+struct Unread<'a> {
+    shared: &'a FlowShared,
+    plans: &'a [Arc<MappingPlan>],
+}
+
+impl Unread<'_> {
+    fn set(&self, whose: impl Fn(&MappingPlan) -> bool, why: Option<&str>) {
+        for plan in self.plans.iter().filter(|plan| whose(plan)) {
+            self.shared.set_unread(&plan.name, why.map(str::to_owned));
+        }
+    }
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        self.set(|_| true, None);
     }
 }
 

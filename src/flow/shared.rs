@@ -155,6 +155,8 @@ pub struct MappingShared {
     pub notes: Mutex<Vec<String>>,
     /// What its copy waits for.
     pub waits: Mutex<Option<String>>,
+    /// What the reading of its dictionaries waits for; nothing streams before.
+    pub unread: Mutex<Option<String>>,
     /// The shape of its table at which the log was last found to hold rows of an older one.
     drift: Mutex<Option<String>>,
 }
@@ -388,6 +390,13 @@ impl FlowShared {
     pub fn set_waits(&self, mapping: &str, why: Option<String>) {
         if let Some(entry) = lock(&self.mappings).get(mapping) {
             *lock(&entry.waits) = why;
+        }
+    }
+
+    /// Sets what the reading of a dictionary of a mapping waits for.
+    pub fn set_unread(&self, mapping: &str, why: Option<String>) {
+        if let Some(entry) = lock(&self.mappings).get(mapping) {
+            *lock(&entry.unread) = why;
         }
     }
 

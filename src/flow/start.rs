@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tidelock_core::{
     Code, CopyPhase, CopyReason, CopyRow, Error, ErrorKind, Finding, Lease, Look, OpenSink,
-    PROGRESS_TABLE, Position, Progress, Result, Routine, SNAPSHOT_TABLE, Scope, Severity, Side,
-    SinkSpec, SourceSpec, SourceTable, StateRow, SystemId, Table, TableName, comparable,
+    PROGRESS_TABLE, Position, Progress, Result, Routine, SNAPSHOT_TABLE, Scope, Severity,
+    ShapeChange, Side, SinkSpec, SourceSpec, SourceTable, StateRow, SystemId, Table, TableName,
+    comparable,
 };
 
 use super::attempt::MappingStop;
@@ -382,7 +383,7 @@ pub fn called(plans: &[Arc<MappingPlan>]) -> Vec<TableName> {
 /// Takes the lease and finds or makes the position.
 pub async fn start(
     context: &FlowContext,
-    systems: &Systems,
+    systems: &mut Systems,
     stop: Option<&MappingStop>,
 ) -> Result<Started> {
     let sink_spec = sink_spec(context, systems);
@@ -424,7 +425,10 @@ pub async fn start(
             // A flow that never ran begins whole or not at all.
             let problems: Vec<Finding> = systems.failed.iter().map(|(_, f)| f.clone()).collect();
             refuse_problems(&problems)?;
-            first_start(context, systems, &mut spec, &mut open, remembered.as_ref()).await?
+            let progress =
+                first_start(context, systems, &mut spec, &mut open, remembered.as_ref()).await?;
+            look_again(context, &mut systems.look, &mut spec).await?;
+            progress
         }
     };
     let states = context.target.read_states(&context.pipeline).await?;
@@ -432,6 +436,32 @@ pub async fn start(
         states.into_iter().filter(|s| s.flow == context.config.name).collect();
     let copies = copies::copies(context, systems, &mut spec, &mut states, stop).await?;
     Ok(Started::Ready(Box::new(Ready { open, progress, spec, states, rewound, copies })))
+}
+
+/// When the tables of a new flow were looked at, what hands their changes over (a publication) may not have been there. What it says is part of what
+/// they are, and must be on record from the beginning: what is altered later is met as a change, and copies read nothing before the log has
+/// passed this look. Whatever else has come of a table since it was planned is met as a change of what it was then.
+async fn look_again(context: &FlowContext, look: &mut Look, spec: &mut SourceSpec) -> Result<()> {
+    let source = &*context.source;
+    if source.logs_schema_changes() {
+        return Ok(());
+    }
+    let names: Vec<TableName> = spec.tables.iter().map(|table| table.name.clone()).collect();
+    let mut now = source
+        .look(Scope::Tables(&names), &context.config.publication)
+        .await
+        .map_err(|e| e.at(&context.config.source).of(Side::Source))?;
+    look.at = now.at;
+    for table in &mut spec.tables {
+        let Some(shape) = now.shapes.remove(&table.name) else { continue };
+        let columns: Vec<String> =
+            table.columns.iter().chain(&table.key_columns).cloned().collect();
+        if source.shape_change(&table.shape, &shape, &columns) == ShapeChange::Same {
+            table.shape.clone_from(&shape);
+            look.shapes.insert(table.name.clone(), shape);
+        }
+    }
+    Ok(())
 }
 
 /// A target behind what we remember was restored from a backup or lost its tail in a crash. The

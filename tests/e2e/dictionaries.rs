@@ -357,5 +357,47 @@ async fn another_dictionary_zone_or_mask_key_of_the_file_is_told() {
         // A resync that has not ended brings what the file says by then, and nothing is noted.
         daemon.streaming().await;
     }
+
+/// Whoever prepared a transaction and left it keeps a dictionary from being read: it is named where a person looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_a_dictionary_waits_for_is_named() {
+    let (a, b) = (Side::new(false).await, Side::new(true).await);
+    for sql in [
+        "CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(20))",
+        "CREATE TABLE code_map (code varchar(20) NOT NULL PRIMARY KEY, meaning varchar(20) NOT NULL)",
+        "CREATE TABLE apart (id int NOT NULL PRIMARY KEY)",
+        "INSERT INTO code_map VALUES ('won', 'confirmed')",
+    ] {
+        a.sql(sql).await;
+    }
+    b.sql("CREATE TABLE orders (id int NOT NULL PRIMARY KEY, status varchar(20))").await;
+    let folder = tempfile::tempdir().expect("folder");
+    let text = r#"
+[[mappings]]
+from = "a.orders"
+to = "b.orders"
+columns = { id = "id", status = "dictionary('state', status)" }
+[dictionaries.state]
+table = "a.code_map"
+key = "code"
+value = "meaning"
+"#;
+    let mut daemon = started(folder.path(), &(head(folder.path(), &a, &b) + text)).await;
+    a.sql("XA START 'left','it'; INSERT INTO apart VALUES (1); XA END 'left','it'; XA PREPARE 'left','it'").await;
+    daemon.kill_and_start();
+    a.sql("INSERT INTO orders VALUES (1, 'won')").await;
+    let notes = |flows: &[serde_json::Value]| flows[0]["mappings"][0]["notes"].to_string();
+    let named = |flows: &[serde_json::Value]| {
+        flows[0]["state"] == "starting"
+            && notes(flows).contains("dictionary state waits")
+            && notes(flows).contains("'left','it'")
+    };
+    daemon.wait("named", SOON, named).await;
+    let (_, said) = daemon.command(&["status"]);
+    assert!(said.contains("'left','it'"), "{said}");
+    a.sql("XA ROLLBACK 'left','it'").await;
+    daemon.streaming().await;
+    daemon.wait("no more", SOON, |flows| notes(flows) == "[]").await;
+    equal(&daemon, (&a, "SELECT 1, 'confirmed'"), (&b, "SELECT id, status FROM orders")).await;
     daemon.stop();
 }

@@ -38,6 +38,7 @@ use crate::config::Endpoint;
 use crate::error;
 use crate::gtid::{BinlogPosition, FileOffset, GtidSet};
 use crate::session::{Session, quote, within};
+use crate::xa::{self, Xid};
 use crate::{source, stream, upsert};
 
 use cell::{Packer, value};
@@ -53,8 +54,6 @@ const SORTED_AT_ONCE: usize = 256;
 /// Between two looks at what is prepared, and how long it is waited for before that is told.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
 const NOTICE_AFTER: Duration = Duration::from_secs(2);
-/// A prepared transaction as the server lists it: format, lengths and bytes of its name.
-type Prepared = (i64, u32, u32, Vec<u8>);
 /// Keys asked for in one statement.
 const KEYS_A_QUERY: usize = 500;
 
@@ -372,11 +371,11 @@ impl Copier for MySqlCopier {
     /// (XA) is: its rows are logged and no snapshot shows them, and when they come to be seen, no row is logged.
     async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
         let began = std::time::Instant::now();
-        let mut open: Option<HashSet<Prepared>> = None;
+        let mut open: Option<HashSet<Xid>> = None;
         let mut told = false;
         loop {
-            let now = match self.session.query::<Prepared>("XA RECOVER").await {
-                Ok(now) => now.into_iter().collect::<HashSet<_>>(),
+            let now: HashSet<Xid> = match xa::prepared(&mut self.session).await {
+                Ok(now) => now.into_iter().collect(),
                 // MySQL tells it only with XA_RECOVER_ADMIN.
                 Err(error) if error.kind() != ErrorKind::Transient => {
                     tracing::debug!(%error, "prepared transactions are not told");
@@ -384,7 +383,7 @@ impl Copier for MySqlCopier {
                 }
                 Err(error) => return Err(error),
             };
-            let still: HashSet<Prepared> = match open {
+            let still: HashSet<Xid> = match open {
                 Some(before) => before.intersection(&now).cloned().collect(),
                 None => now,
             };
@@ -392,8 +391,7 @@ impl Copier for MySqlCopier {
                 return Ok(());
             }
             if !told && began.elapsed() > NOTICE_AFTER {
-                let count = still.len();
-                notice(format!("copying waits for {count} prepared transactions (XA RECOVER)"));
+                notice(format!("copying waits for {}", xa::told(&still)));
                 told = true;
             }
             open = Some(still);

@@ -92,6 +92,12 @@ pub(crate) fn is_deadlock(error: &Error) -> bool {
 const LOCK_WAIT: &str = "Lock wait timeout exceeded; try restarting transaction";
 const OTHER_WORDS: &str = "error 1205, in other words than the server's";
 
+/// Whether a lock was waited for too long.
+pub(crate) fn is_lock_wait(error: &Error) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    error.code() == Code::ServerBusy && detail.starts_with("error 1205")
+}
+
 /// Whether somebody says in place of the server that a lock was waited for too long.
 pub(crate) fn is_told_lock_wait(error: &Error) -> bool {
     error.code() == Code::ServerBusy && error.detail() == Some(OTHER_WORDS)

@@ -33,6 +33,7 @@ mod stream;
 mod tls;
 mod upsert;
 mod view;
+mod xa;
 
 use async_trait::async_trait;
 use tidelock_core::{

@@ -196,7 +196,7 @@ impl Copier for PgCopier {
     async fn settle(&mut self, notice: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
         // A transaction holds the lock on its number from before its first log record until it is visible. Its
         // number says less: one that is logged and not ended lies beyond what `pg_current_snapshot()` counts.
-        let sql = "SELECT coalesce(array_agg(l.transactionid::text), '{}'), min(l.pid) FROM pg_locks l \
+        let sql = "SELECT coalesce(array_agg(l.transactionid::text), '{}'), min(l.pid), min(p.gid) FROM pg_locks l \
                    LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
                    LEFT JOIN pg_prepared_xacts p ON p.transaction = l.transactionid \
                    WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted \
@@ -214,10 +214,14 @@ impl Copier for PgCopier {
             }
             open = Some(still);
             if !told && began.elapsed() > NOTICE_AFTER {
-                let by = get::<Option<i32>>(&row, 1)?.map_or_else(
-                    || "a prepared transaction".to_owned(),
-                    |pid| format!("process {pid}"),
-                );
+                let gid = get::<Option<String>>(&row, 2)?;
+                let by = match (gid, get::<Option<i32>>(&row, 1)?) {
+                    (Some(gid), _) => {
+                        format!("a prepared transaction '{gid}' (pg_prepared_xacts)")
+                    }
+                    (None, Some(pid)) => format!("process {pid}"),
+                    (None, None) => "a prepared transaction".to_owned(),
+                };
                 notice(format!("copying waits for transactions that are open, one of {by}"));
                 told = true;
             }

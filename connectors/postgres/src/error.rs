@@ -110,6 +110,10 @@ impl Fault {
         }
         error = error.with_detail(detail.join(", "));
         let own = if stage == Stage::Read { reading_hint(&self.sqlstate) } else { None };
+        let own = match self.sqlstate == "55P03" && !self.raised {
+            true => Some(LOCK_HINT),
+            false => own,
+        };
         let inside = self.inside && stage == Stage::Write;
         match own.or_else(|| if inside { None } else { hint(&self.sqlstate, &self.message) }) {
             Some(hint) => error.with_hint(hint),
@@ -225,6 +229,9 @@ fn reading_hint(sqlstate: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// A prepared transaction keeps its locks whoever goes, and no list of sessions has it.
+const LOCK_HINT: &str = "pg_blocking_pids() tells who holds it; a transaction of pg_prepared_xacts does until COMMIT PREPARED or ROLLBACK PREPARED";
 
 fn hint(sqlstate: &str, message: &str) -> Option<&'static str> {
     match sqlstate {
@@ -351,6 +358,12 @@ mod tests {
         assert_eq!(raised.kind(), ErrorKind::Data);
         assert!(!raised.message().contains("audit"), "its own words may hold values: {raised}");
         assert_eq!(error("42501", "", Stage::Copy).kind(), ErrorKind::Data);
+        let locked = |raised| fault("55P03", true, raised);
+        assert_eq!(
+            (locked(false).code(), locked(false).hint()),
+            (Code::ServerBusy, Some(LOCK_HINT))
+        );
+        assert_eq!((locked(true).code(), locked(true).hint()), (Code::Rejected, None));
     }
 
     #[test]

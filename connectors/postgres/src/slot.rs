@@ -175,13 +175,23 @@ async fn blocked(session: &Session, name: &str) -> Result<Error> {
                   ORDER BY xact_start LIMIT 1";
     let pid = match session.query_opt("looking for open transactions", oldest, &[]).await? {
         Some(row) => format!("process {}", get::<i32>(&row, 0)?),
-        None => "a prepared transaction".to_owned(),
+        None => prepared(session).await?,
     };
     Ok(Error::transient(
         Code::ServerBusy,
         format!("creating slot {name} waits for open transactions, the oldest of {pid}"),
     )
     .with_hint("it goes on as soon as that transaction ends"))
+}
+
+/// The oldest prepared transaction, by the name that it is decided by.
+async fn prepared(session: &Session) -> Result<String> {
+    let oldest = "SELECT gid FROM pg_prepared_xacts ORDER BY prepared LIMIT 1";
+    let gid = match session.query_opt("looking for prepared transactions", oldest, &[]).await? {
+        Some(row) => format!(" '{}' (pg_prepared_xacts)", get::<String>(&row, 0)?),
+        None => String::new(),
+    };
+    Ok(format!("a prepared transaction{gid}"))
 }
 
 /// Proves that the log continues at `from` and starts the stream.

@@ -81,16 +81,19 @@ impl Bound {
 }
 
 impl Keeper {
-    /// Reads the dictionaries of these mappings, when the log is open at `reached`.
+    /// Reads the dictionaries of these mappings, when the log is open at `reached`. `notice` is called with a dictionary's name and what its
+    /// reading waits for, if it takes long.
     pub async fn read_all(
         plans: &[Arc<MappingPlan>],
         source: &dyn Connector,
         reached: &Position,
+        notice: &(dyn Fn(&str, String) + Send + Sync),
     ) -> Result<HashMap<String, Keeper>> {
         let mut keepers = HashMap::new();
         for plan in plans.iter().flat_map(|plan| &plan.kept) {
             if !keepers.contains_key(&plan.name) {
-                keepers.insert(plan.name.clone(), Keeper::read(plan, source, reached).await?);
+                let keeper = Keeper::read(plan, source, reached, notice).await?;
+                keepers.insert(plan.name.clone(), keeper);
             }
         }
         Ok(keepers)
@@ -123,14 +126,11 @@ impl Keeper {
         plan: &Arc<KeptPlan>,
         source: &dyn Connector,
         reached: &Position,
+        notice: &(dyn Fn(&str, String) + Send + Sync),
     ) -> Result<Keeper> {
         let mut keeper = Keeper::new(plan);
         let mut copier = source.copier().await?;
-        let name = plan.name.clone();
-        let notice = move |why: String| {
-            tracing::warn!(dictionary = %name, "reading a dictionary waits: {why}");
-        };
-        copier.settle(&notice).await?;
+        copier.settle(&|why| notice(&plan.name, why)).await?;
         let covered = loop {
             match copier.snapshot(reached, &[]).await? {
                 Some(covered) => break covered,

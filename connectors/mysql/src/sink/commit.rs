@@ -4,7 +4,7 @@ use tidelock_core::{Code, Error, Mark, Position, Result};
 
 use super::lease::WAITED_AT_LEAST;
 use super::{MySqlSink, flow_row, plain};
-use crate::{error, upsert};
+use crate::{error, upsert, xa};
 
 /// Fails unless the statement before it met one row (found, not changed). `DO` would not: it always succeeds.
 fn one_row() -> String {
@@ -115,6 +115,9 @@ impl MySqlSink {
         if error::is_told_lock_wait(&error) && self.asked.elapsed() < WAITED_AT_LEAST {
             return error::raised(&self.session.place, "the end of a wait for a lock", 1205);
         }
+        if error::is_lock_wait(&error) {
+            return self.held_by_prepared(error).await;
+        }
         if !error::is_deadlock(&error) {
             return error;
         }
@@ -122,6 +125,17 @@ impl MySqlSink {
         match self.session.query::<u64>(&sql).await {
             Ok(found) if found == [self.seq] => {
                 error::raised(&self.session.place, "a deadlock", 1213)
+            }
+            Ok(_) | Err(_) => error,
+        }
+    }
+
+    /// A prepared transaction keeps its locks whoever goes, the server's restart included, and no list of sessions has it.
+    async fn held_by_prepared(&mut self, error: Error) -> Error {
+        match xa::prepared(&mut self.session).await {
+            Ok(found) if !found.is_empty() => {
+                let told = xa::told(&found);
+                error.with_hint(format!("it may be held by {told}: XA COMMIT or XA ROLLBACK"))
             }
             Ok(_) | Err(_) => error,
         }

@@ -260,6 +260,20 @@ async fn a_lock_that_a_procedure_gives_up_soon_is_a_lock_and_one_that_it_makes_u
         let error = held.open.sink.call(&[call(&routine, &[INT(1)])]).await.expect_err(name);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Transient, code), "{name}: {error}");
     }
+    drop(other);
+    // Nobody is there who holds it.
+    field
+        .sql("XA START 'left'; UPDATE t SET v = 2 WHERE id = 1; XA END 'left'; XA PREPARE 'left'")
+        .await;
+    let soon = callable(&field, "soon").await;
+    let mut held = field.hold().await;
+    held.begin().await;
+    let error = held.open.sink.call(&[call(&soon, &[INT(1)])]).await.expect_err("locked");
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Transient, Code::ServerBusy), "{error}");
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("1 prepared transaction (XA RECOVER): 'left'"), "{hint}");
+    drop(held);
+    field.sql("XA ROLLBACK 'left'").await;
     let table = Arc::new(field.target("t").await);
     let mut held = field.hold().await;
     held.begin().await;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tidelock_core::{ErrorKind, Lease};
+use tidelock_scratch::PostgresOptions;
 
 use crate::field::Field;
 
@@ -58,14 +59,19 @@ async fn a_holder_that_does_nothing_is_ended() {
 #[tokio::test]
 #[ignore = "takes over half a minute"]
 async fn a_slot_that_waits_for_a_transaction_says_for_whom_and_leaves_nothing() {
-    let field = Field::new("CREATE TABLE t (id int PRIMARY KEY)").await;
+    let options = PostgresOptions::new().setting("max_prepared_transactions", "2");
+    let field = Field::with(options, "CREATE TABLE t (id int PRIMARY KEY)").await;
     let writer = field.server.client("erp").await.expect("client");
     writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.expect("open");
     let spec = field.spec(&["t"]).await;
     let error = field.connector.create_stream(&spec, false).await.expect_err("blocked");
     assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
     assert!(error.message().contains("waits for open transactions"), "{error}");
-    writer.batch_execute("COMMIT").await.expect("commit");
+    writer.batch_execute("PREPARE TRANSACTION 'left'").await.expect("prepared");
+    let error = field.connector.create_stream(&spec, false).await.expect_err("blocked");
+    let named = "a prepared transaction 'left' (pg_prepared_xacts)";
+    assert!(error.message().ends_with(named), "{error}");
+    writer.batch_execute("COMMIT PREPARED 'left'").await.expect("commit");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(field.one("SELECT count(*) FROM pg_replication_slots").await, "0");
     field.connector.create_stream(&spec, false).await.expect("stream");

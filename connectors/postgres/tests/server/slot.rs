@@ -168,3 +168,22 @@ async fn a_read_only_role_is_told_what_it_lacks() {
         sql.iter().any(|s| s.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON \"public\".\"t\""))
     );
 }
+
+#[tokio::test]
+async fn a_copy_names_the_prepared_transaction_that_it_waits_for() {
+    let options = PostgresOptions::new().setting("max_prepared_transactions", "2");
+    let field = Field::with(options, TABLE).await;
+    field.sql("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left'").await;
+    let mut copier = field.connector.copier().await.expect("copier");
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let decided = async {
+        let words = heard.recv().await.expect("told");
+        field.sql("ROLLBACK PREPARED 'left'").await;
+        words
+    };
+    let notice = |words: String| told.send(words).expect("heard");
+    let (settled, words) = tokio::join!(copier.settle(&notice), decided);
+    settled.expect("settled");
+    let named = "one of a prepared transaction 'left' (pg_prepared_xacts)";
+    assert!(words.ends_with(named), "{words}");
+}
