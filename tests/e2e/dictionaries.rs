@@ -357,6 +357,8 @@ async fn another_dictionary_zone_or_mask_key_of_the_file_is_told() {
         // A resync that has not ended brings what the file says by then, and nothing is noted.
         daemon.streaming().await;
     }
+    daemon.stop();
+}
 
 /// Whoever prepared a transaction and left it keeps a dictionary from being read: it is named where a person looks.
 #[tokio::test(flavor = "multi_thread")]
