@@ -97,15 +97,20 @@ impl Reverse {
             let all = self.mirrors_of(mapping).map(|mirror| known.get(&*mirror.theirs));
             all.filter(|theirs| theirs.is_none_or(|theirs| !theirs.is_stopped()))
         };
-        let is_under_way = ours.mappings().get(mapping).is_some_and(|own| own.is_under_way());
+        let own = ours.mappings().get(mapping).cloned();
+        let is_under_way = own.as_ref().is_some_and(|own| own.is_under_way());
+        let lacks_rows = own.is_some_and(|own| own.lacks_rows());
         let first = self.shared.name < ours.name;
         let goes_first = |theirs: &MappingShared| {
-            theirs.is_copied()
+            // A sweep waits until nothing lacks here.
+            let sweeps = theirs.is_swept() && !lacks_rows;
+            let copies = theirs.is_copied()
                 && match (is_under_way, theirs.is_under_way()) {
                     (true, false) => false,
                     (false, true) => true,
                     (true, true) | (false, false) => first,
-                }
+                };
+            sweeps || copies
         };
         (self.is_coming() && mirrors().next().is_some())
             || (self.shared.flows() && mirrors().flatten().any(|theirs| goes_first(theirs)))

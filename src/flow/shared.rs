@@ -173,10 +173,14 @@ impl MappingShared {
         !self.is_stopped() && lock(&self.copy).as_ref().is_none_or(done)
     }
 
-    /// Whether its copy is bringing rows, or looks for those to be removed.
+    /// Whether its copy is bringing rows.
     pub fn is_copied(&self) -> bool {
-        let copy = lock(&self.copy);
-        copy.as_ref().is_some_and(|c| matches!(c.phase, CopyPhase::Rows | CopyPhase::Sweep))
+        lock(&self.copy).as_ref().is_some_and(|c| c.phase == CopyPhase::Rows)
+    }
+
+    /// Whether its copy looks for rows to be removed.
+    pub fn is_swept(&self) -> bool {
+        lock(&self.copy).as_ref().is_some_and(|c| c.phase == CopyPhase::Sweep)
     }
 
     /// Whether its copy has begun to bring rows, now or before a restart.
