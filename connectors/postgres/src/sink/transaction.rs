@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{join, join3};
-use tidelock_core::{Error, ErrorKind, Mark, Position, Result, TableName};
+use tidelock_core::{Code, Error, ErrorKind, Mark, Position, Result, TableName};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
@@ -101,7 +101,9 @@ impl PgSink {
             return Err(self.fenced());
         }
         match (committed, broken) {
-            (Err(error), Some(broken)) if error.kind() == ErrorKind::Data => {
+            (Err(error), Some(broken))
+                if error.kind() == ErrorKind::Data || error.code() == Code::Rejected =>
+            {
                 Err(self.refused_late(error, &broken, &wrote).await)
             }
             (committed, _) => committed,
